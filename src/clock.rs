@@ -1,0 +1,70 @@
+//! The clock, passed in wherever time decides something, so that tests can hold it.
+//!
+//! Requests are signed, and waits are judged, by the *database's* clock: [`Clock::now`] is the local clock
+//! corrected by the offset that was measured last. A worker whose own clock is wrong so signs right all the same.
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicI64, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+/// The current time, as the ledger tells it.
+pub trait Clock: Send + Sync + 'static {
+    /// Now, by the database's clock as far as it is known.
+    fn now(&self) -> DateTime<Utc>;
+}
+
+/// The machine's clock with the offset to the database's.
+#[derive(Clone, Debug, Default)]
+pub struct SystemClock {
+    offset_micros: Arc<AtomicI64>,
+}
+
+impl SystemClock {
+    /// The machine's own time, uncorrected.
+    #[must_use]
+    #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock is read")]
+    pub fn local() -> DateTime<Utc> {
+        Utc::now()
+    }
+
+    /// Takes note of a measurement: what the database said between two readings of the local clock.
+    pub fn measured(&self, before: DateTime<Utc>, database: DateTime<Utc>, after: DateTime<Utc>) {
+        // The answer was made somewhere between the readings; halfway errs by half the round trip at most.
+        let middle = before + (after - before) / 2;
+        let offset = (database - middle).num_microseconds().unwrap_or(0);
+        self.offset_micros.store(offset, Ordering::Relaxed);
+    }
+
+    /// By how much the machine's clock differs from the database's.
+    #[must_use]
+    pub fn offset(&self) -> Duration {
+        Duration::from_micros(self.offset_micros.load(Ordering::Relaxed).unsigned_abs())
+    }
+}
+
+impl Clock for SystemClock {
+    fn now(&self) -> DateTime<Utc> {
+        Self::local() + TimeDelta::microseconds(self.offset_micros.load(Ordering::Relaxed))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_worker_five_minutes_slow_tells_the_databases_time() {
+        let clock = SystemClock::default();
+        let local = SystemClock::local();
+        let database = local + TimeDelta::minutes(5);
+        clock.measured(local, database, local + TimeDelta::milliseconds(2));
+        assert!((clock.now() - database).num_seconds().abs() < 2);
+        assert!(clock.offset() > Duration::from_secs(299));
+    }
+}
