@@ -1,0 +1,50 @@
+//! A job: the hint that the next attempt of a delivery is due.
+//!
+//! Losing one costs time, never a delivery: the ledger knows what is owed. How a job looks on the broker is
+//! `broker::jobs`' business; this is what it says.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+
+use super::{
+    delivery::Trigger,
+    event::EventType,
+    id::{CompanyId, DeliveryId, EventId, WebhookId, bucket},
+};
+
+/// The longest body that travels in a job; a longer one is read from the ledger by the claim.
+pub const JOB_BODY_BYTES_MAX: usize = 16 * 1024;
+
+/// The next attempt of one delivery, or the first attempts of several deliveries of one event.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Job {
+    /// The tenant.
+    pub company: CompanyId,
+    /// The event carried.
+    pub event: EventId,
+    /// Its type.
+    pub event_type: EventType,
+    /// The deliveries, each with its webhook. More than one only on first attempts.
+    pub deliveries: Vec<(DeliveryId, WebhookId)>,
+    /// The number of the attempt asked for, from 1.
+    pub attempt: u32,
+    /// When the ledger was told of this job, by the database's clock.
+    pub queued_at: DateTime<Utc>,
+    /// Why the deliveries exist.
+    pub trigger: Trigger,
+    /// The W3C trace context of the event.
+    pub traceparent: Option<String>,
+    /// The bytes to be posted; empty where the delivery must be claimed.
+    pub body: Bytes,
+}
+
+impl Job {
+    /// The bucket that routes it: the event's where the body travels along, else the delivery's.
+    #[must_use]
+    pub fn bucket(&self) -> u8 {
+        match (self.body.is_empty(), self.deliveries.first()) {
+            (true, Some((delivery, _))) => bucket(delivery.0),
+            _ => bucket(self.event.0),
+        }
+    }
+}

@@ -1,0 +1,172 @@
+//! What came of one request: a value, never an error.
+//!
+//! The receiver or the network decides the outcome; `retry_policy` makes the next step of it. Every outcome is
+//! one of the classes below, and each carries the facts that its sentence needs.
+
+use std::{fmt, net::SocketAddr, time::Duration};
+
+use serde::{Deserialize, Serialize};
+
+/// The class of an outcome: the word that stands in the ledger, the log and the metrics.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum OutcomeClass {
+    /// 2xx: the receiver took it.
+    Accepted,
+    /// 410: the receiver is gone for good.
+    Gone,
+    /// The address is one that we do not connect to.
+    Blocked,
+    /// The request could not be made: a fault of ours or of the webhook's settings.
+    Fault,
+    /// 3xx: redirects are not followed.
+    Redirected,
+    /// Any other 4xx.
+    Refused,
+    /// 429.
+    Throttled,
+    /// 5xx.
+    ServerError,
+    /// No whole answer within the webhook's timeout.
+    TimedOut,
+    /// No connection, or one that broke before the first byte of an answer.
+    Unreachable,
+    /// The answer began and broke off.
+    Cut,
+}
+
+impl OutcomeClass {
+    /// Every class, in the order of the documentation.
+    pub const ALL: [Self; 11] = [
+        Self::Accepted,
+        Self::Gone,
+        Self::Blocked,
+        Self::Fault,
+        Self::Redirected,
+        Self::Refused,
+        Self::Throttled,
+        Self::ServerError,
+        Self::TimedOut,
+        Self::Unreachable,
+        Self::Cut,
+    ];
+
+    /// The word for it, the same in ledger, log and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Accepted => "accepted",
+            Self::Gone => "gone",
+            Self::Blocked => "blocked",
+            Self::Fault => "fault",
+            Self::Redirected => "redirected",
+            Self::Refused => "refused",
+            Self::Throttled => "throttled",
+            Self::ServerError => "server_error",
+            Self::TimedOut => "timed_out",
+            Self::Unreachable => "unreachable",
+            Self::Cut => "cut",
+        }
+    }
+}
+
+impl fmt::Display for OutcomeClass {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// How a receiver could not be reached.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unreachable {
+    /// Its name has no address.
+    Dns,
+    /// No connection came about.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// The connection broke before the first byte of an answer.
+    Reset,
+}
+
+impl Unreachable {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Reset => "reset",
+        }
+    }
+}
+
+/// Where an attempt stood when its time was up.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Waiting {
+    /// For an address or a connection.
+    Connection,
+    /// For the first byte of the answer.
+    Answer,
+    /// For the rest of the answer.
+    Rest,
+}
+
+/// What came of one request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Outcome {
+    /// 2xx.
+    Accepted { status: u16 },
+    /// 410.
+    Gone,
+    /// The host, or an address it resolves to, lies in a network that is not allowed.
+    Blocked { target: String, network: String },
+    /// The request could not be made.
+    Fault { reason: String },
+    /// 3xx, with the place it points to.
+    Redirected { status: u16, location: Option<String> },
+    /// A 4xx that is neither 410 nor 429.
+    Refused { status: u16 },
+    /// 429, with what its `Retry-After` asks for.
+    Throttled { retry_after: Option<Duration> },
+    /// 5xx; a 503 may carry a `Retry-After`.
+    ServerError { status: u16, retry_after: Option<Duration> },
+    /// The webhook's timeout passed.
+    TimedOut { after: Duration, waiting: Waiting },
+    /// No connection, or one that broke before an answer.
+    Unreachable { how: Unreachable, address: Option<SocketAddr>, detail: String },
+    /// The answer broke off after its head.
+    Cut { status: u16, detail: String },
+}
+
+impl Outcome {
+    /// Its class.
+    #[must_use]
+    pub const fn class(&self) -> OutcomeClass {
+        match self {
+            Self::Accepted { .. } => OutcomeClass::Accepted,
+            Self::Gone => OutcomeClass::Gone,
+            Self::Blocked { .. } => OutcomeClass::Blocked,
+            Self::Fault { .. } => OutcomeClass::Fault,
+            Self::Redirected { .. } => OutcomeClass::Redirected,
+            Self::Refused { .. } => OutcomeClass::Refused,
+            Self::Throttled { .. } => OutcomeClass::Throttled,
+            Self::ServerError { .. } => OutcomeClass::ServerError,
+            Self::TimedOut { .. } => OutcomeClass::TimedOut,
+            Self::Unreachable { .. } => OutcomeClass::Unreachable,
+            Self::Cut { .. } => OutcomeClass::Cut,
+        }
+    }
+
+    /// What the receiver asked for by `Retry-After`.
+    #[must_use]
+    pub const fn retry_after(&self) -> Option<Duration> {
+        match self {
+            Self::Throttled { retry_after } | Self::ServerError { retry_after, .. } => *retry_after,
+            _ => None,
+        }
+    }
+}

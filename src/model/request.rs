@@ -1,0 +1,168 @@
+//! What goes over the wire to a receiver: the body and the headers of one attempt.
+//!
+//! The body is the guide's envelope, the same bytes in every attempt. The headers are the guide's, those of
+//! Standard Webhooks and the webhook's own, which may replace the content type and the user agent and nothing
+//! else.
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use http::{HeaderMap, HeaderName, HeaderValue, header};
+
+use super::{
+    delivery::Trigger,
+    event::EventType,
+    id::{CompanyId, DeliveryId, EventId},
+    trace,
+    webhook::Webhook,
+};
+
+/// The `Content-Type` of every request, unless the webhook has its own.
+pub const CONTENT_TYPE: &str = "application/json";
+/// The `User-Agent` of every request, unless the webhook has its own.
+pub const USER_AGENT: &str = "XTSystems-Webhook/1.0";
+/// How many headers of its own a webhook may have.
+pub const OWN_HEADERS_MAX: usize = 32;
+/// The longest name of such a header.
+pub const HEADER_NAME_BYTES_MAX: usize = 128;
+/// The longest value of such a header; servers commonly take 8 KiB of headers in all.
+pub const HEADER_VALUE_BYTES_MAX: usize = 4_096;
+
+/// What no webhook may set: the framing of the request, which is ours to keep right, and the headers that
+/// receivers verify.
+const RESERVED: [&str; 13] = [
+    "host",
+    "content-length",
+    "transfer-encoding",
+    "connection",
+    "te",
+    "upgrade",
+    "keep-alive",
+    "trailer",
+    "webhook-id",
+    "webhook-timestamp",
+    "webhook-signature",
+    "traceparent",
+    "expect",
+];
+const RESERVED_PREFIXES: [&str; 2] = ["proxy-", "x-xtsystems-"];
+
+/// The bytes to be posted: exactly `{"event_type":…,"data":…,"company_id":…,"timestamp":…}`, without white
+/// space of ours and with `data` as it was published.
+#[must_use]
+pub fn body(event_type: &EventType, data: &str, company: CompanyId, timestamp: i64) -> Bytes {
+    // An event type has no character that JSON would escape, nor has a UUID.
+    let body = format!(
+        r#"{{"event_type":"{event_type}","data":{data},"company_id":"{company}","timestamp":{timestamp}}}"#
+    );
+    body.into()
+}
+
+/// One attempt, ready to be signed.
+#[derive(Clone, Copy, Debug)]
+pub struct Sealed<'a> {
+    /// Where it goes, with secret and headers.
+    pub webhook: &'a Webhook,
+    /// The event carried.
+    pub event: EventId,
+    /// The delivery it belongs to.
+    pub delivery: DeliveryId,
+    /// The event's type.
+    pub event_type: &'a EventType,
+    /// The attempt's number, from 1.
+    pub attempt: u32,
+    /// Why the delivery exists.
+    pub trigger: Trigger,
+    /// The event's trace context.
+    pub traceparent: Option<&'a str>,
+    /// When it is signed, by the database's clock.
+    pub now: DateTime<Utc>,
+    /// The bytes to be posted.
+    pub body: &'a [u8],
+}
+
+/// The headers of an attempt, in the order in which they are sent. The error says which setting of the webhook
+/// makes the request impossible.
+pub fn headers(sealed: &Sealed<'_>) -> Result<HeaderMap, String> {
+    let webhook = sealed.webhook;
+    let mut headers = HeaderMap::with_capacity(12 + webhook.headers.len());
+    headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
+    headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
+    if webhook.headers.len() > OWN_HEADERS_MAX {
+        return Err(format!("the webhook has more than {OWN_HEADERS_MAX} headers of its own"));
+    }
+    for (name, value) in &webhook.headers {
+        let (name, value) = own_header(name, value)?;
+        headers.insert(name, value);
+    }
+    for (name, value) in ours(sealed) {
+        let value =
+            HeaderValue::try_from(value).map_err(|_| format!("the header {name} cannot be written"))?;
+        headers.insert(HeaderName::from_static(name), value);
+    }
+    Ok(headers)
+}
+
+fn ours(sealed: &Sealed<'_>) -> [(&'static str, String); 10] {
+    let timestamp = sealed.now.timestamp();
+    let (guide, standard) = signatures(sealed, timestamp);
+    [
+        ("x-xtsystems-signature", guide),
+        ("x-xtsystems-timestamp", timestamp.to_string()),
+        ("x-xtsystems-event", sealed.event_type.to_string()),
+        ("x-xtsystems-delivery", sealed.delivery.to_string()),
+        ("x-xtsystems-attempt", sealed.attempt.to_string()),
+        ("x-xtsystems-trigger", sealed.trigger.to_string()),
+        ("webhook-id", sealed.event.to_string()),
+        ("webhook-timestamp", timestamp.to_string()),
+        ("webhook-signature", standard),
+        ("traceparent", trace::of_attempt(sealed.traceparent, sealed.event, sealed.delivery, sealed.attempt)),
+    ]
+}
+
+/// The guide's header holds one signature, that of Standard Webhooks both while a rotation is in its grace.
+fn signatures(sealed: &Sealed<'_>, timestamp: i64) -> (String, String) {
+    let Sealed { webhook, event, body, now, .. } = *sealed;
+    let standard = webhook.secret.standard(event, timestamp, body);
+    match &webhook.previous_secret {
+        Some((previous, until)) if now < *until => {
+            let guide = if webhook.guide_signature_is_previous { previous } else { &webhook.secret };
+            let both = format!("{standard} {}", previous.standard(event, timestamp, body));
+            (guide.guide(timestamp, body), both)
+        }
+        _ => (webhook.secret.guide(timestamp, body), standard),
+    }
+}
+
+/// Whether a webhook may have this header of its own; if not, why.
+pub fn check_header(name: &str, value: &str) -> Result<(), String> {
+    own_header(name, value).map(drop)
+}
+
+// No message repeats a value: it may be a password.
+fn own_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
+    if name.len() > HEADER_NAME_BYTES_MAX {
+        return Err(format!("a header's name is longer than {HEADER_NAME_BYTES_MAX} bytes"));
+    }
+    let parsed = HeaderName::from_bytes(name.as_bytes())
+        .map_err(|_| format!("`{}` is not a header's name", name.escape_debug()))?;
+    let lower = parsed.as_str();
+    let ours = RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
+    if ours || RESERVED.contains(&lower) {
+        return Err(format!("the header `{lower}` is set by this service and cannot be given"));
+    }
+    if value.len() > HEADER_VALUE_BYTES_MAX {
+        return Err(format!(
+            "the value of the header `{lower}` is longer than {HEADER_VALUE_BYTES_MAX} bytes"
+        ));
+    }
+    // `HeaderValue` takes bytes beyond ASCII too, which servers read each in their own way.
+    let parsed_value = HeaderValue::from_str(value).ok().filter(|value| value.to_str().is_ok());
+    let mut value = parsed_value.ok_or_else(|| {
+        format!("the value of the header `{lower}` has characters other than visible ASCII")
+    })?;
+    value.set_sensitive(true);
+    Ok((parsed, value))
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,240 @@
+//! Says in a sentence, with its facts, what an outcome, a state or a non-match means, and whose move is next.
+//!
+//! API, command line, page and log take their words from here, so that they all say the same.
+
+use std::{fmt, time::Duration};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    delivery::Status,
+    event::EventType,
+    next_step::DeadReason,
+    outcome::{Outcome, Unreachable, Waiting},
+    subscription::NonMatch,
+};
+
+/// Who has to do something for it to go on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Move {
+    /// Whoever runs the receiving server.
+    Receiver,
+    /// The company's admin, who owns the webhook's settings.
+    Admin,
+    /// Nobody: it goes on by itself, or it is over.
+    Nobody,
+    /// Whoever runs this service.
+    Operator,
+}
+
+impl Move {
+    /// The word for it.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Receiver => "receiver",
+            Self::Admin => "admin",
+            Self::Nobody => "nobody",
+            Self::Operator => "operator",
+        }
+    }
+}
+
+impl fmt::Display for Move {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.as_str())
+    }
+}
+
+/// An explanation.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Why {
+    /// What is so, with its facts; no capital and no full stop, as it stands in lines and tables.
+    pub sentence: String,
+    /// Whose move is next.
+    pub next: Move,
+}
+
+impl fmt::Display for Why {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.sentence)
+    }
+}
+
+fn why(next: Move, sentence: impl Into<String>) -> Why {
+    Why { sentence: sentence.into(), next }
+}
+
+/// Why an attempt ended as it did.
+#[must_use]
+pub fn of_outcome(outcome: &Outcome) -> Why {
+    use Move::{Admin, Nobody, Receiver};
+    match outcome {
+        Outcome::Accepted { status } => why(Nobody, format!("the receiver accepted it with {status}")),
+        Outcome::Gone => why(Admin, "the receiver answered 410, gone for good, which pauses the webhook"),
+        Outcome::Blocked { target, network } => {
+            why(Admin, format!("not sent: {target} lies in {network}, where nothing is delivered to"))
+        }
+        Outcome::Fault { reason } => why(Admin, format!("not sent: {reason}")),
+        Outcome::Redirected { status, location } => why(Admin, redirected(*status, location.as_deref())),
+        Outcome::Refused { status } => why(Receiver, refused(*status)),
+        Outcome::Throttled { retry_after } => why(Nobody, answered(429, "too many requests", *retry_after)),
+        Outcome::ServerError { status, retry_after } => {
+            why(Receiver, answered(*status, "an error of its own", *retry_after))
+        }
+        Outcome::TimedOut { after, waiting } => why(Receiver, timed_out(*after, *waiting)),
+        Outcome::Unreachable { how, address, detail } => {
+            let target = address.map_or_else(|| "the receiver".to_owned(), |address| address.to_string());
+            unreachable(*how, &target, detail)
+        }
+        Outcome::Cut { status, detail } => {
+            why(Receiver, format!("the answer {status} broke off before its end{}", behind(detail)))
+        }
+    }
+}
+
+fn redirected(status: u16, location: Option<&str>) -> String {
+    match location {
+        Some(place) => format!(
+            "the receiver answered {status} and points to {place}; redirects are not followed: \
+             put the final URL into the webhook"
+        ),
+        None => format!("the receiver answered {status}, a redirect to nowhere; redirects are not followed"),
+    }
+}
+
+fn refused(status: u16) -> String {
+    let meaning = match status {
+        400 => ", bad request",
+        401 => ", not authorized: it may check the signature with another secret, or want a header",
+        403 => ", forbidden: it may check the signature with another secret, or want a header",
+        404 => ", nothing found at this URL",
+        405 => ", POST is not allowed at this URL",
+        413 => ", the body is too large for it",
+        415 => ", it takes another content type",
+        _ => "",
+    };
+    format!("the receiver refused it with {status}{meaning}")
+}
+
+fn answered(status: u16, meaning: &str, retry_after: Option<Duration>) -> String {
+    let asked = retry_after.map(|wait| format!(", and asks to wait {}", span(wait)));
+    format!("the receiver answered {status}, {meaning}{}", asked.unwrap_or_default())
+}
+
+fn timed_out(after: Duration, waiting: Waiting) -> String {
+    let what = match waiting {
+        Waiting::Connection => "no connection came about",
+        Waiting::Answer => "the receiver took the connection but did not answer",
+        Waiting::Rest => "the receiver began to answer but did not come to an end",
+    };
+    format!("{what} within {}", span(after))
+}
+
+fn unreachable(how: Unreachable, target: &str, detail: &str) -> Why {
+    match how {
+        Unreachable::Dns => why(Move::Admin, format!("the name has no address{}", behind(detail))),
+        // What connecting met is a sentence for each address tried, and names them itself.
+        Unreachable::Connect if !detail.is_empty() => why(Move::Receiver, detail),
+        Unreachable::Connect => why(Move::Receiver, format!("{target} could not be connected to")),
+        Unreachable::Tls => why(Move::Receiver, format!("TLS with {target} failed{}", behind(detail))),
+        Unreachable::Reset if !detail.is_empty() => why(Move::Receiver, format!("{target} {detail}")),
+        Unreachable::Reset => {
+            why(Move::Receiver, format!("{target} closed the connection without an answer"))
+        }
+    }
+}
+
+fn behind(detail: &str) -> String {
+    if detail.is_empty() { String::new() } else { format!(": {detail}") }
+}
+
+/// Why a delivery is where it is. `reason` is the ledger's; `queued` says whether a job for it is on its way.
+#[must_use]
+pub fn of_status(
+    status: Status,
+    reason: Option<&str>,
+    due_at: Option<DateTime<Utc>>,
+    queued: bool,
+    now: DateTime<Utc>,
+) -> Why {
+    use Move::{Admin, Nobody};
+    // The ledger's bare word for a delivery that is held says no more than the sentence does.
+    let reason = reason.filter(|reason| status != Status::Held || *reason != "paused");
+    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    match status {
+        Status::Pending => why(Nobody, pending(&because, due_at, queued, now)),
+        Status::Held => why(Admin, format!("held, for its webhook is paused{because}; resume or discard it")),
+        Status::Delivered => why(Nobody, "delivered"),
+        Status::Cancelled => why(Nobody, format!("no longer owed{because}")),
+        Status::Dead => dead(reason),
+    }
+}
+
+fn pending(because: &str, due_at: Option<DateTime<Utc>>, queued: bool, now: DateTime<Utc>) -> String {
+    let ahead = due_at.and_then(|due| (due - now).to_std().ok()).filter(|wait| !wait.is_zero());
+    match (ahead, queued) {
+        (Some(wait), _) => format!("waits for its next attempt, due in {}{because}", span(wait)),
+        (None, true) => format!("its attempt is due and on its way to a worker{because}"),
+        (None, false) => format!("its attempt is due and waits in the ledger for its turn{because}"),
+    }
+}
+
+fn dead(reason: Option<&str>) -> Why {
+    use Move::{Admin, Nobody, Operator, Receiver};
+    let Some(told) = reason else {
+        return why(Operator, "given up, and the ledger does not say why");
+    };
+    let (next, sentence) = match DeadReason::of(told) {
+        Some(DeadReason::AttemptsExhausted) => {
+            (Receiver, "the last attempt allowed has failed; replay it once the receiver works")
+        }
+        Some(DeadReason::Blocked) => {
+            (Admin, "nothing is delivered to its address; change the webhook's URL and replay it")
+        }
+        Some(DeadReason::Fault) => {
+            (Admin, "its request cannot be made; change the webhook's settings and replay it")
+        }
+        Some(DeadReason::Expired) => {
+            (Nobody, "it grew older than deliveries are kept before it could be sent")
+        }
+        Some(DeadReason::UnknownDelivery) => {
+            (Operator, "the ledger does not know the delivery that was attempted; it may have been set back")
+        }
+        Some(DeadReason::EndedTheWorker) => return why(Operator, format!("given up: it {told}, alone too")),
+        Some(DeadReason::Undecodable) => (Operator, "the message is no event that can be read"),
+        Some(DeadReason::UnknownVersion) => (
+            Operator,
+            "the job is of a version that this release does not know; finish the upgrade and replay it",
+        ),
+        Some(DeadReason::RefusedByLedger) => (Operator, "PostgreSQL refused to store it, alone too"),
+        None => (Operator, told),
+    };
+    why(next, format!("given up: {sentence}"))
+}
+
+/// Why a webhook got no delivery of an event.
+#[must_use]
+pub fn of_non_match(non_match: NonMatch, event_type: &EventType) -> Why {
+    match non_match {
+        NonMatch::Inactive => why(Move::Admin, "not sent: the webhook is not active"),
+        NonMatch::Deleted => why(Move::Nobody, "not sent: the webhook is deleted"),
+        NonMatch::TypeNotSubscribed => {
+            why(Move::Admin, format!("not sent: type `{event_type}` is not subscribed"))
+        }
+    }
+}
+
+/// A length of time for a person: `250 ms`, `34 s`, `12 min`, `5 h`, `3 days`.
+fn span(time: Duration) -> String {
+    match time.as_secs() {
+        0 => format!("{} ms", time.as_millis()),
+        seconds @ 1..120 => format!("{seconds} s"),
+        seconds @ 120..7_200 => format!("{} min", seconds / 60),
+        seconds @ 7_200..172_800 => format!("{} h", seconds / 3_600),
+        seconds => format!("{} days", seconds / 86_400),
+    }
+}
+
+#[cfg(test)]
+mod tests;
