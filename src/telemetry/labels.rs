@@ -1,0 +1,179 @@
+//! The labels of the metrics: closed sets of words.
+//!
+//! No label ever bears a company, a webhook or a URL: their number has no bound, and the ledger's roll-ups answer
+//! for them. As each set is closed, every series exists from the start, and a rate is right from its first increase.
+
+use std::fmt;
+
+use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
+
+use crate::model::{OutcomeClass, Trigger};
+
+/// An enumeration that is one label: its name, and a word for each of its values.
+macro_rules! label {
+    ($(#[$doc:meta])* $type:ident $label:literal { $($(#[$variant_doc:meta])* $variant:ident = $word:literal),+ $(,)? }) => {
+        $(#[$doc])*
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum $type { $($(#[$variant_doc])* $variant),+ }
+
+        impl $type {
+            /// Every value.
+            pub const ALL: &[Self] = &[$(Self::$variant),+];
+
+            /// The word that stands in the label.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl EncodeLabelSet for $type {
+            fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
+                ($label, self.as_str()).encode(encoder.encode_label())
+            }
+        }
+    };
+}
+
+label! {
+    /// What became of a message that ingest took.
+    Intake "result" {
+        /// Its event was written.
+        Committed = "committed",
+        /// The same event was there already.
+        Repeated = "repeated",
+        /// Another body under a message id that was there already: counted, logged, not sent.
+        Conflicting = "conflicting",
+        /// It could not be decoded and is now a dead letter.
+        Rejected = "rejected",
+        /// PostgreSQL refused its row, and it is now a dead letter.
+        Refused = "refused",
+    }
+}
+
+label! {
+    /// Where the first attempt of a new delivery waits.
+    Queued "queued" {
+        /// In a job.
+        Job = "job",
+        /// In the ledger, for feed.
+        Ledger = "ledger",
+        /// In the ledger, for its webhook to be resumed.
+        Held = "held",
+    }
+}
+
+label! {
+    /// The kind of queue a message was published to.
+    QueueKind "queue" {
+        /// The queue of events.
+        Events = "events",
+        /// A deliveries queue.
+        Deliveries = "deliveries",
+        /// A retry queue.
+        Retry = "retry",
+        /// The queue of dead letters.
+        DeadLetters = "dead_letters",
+        /// A queue of suspects.
+        Suspects = "suspects",
+    }
+}
+
+label! {
+    /// What the broker made of a published message.
+    Fate "fate" {
+        /// It has it.
+        Confirmed = "confirmed",
+        /// It had no queue for it.
+        Returned = "returned",
+        /// The queue is full.
+        Refused = "refused",
+        /// No answer came; it may have it.
+        Unknown = "unknown",
+    }
+}
+
+label! {
+    /// What a worker found a delivery of a job to be.
+    JobResult "result" {
+        /// Fresh: it went straight to its request.
+        Fresh = "fresh",
+        /// Claimed, then requested.
+        Claimed = "claimed",
+        /// Settled already, or at another attempt.
+        Superseded = "superseded",
+        /// Another worker has it.
+        Busy = "busy",
+        /// Put back to the ledger until its time, or until its lane has room.
+        Parked = "parked",
+        /// Its webhook is paused.
+        Held = "held",
+        /// Its webhook is deleted or inactive.
+        Cancelled = "cancelled",
+        /// The job could not be read.
+        Bad = "bad",
+    }
+}
+
+label! {
+    /// What follows an attempt.
+    Step "step" {
+        /// Nothing: it is delivered.
+        Done = "done",
+        /// The next attempt waits in a retry queue.
+        RetryQueue = "retry_queue",
+        /// The next attempt waits in the ledger.
+        RetryLedger = "retry_ledger",
+        /// It is given up.
+        Dead = "dead",
+        /// Its webhook was paused.
+        Hold = "hold",
+    }
+}
+
+label! {
+    /// What a dead letter was.
+    DeadLetterKind "kind" {
+        /// A delivery that was given up.
+        Delivery = "delivery",
+        /// An event that ended its worker time and again.
+        Event = "event",
+        /// A message that could not be read.
+        Message = "message",
+    }
+}
+
+label! {
+    /// What was done with a day's partitions.
+    PartitionAction "action" {
+        /// Made ahead of their day.
+        Made = "made",
+        /// Detached and dropped after the retention.
+        Dropped = "dropped",
+    }
+}
+
+label! {
+    /// One of the two connections to the broker.
+    ConnectionKind "connection" {
+        /// Takes messages and acknowledges them.
+        Consume = "consume",
+        /// Publishes.
+        Publish = "publish",
+    }
+}
+
+/// Every trigger, as a label.
+pub(super) const TRIGGERS: &[Trigger] = &[Trigger::Event, Trigger::Test, Trigger::Replay, Trigger::Recovery];
+
+impl EncodeLabelSet for OutcomeClass {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
+        ("outcome", self.as_str()).encode(encoder.encode_label())
+    }
+}
+
+impl EncodeLabelSet for Trigger {
+    fn encode(&self, encoder: &mut LabelSetEncoder) -> fmt::Result {
+        ("trigger", self.as_str()).encode(encoder.encode_label())
+    }
+}

@@ -1,0 +1,16 @@
+//! What the service says of itself: log lines, metrics, and the two questions an orchestrator asks.
+//!
+//! Every role has all three. They are fed by handles that the stages are given; nothing here reaches into a stage,
+//! and nothing here is a static, so a test has its own.
+//!
+//! Begin with `metrics.rs`: the list of its names is a map of what can be seen.
+
+#[cfg(test)]
+mod documentation;
+pub mod labels;
+pub mod logging;
+pub mod metrics;
+pub mod probes;
+
+pub use metrics::Metrics;
+pub use probes::Health;

@@ -1,0 +1,250 @@
+//! The port that every role answers on: is it alive, is it ready, and how is it doing.
+//!
+//! `/health/live` fails only when a stage's task has ended though nobody asked for it: nothing but a new process
+//! helps then. A broker or a database that is away makes a process not ready, never dead: a restart would cost
+//! what it holds and mend nothing. `/metrics` is OpenMetrics text.
+
+use std::{
+    fmt,
+    net::SocketAddr,
+    sync::{
+        Arc, PoisonError, RwLock,
+        atomic::{AtomicBool, Ordering},
+    },
+};
+
+use axum::{
+    Router,
+    extract::State,
+    http::{StatusCode, header},
+    response::{IntoResponse, Response},
+    routing::get,
+};
+use serde::Serialize;
+use tokio::net::TcpListener;
+
+use super::Metrics;
+
+/// Where the probes answer.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Health and metrics")]
+#[group(skip)]
+pub struct Config {
+    /// Address of health and metrics; port 0 takes a free one, which the log names
+    #[arg(long, env = "PROBES_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:20438")]
+    pub probes_address: SocketAddr,
+}
+
+type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
+
+#[derive(Default)]
+struct Registered {
+    started: AtomicBool,
+    checks: RwLock<Vec<(&'static str, Check)>>,
+    ended: RwLock<Vec<Failure>>,
+}
+
+/// What is checked, registered by whoever knows; cheap to clone.
+#[derive(Clone, Default)]
+pub struct Health(Arc<Registered>);
+
+/// One thing that is not as it should be.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Failure {
+    /// The check or the stage.
+    pub name: &'static str,
+    /// What is wrong, in words.
+    pub why: String,
+}
+
+impl Health {
+    /// Adds something that must hold before this process is given work.
+    pub fn check(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
+        // A poisoned lock only says that another thread panicked while it held it; the list is whole all the same.
+        self.0.checks.write().unwrap_or_else(PoisonError::into_inner).push((name, Arc::new(check)));
+    }
+
+    /// Says that everything is set up and every check added. Until then the process is not ready, whatever the
+    /// checks say that are there already.
+    pub fn started(&self) {
+        self.0.started.store(true, Ordering::Release);
+    }
+
+    /// Says that a stage has ended though nobody asked: this process cannot get well by itself.
+    pub fn stage_ended(&self, name: &'static str, why: impl fmt::Display) {
+        let ended = Failure { name, why: why.to_string() };
+        self.0.ended.write().unwrap_or_else(PoisonError::into_inner).push(ended);
+    }
+
+    /// The stages that have ended unasked.
+    #[must_use]
+    pub fn ended(&self) -> Vec<Failure> {
+        self.0.ended.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn results(&self) -> Vec<CheckResult> {
+        // Copied first: a check may take a lock of its own, and must not do so under ours.
+        let checks = self.0.checks.read().unwrap_or_else(PoisonError::into_inner).clone();
+        let checked = checks.iter().map(|(name, check)| CheckResult { name, why: check().err() });
+        let ended = self.ended();
+        let ended = ended.into_iter().map(|f| CheckResult { name: f.name, why: Some(f.why) });
+        let starting = (!self.0.started.load(Ordering::Acquire))
+            .then(|| CheckResult { name: "start", why: Some("not everything is set up yet".to_owned()) });
+        starting.into_iter().chain(checked).chain(ended).collect()
+    }
+}
+
+impl fmt::Debug for Health {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_list().entries(self.results()).finish()
+    }
+}
+
+#[derive(Debug)]
+struct CheckResult {
+    name: &'static str,
+    why: Option<String>,
+}
+
+/// The answer to `/health/ready`.
+#[derive(Serialize)]
+struct Readiness {
+    ready: bool,
+    checks: Vec<ReadinessCheck>,
+}
+
+#[derive(Serialize)]
+struct ReadinessCheck {
+    name: &'static str,
+    ok: bool,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    why: Option<String>,
+}
+
+/// The answer to `/health/live`.
+#[derive(Serialize)]
+struct Liveness {
+    live: bool,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    ended: Vec<Failure>,
+}
+
+/// A bound port, before it answers.
+#[derive(Debug)]
+pub struct Probes {
+    listener: TcpListener,
+    address: SocketAddr,
+}
+
+impl Probes {
+    /// Takes the port.
+    ///
+    /// # Errors
+    /// When it cannot be had.
+    pub async fn bind(config: &Config) -> std::io::Result<Self> {
+        let listener = TcpListener::bind(config.probes_address).await?;
+        let address = listener.local_addr()?;
+        Ok(Self { listener, address })
+    }
+
+    /// The address taken, where port 0 was asked for.
+    #[must_use]
+    pub fn address(&self) -> SocketAddr {
+        self.address
+    }
+
+    /// Answers until `end`.
+    ///
+    /// # Errors
+    /// When the listener breaks.
+    pub async fn serve(
+        self,
+        health: Health,
+        metrics: Metrics,
+        end: impl Future<Output = ()> + Send + 'static,
+    ) -> std::io::Result<()> {
+        let routes = Router::new()
+            .route("/health/live", get(live))
+            .route("/health/ready", get(ready))
+            .with_state(health)
+            .route("/metrics", get(show).with_state(metrics));
+        axum::serve(self.listener, routes).with_graceful_shutdown(end).await
+    }
+}
+
+async fn live(State(health): State<Health>) -> Response {
+    let ended = health.ended();
+    let answer = Liveness { live: ended.is_empty(), ended };
+    json(answer.live, &answer)
+}
+
+async fn ready(State(health): State<Health>) -> Response {
+    let checks: Vec<_> = health
+        .results()
+        .into_iter()
+        .map(|result| ReadinessCheck { name: result.name, ok: result.why.is_none(), why: result.why })
+        .collect();
+    let answer = Readiness { ready: checks.iter().all(|check| check.ok), checks };
+    json(answer.ready, &answer)
+}
+
+async fn show(State(metrics): State<Metrics>) -> Response {
+    let kind = "application/openmetrics-text; version=1.0.0; charset=utf-8";
+    ([(header::CONTENT_TYPE, kind)], metrics.encode()).into_response()
+}
+
+fn json(good: bool, answer: &impl Serialize) -> Response {
+    let status = if good { StatusCode::OK } else { StatusCode::SERVICE_UNAVAILABLE };
+    let text = serde_json::to_string(answer).expect("texts and booleans always make JSON");
+    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    async fn body(response: Response) -> (u16, String) {
+        let status = response.status().as_u16();
+        let bytes = axum::body::to_bytes(response.into_body(), 4096).await.unwrap();
+        (status, String::from_utf8(bytes.to_vec()).unwrap())
+    }
+
+    #[tokio::test]
+    async fn a_failing_check_is_named_with_its_reason_and_harms_only_readiness() {
+        let health = Health::default();
+        let connected = Arc::new(AtomicBool::new(false));
+        let seen = Arc::clone(&connected);
+        health.check("broker", move || {
+            if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("no connection since 12:00".to_owned()) }
+        });
+        health.check("database", || Ok(()));
+        health.started();
+
+        let expected = r#"{"ready":false,"checks":[{"name":"broker","ok":false,"why":"no connection since 12:00"},{"name":"database","ok":true}]}"#;
+        assert_eq!(body(ready(State(health.clone())).await).await, (503, expected.to_owned()));
+        assert_eq!(body(live(State(health.clone())).await).await, (200, r#"{"live":true}"#.to_owned()));
+
+        connected.store(true, Ordering::Relaxed);
+        assert_eq!(body(ready(State(health)).await).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn nothing_is_ready_before_everything_is_set_up() {
+        let health = Health::default();
+        health.check("broker", || Ok(()));
+        let (status, why) = body(ready(State(health.clone())).await).await;
+        assert!(status == 503 && why.contains(r#""name":"start","ok":false"#), "{why}");
+        health.started();
+        assert_eq!(body(ready(State(health)).await).await.0, 200);
+    }
+
+    #[tokio::test]
+    async fn a_stage_that_ended_unasked_is_neither_live_nor_ready() {
+        let health = Health::default();
+        health.started();
+        health.stage_ended("ingest", "its task panicked");
+        let expected = r#"{"live":false,"ended":[{"name":"ingest","why":"its task panicked"}]}"#;
+        assert_eq!(body(live(State(health.clone())).await).await, (503, expected.to_owned()));
+        assert_eq!(body(ready(State(health)).await).await.0, 503);
+    }
+}
