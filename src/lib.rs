@@ -23,6 +23,8 @@
 
 pub mod model;
 
+pub mod broker;
+
 pub mod telemetry;
 
 pub mod clock;

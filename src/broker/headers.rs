@@ -1,0 +1,240 @@
+//! The header table of a message, without showing whose library reads it.
+
+use lapin::{
+    BasicProperties,
+    types::{AMQPValue, FieldTable, ShortString},
+};
+
+/// AMQP's bound of names, keys, types and ids.
+const SHORT_BYTES_MAX: usize = 255;
+
+/// Named values of a message.
+#[derive(Clone, Debug)]
+pub struct Headers(Table);
+
+/// The library gives a received table by reference only, and copying one costs more than all else that is done
+/// with a message: it is read where it lies.
+#[derive(Clone, Debug)]
+enum Table {
+    Own(FieldTable),
+    Received(Box<BasicProperties>),
+}
+
+/// An entry of `x-death`: RabbitMQ's account of one way in which a message was dead-lettered.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Death {
+    /// The queue that gave it up.
+    pub queue: String,
+    /// `rejected`, `expired`, `maxlen` or `delivery_limit`.
+    pub reason: String,
+    /// How often in this way.
+    pub count: u64,
+    /// The exchange it had come by.
+    pub exchange: String,
+    /// The routing keys it had come with.
+    pub routing_keys: Vec<String>,
+}
+
+impl Headers {
+    /// A text, if the header is there, is a text and is UTF-8.
+    #[must_use]
+    pub fn get_str(&self, name: &str) -> Option<&str> {
+        text(self.get(name)?)
+    }
+
+    /// A whole number of whatever width.
+    #[must_use]
+    pub fn get_i64(&self, name: &str) -> Option<i64> {
+        number(self.get(name)?)
+    }
+
+    /// How RabbitMQ dead-lettered the message so far, the latest first.
+    #[must_use]
+    pub fn x_death(&self) -> Vec<Death> {
+        match self.get("x-death") {
+            Some(AMQPValue::FieldArray(deaths)) => deaths.as_slice().iter().filter_map(death).collect(),
+            _ => Vec::new(),
+        }
+    }
+
+    /// The texts and numbers among the headers as a JSON object, for a record; what RabbitMQ added is left out.
+    #[must_use]
+    pub fn to_json(&self) -> serde_json::Value {
+        let own = |name: &str| {
+            !name.starts_with("x-death")
+                && !name.starts_with("x-first-death")
+                && !name.starts_with("x-delivery")
+        };
+        let entries = self.table().into_iter().flat_map(FieldTable::inner);
+        let value = |value: &AMQPValue| text(value).map(Into::into).or_else(|| number(value).map(Into::into));
+        let json = |(name, given): (&ShortString, &AMQPValue)| Some((name.to_string(), value(given)?));
+        serde_json::Value::Object(entries.filter(|(name, _)| own(name.as_str())).filter_map(json).collect())
+    }
+
+    /// Sets a text.
+    pub fn set_str(&mut self, name: &str, value: &str) -> &mut Self {
+        self.set(name, AMQPValue::LongString(value.into()))
+    }
+
+    /// Sets a number.
+    pub fn set_i64(&mut self, name: &str, value: i64) -> &mut Self {
+        self.set(name, AMQPValue::LongLongInt(value))
+    }
+
+    /// Whether there is no header.
+    #[must_use]
+    pub fn is_empty(&self) -> bool {
+        self.table().is_none_or(|table| table.inner().is_empty())
+    }
+
+    pub(super) fn into_table(self) -> FieldTable {
+        match self.0 {
+            Table::Own(table) => table,
+            Table::Received(properties) => properties.headers().clone().unwrap_or_default(),
+        }
+    }
+
+    pub(super) fn received(properties: BasicProperties) -> Self {
+        Self(Table::Received(Box::new(properties)))
+    }
+
+    fn table(&self) -> Option<&FieldTable> {
+        match &self.0 {
+            Table::Own(table) => Some(table),
+            Table::Received(properties) => properties.headers().as_ref(),
+        }
+    }
+
+    fn get(&self, name: &str) -> Option<&AMQPValue> {
+        self.table()?.inner().get(name)
+    }
+
+    fn set(&mut self, name: &str, value: AMQPValue) -> &mut Self {
+        let mut table = std::mem::take(self).into_table();
+        table.insert(short(name), value);
+        self.0 = Table::Own(table);
+        self
+    }
+}
+
+impl Default for Headers {
+    fn default() -> Self {
+        Self(Table::Own(FieldTable::default()))
+    }
+}
+
+/// A short string as AMQP has it. What is longer loses its end: the library would panic, and a message must not.
+pub(super) fn short(text: &str) -> ShortString {
+    let mut end = text.len().min(SHORT_BYTES_MAX);
+    while !text.is_char_boundary(end) {
+        end -= 1;
+    }
+    text[..end].into()
+}
+
+fn text(value: &AMQPValue) -> Option<&str> {
+    match value {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        AMQPValue::ShortString(text) => Some(text.as_str()),
+        _ => None,
+    }
+}
+
+fn number(value: &AMQPValue) -> Option<i64> {
+    Some(match value {
+        AMQPValue::LongLongInt(n) => *n,
+        AMQPValue::LongInt(n) => (*n).into(),
+        AMQPValue::LongUInt(n) => (*n).into(),
+        AMQPValue::ShortInt(n) => (*n).into(),
+        AMQPValue::ShortUInt(n) => (*n).into(),
+        AMQPValue::ShortShortInt(n) => (*n).into(),
+        AMQPValue::ShortShortUInt(n) => (*n).into(),
+        _ => return None,
+    })
+}
+
+fn death(value: &AMQPValue) -> Option<Death> {
+    let AMQPValue::FieldTable(table) = value else { return None };
+    let get = |name: &str| table.inner().get(name);
+    let owned = |name: &str| Some(text(get(name)?)?.to_owned());
+    let routing_keys = match get("routing-keys") {
+        Some(AMQPValue::FieldArray(keys)) => {
+            keys.as_slice().iter().filter_map(text).map(str::to_owned).collect()
+        }
+        _ => Vec::new(),
+    };
+    Some(Death {
+        queue: owned("queue")?,
+        reason: owned("reason")?,
+        count: u64::try_from(number(get("count")?)?).ok()?,
+        exchange: owned("exchange").unwrap_or_default(),
+        routing_keys,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_are_read_by_their_meaning_whatever_their_width() {
+        let check = |value: AMQPValue, as_text: Option<&str>, as_number: Option<i64>| {
+            let mut headers = Headers::default();
+            headers.set("name", value.clone());
+            assert_eq!(headers.get_str("name"), as_text, "{value:?}");
+            assert_eq!(headers.get_i64("name"), as_number, "{value:?}");
+        };
+        check(AMQPValue::LongString("é".into()), Some("é"), None);
+        check(AMQPValue::ShortString("s".into()), Some("s"), None);
+        check(AMQPValue::LongString(vec![0xff, 0xfe].into()), None, None);
+        check(AMQPValue::LongLongInt(-1), None, Some(-1));
+        check(AMQPValue::ShortShortUInt(200), None, Some(200));
+        check(AMQPValue::LongUInt(u32::MAX), None, Some(u32::MAX.into()));
+        check(AMQPValue::Void, None, None);
+        check(AMQPValue::Boolean(true), None, None);
+    }
+
+    #[test]
+    fn a_long_name_is_cut_at_a_character() {
+        let check =
+            |text: String, expected: usize| assert_eq!(short(&text).as_str().len(), expected, "{text}");
+        check("a".repeat(255), 255);
+        check("a".repeat(256), 255);
+        check("é".repeat(200), 254);
+        check(String::new(), 0);
+    }
+
+    #[test]
+    fn a_death_that_cannot_be_read_is_left_out() {
+        let entry = |fields: &[(&str, AMQPValue)]| {
+            let mut table = FieldTable::default();
+            for (name, value) in fields {
+                table.insert((*name).into(), value.clone());
+            }
+            AMQPValue::FieldTable(table)
+        };
+        let text = |text: &str| AMQPValue::LongString(text.into());
+        let mut headers = Headers::default();
+        let deaths = vec![
+            entry(&[
+                ("queue", text("q")),
+                ("reason", text("delivery_limit")),
+                ("count", AMQPValue::LongLongInt(2)),
+                ("exchange", text("e")),
+                ("routing-keys", AMQPValue::FieldArray(vec![text("b07")].into())),
+            ]),
+            entry(&[("queue", text("without a reason"))]),
+            AMQPValue::Void,
+        ];
+        headers.set("x-death", AMQPValue::FieldArray(deaths.into()));
+        let expected = Death {
+            queue: "q".into(),
+            reason: "delivery_limit".into(),
+            count: 2,
+            exchange: "e".into(),
+            routing_keys: vec!["b07".into()],
+        };
+        assert_eq!(headers.x_death(), [expected]);
+        assert_eq!(Headers::default().x_death(), []);
+    }
+}

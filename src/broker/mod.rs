@@ -1,0 +1,218 @@
+//! The boundary to RabbitMQ, and the only module that knows AMQP.
+//!
+//! Events come in through it, jobs go out and come back through it; a job is a hint that may be lost, an event
+//! may not. Promised here: what is published is persistent, mandatory and confirmed, and its fate is told within
+//! [`CONFIRM_TIMEOUT`]; what is consumed is handed out again until somebody settles it; connections come back
+//! by themselves, with everything declared before anybody uses them; nothing is ever requeued by us.
+//!
+//! Begin with `topology.rs`, the table of what exists; then `connection.rs`, on which the others stand.
+
+mod acks;
+mod config;
+mod confirms;
+mod connection;
+mod consumer;
+mod declare;
+mod error;
+mod headers;
+pub mod jobs;
+mod publisher;
+mod publishing;
+pub mod tide_marks;
+pub mod topology;
+mod version;
+mod window;
+
+use std::{sync::Arc, time::Instant};
+
+use tokio::time::timeout;
+use tokio_util::{
+    sync::{CancellationToken, DropGuard},
+    task::TaskTracker,
+};
+
+pub use acks::ACK_BEHIND;
+pub use config::{CONFIRM_TIMEOUT, Config};
+pub use consumer::{Consumer, Message, Receipt};
+pub use error::Error;
+pub use headers::{Death, Headers};
+pub use publisher::{CALLS_WAITING_MAX, Destination, Fate, Outgoing, Publisher};
+pub use publishing::UNDER_WAY_MAX;
+pub use topology::{Queue, Topology};
+pub use window::{COUNT_EVERY, Room, STALLED_AFTER, Window};
+
+use crate::{
+    shutdown::Shutdown,
+    telemetry::{Metrics, labels::ConnectionKind, metrics::BrokerMetrics},
+};
+use connection::{CLOSE_TIMEOUT, Declares, Link, LinkState, Shared};
+use publishing::Publishing;
+
+/// The two kept connections to RabbitMQ. Cheap to clone.
+#[derive(Clone)]
+pub struct Broker {
+    inner: Arc<Inner>,
+    tasks: TaskTracker,
+}
+
+/// What consumers, publishers and windows stand on.
+struct Inner {
+    shared: Arc<Shared>,
+    consume: Link,
+    publish: Link,
+    shutdown: Shutdown,
+    /// The tasks that acknowledge; each ends with its last receipt.
+    acknowledging: TaskTracker,
+    /// Closes the connections when nobody is left to use them.
+    closing: DropGuard,
+}
+
+/// Whether the broker can be used, for readiness.
+#[derive(Clone, Debug)]
+pub enum State {
+    /// Both connections stand, and everything is declared.
+    Connected,
+    /// A connection is missing.
+    Connecting {
+        /// Since when.
+        since: Instant,
+        /// Why, as far as is known.
+        error: Option<Error>,
+    },
+    /// RabbitMQ takes no messages: a memory or disk alarm.
+    Blocked {
+        /// What it says about it.
+        reason: String,
+    },
+}
+
+impl Broker {
+    /// Begins to connect and returns at once. Must be called on a tokio runtime.
+    #[must_use]
+    pub fn open(config: Config, shutdown: Shutdown) -> Self {
+        Self::open_counted(config, shutdown, Metrics::new().broker.clone())
+    }
+
+    /// As [`Broker::open`], and counts what it does where others see it.
+    #[must_use]
+    pub fn open_counted(config: Config, shutdown: Shutdown, metrics: BrokerMetrics) -> Self {
+        let shared = Arc::new(Shared::new(config, Declares::Everything, metrics));
+        let closing = CancellationToken::new();
+        let (consume, keep_consume) = Link::start(ConnectionKind::Consume, shared.clone(), closing.clone());
+        let (publish, keep_publish) = Link::start(ConnectionKind::Publish, shared.clone(), closing.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(keep_consume);
+        tasks.spawn(keep_publish);
+        tasks.close();
+        let closing = closing.drop_guard();
+        let acknowledging = TaskTracker::new();
+        Self { inner: Arc::new(Inner { shared, consume, publish, shutdown, acknowledging, closing }), tasks }
+    }
+
+    /// As [`Broker::open`], for one who only publishes events, as XTSystems does: over one connection, and
+    /// declaring nothing. Somebody else's settings are so never imposed on the service.
+    #[must_use]
+    pub fn open_as_publisher(config: Config, shutdown: Shutdown) -> Self {
+        let shared = Arc::new(Shared::new(config, Declares::Nothing, Metrics::new().broker.clone()));
+        let closing = CancellationToken::new();
+        let (publish, keep) = Link::start(ConnectionKind::Publish, shared.clone(), closing.clone());
+        let tasks = TaskTracker::new();
+        tasks.spawn(keep);
+        tasks.close();
+        let (consume, closing, acknowledging) = (publish.clone(), closing.drop_guard(), TaskTracker::new());
+        Self { inner: Arc::new(Inner { shared, consume, publish, shutdown, acknowledging, closing }), tasks }
+    }
+
+    /// Resolves when both connections stand and everything is declared; at once, with the reason, when waiting
+    /// cannot help: another topology, an old server, refused credentials, a bad URL.
+    pub async fn ready(&self) -> Result<(), Error> {
+        for link in [&self.inner.consume, &self.inner.publish] {
+            let mut states = link.watch();
+            loop {
+                match &*states.borrow_and_update() {
+                    LinkState::Connected(_) => break,
+                    LinkState::Connecting { error: Some(error), .. } if error.is_fatal() => {
+                        return Err(error.clone());
+                    }
+                    LinkState::Connecting { .. } => {}
+                    LinkState::Closed => return Err(Error::Closed),
+                }
+                states.changed().await.map_err(|_| Error::Closed)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// What readiness and the log should say now.
+    #[must_use]
+    pub fn state(&self) -> State {
+        for link in [&self.inner.consume, &self.inner.publish] {
+            match link.state() {
+                LinkState::Connected(session) => {
+                    let blocked = session.blocked().borrow().clone();
+                    if let Some(reason) = blocked {
+                        return State::Blocked { reason };
+                    }
+                }
+                LinkState::Connecting { since, error } => return State::Connecting { since, error },
+                LinkState::Closed => {
+                    return State::Connecting { since: Instant::now(), error: Some(Error::Closed) };
+                }
+            }
+        }
+        State::Connected
+    }
+
+    /// Consumes a queue on a channel of its own. At most `prefetch` messages are held at a time.
+    #[must_use]
+    pub fn consumer(&self, queue: &Queue, prefetch: u16) -> Consumer {
+        Consumer::new(self.inner.clone(), *queue, prefetch)
+    }
+
+    /// A channel to publish on, with its task.
+    #[must_use]
+    pub fn publisher(&self) -> Publisher {
+        let (calls, publishing) = Publishing::new(self.inner.shared.clone(), &self.inner.publish);
+        tokio::spawn(publishing.run());
+        Publisher::new(self.inner.clone(), calls)
+    }
+
+    /// The room in the deliveries queues. Clones share what they count, so one is enough for a process.
+    #[must_use]
+    pub fn window(&self) -> Window {
+        Window::new(self.inner.clone())
+    }
+
+    /// Names, and the table of what exists.
+    #[must_use]
+    pub fn topology(&self) -> &Topology {
+        &self.inner.shared.topology
+    }
+
+    /// Every deliveries queue that exists: those of `DELIVERY_SHARDS`, and what a larger number left behind. A
+    /// worker consumes them all. The leftovers are known once [`Broker::ready`] has resolved; they are bound to
+    /// nothing any more, and stay, empty, until somebody deletes them.
+    #[must_use]
+    pub fn deliveries_queues(&self) -> Vec<Queue> {
+        let own = 0..self.topology().shards();
+        own.chain(self.inner.shared.leftovers()).map(Queue::Deliveries).collect()
+    }
+
+    /// What the connections did.
+    #[must_use]
+    pub fn metrics(&self) -> &BrokerMetrics {
+        &self.inner.shared.metrics
+    }
+
+    /// Closes both connections after everything on them, acknowledgements included, has reached the server. To
+    /// be called last, when the stages have ended: who still holds a receipt is not waited for long.
+    pub async fn close(&self) {
+        self.inner.acknowledging.close();
+        let settled = timeout(CLOSE_TIMEOUT, self.inner.acknowledging.wait()).await;
+        if settled.is_err() {
+            tracing::debug!("closing while messages are held: the broker will hand them out again");
+        }
+        self.inner.closing.token().cancel();
+        self.tasks.wait().await;
+    }
+}
