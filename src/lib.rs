@@ -24,6 +24,7 @@
 pub mod model;
 
 pub mod broker;
+pub mod egress;
 
 pub mod telemetry;
 

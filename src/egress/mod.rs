@@ -1,0 +1,45 @@
+//! Other people's servers: the only place that opens connections to them.
+//!
+//! A stage hands a signed request to [`Client::post`] and gets an [`Exchange`](crate::model::Exchange): what the
+//! receiver or the network did is a value, never an error. Guarantees: every address is judged and the address
+//! judged is the one connected to; whatever the receiver does, an attempt ends within its timeout and holds a
+//! bounded part of the answer; a request is repeated only when a kept connection broke before the first byte of
+//! an answer, and the record says so.
+//!
+//! Begin with `client.rs`, the steps of one request in their order. `guard.rs` judges, `resolver.rs` looks names
+//! up, `connect.rs` opens connections, `link.rs` is one connection, `pool.rs` keeps those that can be used again,
+//! `answer.rs` turns answers into outcomes, `words.rs` says in plain words what went wrong.
+
+mod answer;
+mod client;
+mod config;
+mod connect;
+mod guard;
+mod link;
+mod pool;
+mod resolver;
+mod timing;
+mod tls;
+mod words;
+
+pub use client::Client;
+pub use config::{Config, DnsServers};
+
+/// Why a client cannot be built: a setting that cannot be followed.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file named by `EXTRA_CA_FILE` cannot be read or holds no certificate.
+    #[error("EXTRA_CA_FILE {path} has no usable certificate: {reason}")]
+    ExtraCa {
+        /// The file.
+        path: std::path::PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// The TLS library refuses its own defaults.
+    #[error("TLS cannot be set up")]
+    Tls(#[source] rustls::Error),
+    /// The resolver refuses its settings.
+    #[error("name resolution cannot be set up: {0}")]
+    Resolver(String),
+}
