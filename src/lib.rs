@@ -25,6 +25,7 @@ pub mod model;
 
 pub mod broker;
 pub mod egress;
+pub mod store;
 
 pub mod telemetry;
 

@@ -1,0 +1,174 @@
+//! Wakes the caches when a webhook changes, by LISTEN/NOTIFY.
+//!
+//! A notification may be lost with its connection, so whoever listens is told to reload everything after each
+//! loss, and the caches have a time to live besides. On any error the listener is dropped and made anew: one that
+//! met a reset would go on failing for ever (transact-rs/sqlx#4014).
+
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use backon::{BackoffBuilder, ExponentialBuilder};
+use sqlx::{
+    postgres::{PgConnectOptions, PgListener, PgPoolOptions},
+    types::Uuid,
+};
+use tokio::sync::broadcast::{self, error::RecvError};
+
+use crate::{
+    model::{CompanyId, WebhookId},
+    shutdown::Shutdown,
+};
+
+/// The channel that the trigger on `webhooks` notifies.
+const CHANNEL: &str = "webhooks_changed";
+/// A connection that was cut without a word is noticed by asking it something this often.
+const PING_EVERY: Duration = Duration::from_secs(10);
+/// Changes that may wait for a slow cache; it is told to reload everything when there are more.
+pub const CHANGES_MAX: usize = 1024;
+
+/// What changed.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Change {
+    /// One webhook of a company.
+    Webhook(CompanyId, WebhookId),
+    /// Anything: notifications may have been lost.
+    Everything,
+}
+
+/// Listens until shutdown and passes on what changed.
+pub async fn listen(options: PgConnectOptions, changes: broadcast::Sender<Change>, shutdown: Shutdown) {
+    let backoff = || {
+        let builder = ExponentialBuilder::default().with_jitter().with_max_delay(Duration::from_secs(5));
+        builder.without_max_times().build()
+    };
+    let mut waits = backoff();
+    loop {
+        let ended = tokio::select! {
+            ended = follow(&options, &changes) => ended,
+            () = shutdown.asked() => return,
+        };
+        // Whatever changed while nobody listened is made up for here.
+        let _ = changes.send(Change::Everything);
+        match ended {
+            Ok(()) => waits = backoff(),
+            Err(error) => {
+                tracing::warn!(%error, "not listening for changed webhooks; caches fall back to their time to live");
+            }
+        }
+        let wait = waits.next().unwrap_or(PING_EVERY);
+        tokio::select! {
+            () = tokio::time::sleep(wait) => {}
+            () = shutdown.asked() => return,
+        }
+    }
+}
+
+/// Passes on notifications until the connection is lost.
+async fn follow(options: &PgConnectOptions, changes: &broadcast::Sender<Change>) -> sqlx::Result<()> {
+    // A pool for its one connection, for only that takes options: a URL alone would lose the application's name.
+    let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
+    let mut listener = PgListener::connect_with(&pool.connect_lazy_with(options.clone())).await?;
+    listener.listen(CHANNEL).await?;
+    let _ = changes.send(Change::Everything);
+    loop {
+        match tokio::time::timeout(PING_EVERY, listener.try_recv()).await {
+            Ok(Ok(Some(notification))) => {
+                let _ = changes.send(parse(notification.payload()));
+            }
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => return Err(error),
+            Err(_quiet) => {
+                let ping = sqlx::query("select 1").execute(&mut listener);
+                match tokio::time::timeout(PING_EVERY, ping).await {
+                    Ok(answered) => {
+                        answered?;
+                    }
+                    Err(_silent) => return Err(sqlx::Error::PoolTimedOut),
+                }
+            }
+        }
+    }
+}
+
+/// Entries of a cache share this many epochs; sharing one costs a needless reading, never a stale entry.
+const EPOCHS: usize = 1024;
+
+/// Tells a cache which of its entries are stale.
+///
+/// A load that began before a change must not outlive it. So an entry bears the epoch that was current *before* it
+/// was read, and counts only while that epoch still is.
+#[derive(Clone, Debug)]
+pub struct Epochs(Arc<[AtomicU64]>);
+
+impl Epochs {
+    /// Epochs that advance with `changes` until shutdown; `key` says whose entry a change concerns.
+    #[must_use]
+    pub fn follow(
+        mut changes: broadcast::Receiver<Change>,
+        key: fn(CompanyId, WebhookId) -> Uuid,
+        shutdown: &Shutdown,
+    ) -> Self {
+        let epochs = Self((0..EPOCHS).map(|_| AtomicU64::new(0)).collect());
+        let (followed, stop) = (epochs.clone(), shutdown.clone());
+        shutdown.spawn(async move {
+            loop {
+                let change = tokio::select! {
+                    change = changes.recv() => change,
+                    () = stop.asked() => return,
+                };
+                match change {
+                    Ok(Change::Webhook(company, webhook)) => followed.advance(key(company, webhook)),
+                    Ok(Change::Everything) | Err(RecvError::Lagged(_)) => followed.advance_all(),
+                    Err(RecvError::Closed) => return,
+                }
+            }
+        });
+        epochs
+    }
+
+    /// The epoch of an entry now.
+    #[must_use]
+    pub fn current(&self, key: Uuid) -> u64 {
+        self.0[slot(key)].load(Ordering::Acquire)
+    }
+
+    fn advance(&self, key: Uuid) {
+        self.0[slot(key)].fetch_add(1, Ordering::AcqRel);
+    }
+
+    fn advance_all(&self) {
+        for epoch in self.0.iter() {
+            epoch.fetch_add(1, Ordering::AcqRel);
+        }
+    }
+}
+
+fn slot(key: Uuid) -> usize {
+    let bytes = key.as_bytes();
+    usize::from(u16::from_be_bytes([bytes[14], bytes[15]])) % EPOCHS
+}
+
+fn parse(payload: &str) -> Change {
+    let ids = payload
+        .split_once(' ')
+        .and_then(|(company, webhook)| Some(Change::Webhook(company.parse().ok()?, webhook.parse().ok()?)));
+    ids.unwrap_or(Change::Everything)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_notification_names_company_and_webhook_or_means_everything() {
+        let (c, w) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
+        assert_eq!(parse(&format!("{c} {w}")), Change::Webhook(CompanyId(c), WebhookId(w)));
+        assert_eq!(parse("nonsense"), Change::Everything);
+        assert_eq!(parse(""), Change::Everything);
+    }
+}

@@ -1,0 +1,191 @@
+//! Whether a request may start: the question every job that is not fresh puts to the ledger.
+//!
+//! Guarantee: of all jobs for one attempt of a delivery, however many the broker hands out, one is granted until
+//! its lease ends. Times are the database's.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, types::Uuid};
+
+use crate::model::{CompanyId, DeliveryId, EventId, Status, Trigger, WebhookId};
+
+/// A job's question.
+#[derive(Clone, Copy, Debug)]
+pub struct Question {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The attempt asked for, from 1.
+    pub attempt: u32,
+    /// How long nobody else may start it: the webhook's timeout and a margin.
+    pub lease: Duration,
+}
+
+/// The body of a claimed delivery, or what it is made of.
+#[derive(Clone, Debug)]
+pub enum Payload {
+    /// The event stands in the ledger.
+    Event {
+        /// The event's `data`.
+        data: String,
+        /// The time that goes on the wire.
+        timestamp: i64,
+    },
+    /// Only a dead letter kept the bytes.
+    Kept(Vec<u8>),
+    /// Neither does: there is nothing left to send.
+    Gone,
+}
+
+/// The ledger's answer.
+#[derive(Clone, Debug)]
+pub enum Answer {
+    /// The attempt may start.
+    Granted {
+        /// What to send.
+        payload: Payload,
+        /// The trace context of the event.
+        traceparent: Option<String>,
+    },
+    /// Settled, superseded, held, or never written: there is nothing to do.
+    Superseded {
+        /// The state it is in, if it is there at all.
+        status: Option<Status>,
+    },
+    /// Its time has not come.
+    NotYetDue,
+    /// Another holds it until then.
+    Claimed {
+        /// The end of the lease.
+        until: DateTime<Utc>,
+    },
+}
+
+/// A delivery as the ledger tells it to a claim.
+#[derive(Clone, Debug)]
+pub struct Claimed {
+    /// The delivery asked for.
+    pub delivery: DeliveryId,
+    /// The answer.
+    pub answer: Answer,
+}
+
+/// Puts a batch of questions; answers in the order of the ids, in which the rows are locked as well, so that two
+/// batches cannot dead-lock.
+pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Claimed>> {
+    let mut sorted = questions.to_vec();
+    sorted.sort_unstable_by_key(|q| q.delivery);
+    let ids: Vec<Uuid> = sorted.iter().map(|q| q.delivery.0).collect();
+    let attempts: Vec<i32> = sorted.iter().map(|q| i32::try_from(q.attempt).unwrap_or(i32::MAX)).collect();
+    let leases: Vec<f64> = sorted.iter().map(|q| q.lease.as_secs_f64()).collect();
+    let rows = sqlx::query!(
+        r#"-- deliveries.claim
+        with wanted as (
+            select * from unnest($1::uuid[], $2::integer[], $3::double precision[]) as w (id, attempt, lease)
+        ), claimed as (
+            update webhook_deliveries d
+            set claimed_until = now() + make_interval(secs => w.lease),
+                -- Whoever records or sets aside ends its claim. One that ran out had nobody left to do so.
+                deaths = least(d.deaths + (d.claimed_until is not null)::integer, 32767)
+            from wanted w
+            where d.id = w.id
+              and d.status = 'pending'
+              and d.attempts = w.attempt - 1
+              and d.due_at <= now()
+              and coalesce(d.claimed_until, '-infinity') < now()
+            returning d.id
+        )
+        select w.id as "id!",
+               w.id in (select id from claimed) as "granted!",
+               d.status as "status?",
+               d.attempts = w.attempt - 1 as "current?",
+               case when d.claimed_until >= now() then d.claimed_until end as "claimed_until?",
+               e.data::text as "data?",
+               e."timestamp" as "timestamp?",
+               e.traceparent as "traceparent?",
+               l.body as "body?"
+        from wanted w
+        left join webhook_deliveries d on d.id = w.id
+        left join events e on e.id = d.event_id
+        left join lateral (
+            select body
+            from dead_letters
+            -- First, so that nothing is looked for where the event is there: a webhook may have any number of them.
+            where e.data is null and d.replay_id is not null
+              and event_id = d.event_id and webhook_id = d.webhook_id and body is not null
+            limit 1
+        ) l on true
+        order by w.id"#,
+        &ids,
+        &attempts,
+        &leases,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Claimed {
+            delivery: DeliveryId(row.id),
+            answer: if row.granted {
+                let payload = match (row.data, row.timestamp, row.body) {
+                    (Some(data), Some(timestamp), _) => Payload::Event { data, timestamp },
+                    (_, _, Some(body)) => Payload::Kept(body),
+                    _ => Payload::Gone,
+                };
+                Answer::Granted { payload, traceparent: row.traceparent }
+            } else {
+                let status = row.status.and_then(|status| status.parse().ok());
+                match (status, row.current, row.claimed_until) {
+                    (Some(Status::Pending), Some(true), Some(until)) => Answer::Claimed { until },
+                    (Some(Status::Pending), Some(true), None) => Answer::NotYetDue,
+                    _ => Answer::Superseded { status },
+                }
+            },
+        })
+        .collect())
+}
+
+/// What a job needs to know of its delivery, for messages that the broker gave up.
+#[derive(Clone, Debug)]
+pub struct Standing {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The tenant.
+    pub company: CompanyId,
+    /// Where it goes.
+    pub webhook: WebhookId,
+    /// What it carries.
+    pub event: EventId,
+    /// Its state.
+    pub status: Status,
+    /// Recorded attempts.
+    pub attempts: u32,
+    /// Why it exists.
+    pub trigger: Trigger,
+}
+
+/// How deliveries stand. One that is missing from the answer is not in the ledger.
+pub async fn standing(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<Vec<Standing>> {
+    let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
+    let rows = sqlx::query!(
+        "-- deliveries.standing
+        select d.id, d.company_id, d.webhook_id, d.event_id, d.status, d.attempts, d.trigger
+        from unnest($1::uuid[]) as w (id)
+        join webhook_deliveries d on d.id = w.id",
+        &ids,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Standing {
+            delivery: DeliveryId(row.id),
+            company: CompanyId(row.company_id),
+            webhook: WebhookId(row.webhook_id),
+            event: EventId(row.event_id),
+            status: row.status.parse().unwrap_or(Status::Pending),
+            attempts: u32::try_from(row.attempts).unwrap_or(0),
+            trigger: row.trigger.parse().unwrap_or(Trigger::Event),
+        })
+        .collect())
+}

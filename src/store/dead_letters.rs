@@ -1,0 +1,269 @@
+//! The table `dead_letters`: what was given up, with a copy of its own, so that it can be asked for anew after its
+//! event has left the ledger.
+//!
+//! A delivery's row is written by the statement that gives it up, and bears the delivery's id. What is written here
+//! is what the broker hands back: messages that say no event, events that ended their worker, and attempts of
+//! deliveries that the ledger does not know. All of it may come twice, and is kept once.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::Result;
+use crate::model::{Attempt, CompanyId, DeadReason, WebhookId};
+
+/// The most dead letters on one page.
+pub const PAGE_MAX: i64 = 1_000;
+
+/// A row of `dead_letters`; the body only where one row was asked for.
+#[derive(Clone, Debug)]
+pub struct DeadLetter {
+    /// For a delivery the delivery's id.
+    pub id: Uuid,
+    /// `delivery`, `event` or `message`.
+    pub kind: String,
+    /// `open`, `replayed` or `discarded`.
+    pub status: String,
+    /// Whose it is; `None` for a message that does not say.
+    pub company_id: Option<Uuid>,
+    /// The webhook, for a delivery.
+    pub webhook_id: Option<Uuid>,
+    /// The event, where there is one.
+    pub event_id: Option<Uuid>,
+    /// Its type.
+    pub event_type: Option<String>,
+    /// Why it was given up.
+    pub reason: String,
+    /// The field that could not be read, for a message.
+    pub field: Option<String>,
+    /// How many attempts were made.
+    pub attempts: i32,
+    /// The class of the last one's outcome.
+    pub outcome: Option<String>,
+    /// The status of the last answer.
+    pub response_status: Option<i32>,
+    /// For a delivery the bytes that were to be posted, for a message those that came.
+    pub body: Option<Vec<u8>>,
+    /// The headers of a message, as JSON text.
+    pub headers: Option<String>,
+    /// The routing key of a message.
+    pub routing_key: Option<String>,
+    /// The id that the publisher gave.
+    pub message_id: Option<String>,
+    /// When it was given up.
+    pub created_at: DateTime<Utc>,
+    /// When it was asked for anew.
+    pub replayed_at: Option<DateTime<Utc>>,
+    /// By which replay.
+    pub replay_id: Option<Uuid>,
+}
+
+/// Which dead letters are wanted.
+#[derive(Clone, Debug, Default)]
+pub struct Page {
+    /// Only of this company. Without it all, also those that say no company: for whoever runs the service.
+    pub company: Option<CompanyId>,
+    /// Only of this webhook.
+    pub webhook: Option<WebhookId>,
+    /// Only with this status.
+    pub status: Option<String>,
+    /// Only whose reason begins so.
+    pub reason: Option<String>,
+    /// Only given up then or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Only given up before then.
+    pub until: Option<DateTime<Utc>>,
+    /// Only those before this one: the last of the page before.
+    pub before: Option<(DateTime<Utc>, Uuid)>,
+    /// How many, [`PAGE_MAX`] at most.
+    pub limit: i64,
+}
+
+/// A page of dead letters, newest first, without their bodies.
+pub async fn list(db: impl PgExecutor<'_>, page: &Page) -> Result<Vec<DeadLetter>> {
+    let rows = sqlx::query_as!(
+        DeadLetter,
+        r#"
+        -- dead_letters.list
+        select
+            id,
+            kind,
+            status,
+            company_id,
+            webhook_id,
+            event_id,
+            event_type,
+            reason,
+            field,
+            attempts,
+            outcome,
+            response_status,
+            null::bytea as body,
+            headers::text as headers,
+            routing_key,
+            message_id,
+            created_at,
+            replayed_at,
+            replay_id
+        from dead_letters
+        where ($1::uuid is null or company_id = $1)
+            and ($2::uuid is null or webhook_id = $2)
+            and ($3::text is null or status = $3)
+            and ($4::text is null or starts_with(reason, $4))
+            and created_at >= coalesce($5, '-infinity'::timestamptz)
+            and created_at < coalesce($6, 'infinity'::timestamptz)
+            and (created_at, id) < (coalesce($7, 'infinity'::timestamptz), coalesce($8, $10::uuid))
+        order by created_at desc, id desc
+        limit $9
+        "#,
+        page.company.map(CompanyId::uuid),
+        page.webhook.map(WebhookId::uuid),
+        page.status,
+        page.reason,
+        page.since,
+        page.until,
+        page.before.map(|(at, _)| at),
+        page.before.map(|(_, id)| id),
+        page.limit.clamp(1, PAGE_MAX),
+        Uuid::max(),
+    );
+    Ok(rows.fetch_all(db).await?)
+}
+
+/// One dead letter with its body; of a company, or for whoever runs the service without one.
+pub async fn get(
+    db: impl PgExecutor<'_>,
+    company: Option<CompanyId>,
+    id: Uuid,
+) -> Result<Option<DeadLetter>> {
+    let row = sqlx::query_as!(
+        DeadLetter,
+        r#"
+        -- dead_letters.get
+        select
+            id,
+            kind,
+            status,
+            company_id,
+            webhook_id,
+            event_id,
+            event_type,
+            reason,
+            field,
+            attempts,
+            outcome,
+            response_status,
+            body,
+            headers::text as headers,
+            routing_key,
+            message_id,
+            created_at,
+            replayed_at,
+            replay_id
+        from dead_letters
+        where id = $2
+            and ($1::uuid is null or company_id = $1)
+        "#,
+        company.map(CompanyId::uuid),
+        id,
+    );
+    Ok(row.fetch_optional(db).await?)
+}
+
+/// A message given up, as `keep` found it on the queue of dead letters.
+#[derive(Clone, Debug)]
+pub struct NewMessage {
+    /// Derived from what the message is, so that the same one is kept once.
+    pub id: Uuid,
+    /// `message`, or `event` for one that could be read.
+    pub kind: &'static str,
+    /// Whose it is, where it says so.
+    pub company: Option<CompanyId>,
+    /// Its type, where it says so.
+    pub event_type: Option<String>,
+    /// Why it was given up.
+    pub reason: String,
+    /// The field that could not be read.
+    pub field: Option<String>,
+    /// The bytes that came.
+    pub body: Vec<u8>,
+    /// Its headers, as a JSON object.
+    pub headers: String,
+    /// Its routing key.
+    pub routing_key: String,
+    /// The id that the publisher gave.
+    pub message_id: Option<String>,
+}
+
+/// Keeps a message; says whether it was not there yet. One that was replayed and has died again is open again.
+pub async fn insert_message(db: impl PgExecutor<'_>, message: &NewMessage) -> Result<bool> {
+    let done = sqlx::query!(
+        "
+        -- dead_letters.insert_message
+        insert into dead_letters (
+            id, kind, company_id, event_type, reason, field, body, headers, routing_key, message_id)
+        values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10)
+        on conflict (id) do update
+        set status = 'open', created_at = now(), replayed_at = null, replay_id = null
+        where dead_letters.status = 'replayed'
+        ",
+        message.id,
+        message.kind,
+        message.company.map(CompanyId::uuid),
+        message.event_type,
+        message.reason,
+        message.field,
+        message.body,
+        message.headers,
+        message.routing_key,
+        message.message_id,
+    );
+    Ok(done.execute(db).await?.rows_affected() > 0)
+}
+
+/// Keeps attempts whose delivery the ledger does not know, as it was set back; returns how many were not there yet.
+pub async fn insert_unknown(db: impl PgExecutor<'_>, attempts: &[Attempt]) -> Result<u64> {
+    // By id, so that two writers lock in the same order; once each, as the statement may not meet a row twice.
+    let mut attempts: Vec<&Attempt> = attempts.iter().collect();
+    attempts.sort_by_key(|attempt| (attempt.delivery, std::cmp::Reverse(attempt.number)));
+    attempts.dedup_by_key(|attempt| attempt.delivery);
+    let uuids = |of: fn(&Attempt) -> Uuid| attempts.iter().map(|attempt| of(attempt)).collect::<Vec<_>>();
+    let done = sqlx::query!(
+        "
+        -- dead_letters.insert_unknown
+        insert into dead_letters (
+            id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome, response_status)
+        select id, 'delivery', company_id, webhook_id, event_id, event_type, $8, attempts, outcome, response_status
+        from unnest($1::uuid[], $2::uuid[], $3::uuid[], $4::uuid[], $5::text[], $6::int[], $7::text[], $9::int[])
+            as t (id, company_id, webhook_id, event_id, event_type, attempts, outcome, response_status)
+        on conflict do nothing
+        ",
+        &uuids(|a| a.delivery.uuid()),
+        &uuids(|a| a.company.uuid()),
+        &uuids(|a| a.webhook.uuid()),
+        &uuids(|a| a.event.uuid()),
+        &attempts.iter().map(|a| a.event_type.to_string()).collect::<Vec<_>>(),
+        &attempts.iter().map(|a| i32::try_from(a.number).unwrap_or(i32::MAX)).collect::<Vec<_>>(),
+        &attempts.iter().map(|a| a.exchange.outcome.class().to_string()).collect::<Vec<_>>(),
+        DeadReason::UnknownDelivery.as_str(),
+        &attempts.iter().map(|a| a.exchange.response.as_ref().map(|r| i32::from(r.status))).collect::<Vec<_>>()
+            as &[Option<i32>],
+    );
+    Ok(done.execute(db).await?.rows_affected())
+}
+
+/// Which of these ids are dead letters of the company, each with its kind.
+pub async fn known(db: impl PgExecutor<'_>, company: CompanyId, ids: &[Uuid]) -> Result<Vec<(Uuid, String)>> {
+    let rows = sqlx::query!(
+        "
+        -- dead_letters.known
+        select id, kind
+        from dead_letters
+        where company_id = $1
+            and id = any($2)
+        ",
+        company.uuid(),
+        ids,
+    );
+    Ok(rows.fetch_all(db).await?.into_iter().map(|row| (row.id, row.kind)).collect())
+}

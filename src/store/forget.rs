@@ -1,0 +1,32 @@
+//! Removes what is past its retention, some at a time.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+/// Removes dead letters made before `until`; returns how many.
+pub async fn dead_letters(pool: &PgPool, until: DateTime<Utc>, rows_max: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- dead_letters.forget
+        delete from dead_letters
+        where id in (select id from dead_letters where created_at < $1 limit $2)",
+        until,
+        rows_max,
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Removes orders that ended before `until`; returns how many.
+pub async fn replays(pool: &PgPool, until: DateTime<Utc>, rows_max: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- replays.forget
+        delete from replays
+        where id in (select id from replays where status = 'done' and ended_at < $1 limit $2)",
+        until,
+        rows_max,
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}

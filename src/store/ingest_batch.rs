@@ -1,0 +1,237 @@
+//! Writes what a batch of events owes: each event and its deliveries, in one statement that commits itself.
+//!
+//! Guarantees: an event stands in the ledger only together with its first chunk of deliveries; what exists is
+//! never written again; only the caller whose statement inserted a delivery learns so, and may publish its job.
+//!
+//! `(… in (…)) is true` keeps PostgreSQL from making a join of it, which on this pool would compare every delivery
+//! with every event: as it stands it looks each up in a hash.
+//!
+//! An event with more webhooks than fit a statement goes in chunks. `fanned_out` is set with the last one:
+//! until then a chunk after the first, or whoever takes the message over, still inserts deliveries
+//! ([`continue_fan_out`]); afterwards nobody does, so a late repeat reaches no webhook made since.
+
+use std::collections::HashSet;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, types::Uuid};
+
+use crate::model::{CompanyId, DeliveryId, Event, EventId, EventType, WebhookId};
+
+/// An event to be written.
+#[derive(Clone, Debug)]
+pub struct NewEvent<'a> {
+    /// The event.
+    pub event: &'a Event,
+    /// How many webhooks want it.
+    pub matched: i32,
+    /// The instant of the subscriptions it was matched with.
+    pub matched_as_of: DateTime<Utc>,
+    /// Whether the deliveries given with it are the last.
+    pub last: bool,
+}
+
+/// How a delivery begins.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Begins {
+    /// A job is published right after the commit.
+    Queued,
+    /// It waits in the ledger for feed.
+    Waiting,
+    /// Its webhook is paused.
+    Held,
+}
+
+/// A delivery to be written.
+#[derive(Clone, Debug)]
+pub struct NewDelivery {
+    /// Derived from event and webhook.
+    pub id: DeliveryId,
+    /// The event it carries.
+    pub event: EventId,
+    /// Where it goes.
+    pub webhook: WebhookId,
+    /// The tenant.
+    pub company: CompanyId,
+    /// The event's type.
+    pub event_type: EventType,
+    /// How it begins.
+    pub begins: Begins,
+}
+
+/// What a statement wrote.
+#[derive(Debug, Default)]
+pub struct Inserted {
+    /// The database's time of the statement, if it wrote anything.
+    pub at: Option<DateTime<Utc>>,
+    /// The events that were new.
+    pub events: HashSet<EventId>,
+}
+
+/// Writes new events with their deliveries. An event that exists is left as it is, and so are its deliveries.
+pub async fn ingest_batch(
+    pool: &PgPool,
+    events: &[NewEvent<'_>],
+    deliveries: &[NewDelivery],
+) -> sqlx::Result<Inserted> {
+    let e = |f: fn(&NewEvent<'_>) -> Uuid| events.iter().map(f).collect::<Vec<_>>();
+    let ids = e(|e| e.event.id.0);
+    let companies = e(|e| e.event.company.0);
+    let types: Vec<&str> = events.iter().map(|e| e.event.event_type.as_str()).collect();
+    let messages: Vec<&str> = events.iter().map(|e| e.event.message_id.as_str()).collect();
+    let timestamps: Vec<i64> = events.iter().map(|e| e.event.timestamp).collect();
+    let data: Vec<&str> = events.iter().map(|e| e.event.data.as_str()).collect();
+    let hashes: Vec<i64> = events.iter().map(|e| e.event.body_hash).collect();
+    let traces: Vec<Option<&str>> = events.iter().map(|e| e.event.traceparent.as_deref()).collect();
+    let matched: Vec<i32> = events.iter().map(|e| e.matched).collect();
+    let as_of: Vec<DateTime<Utc>> = events.iter().map(|e| e.matched_as_of).collect();
+    let last: Vec<bool> = events.iter().map(|e| e.last).collect();
+    let d = Columns::of(deliveries);
+    let rows = sqlx::query!(
+        r#"-- ingest.batch
+        with inserted as (
+            insert into events (id, company_id, event_type, message_id, "timestamp", data, body_hash, traceparent,
+                                matched, matched_as_of, fanned_out)
+            select id, company_id, event_type, message_id, ts, data::json, body_hash, traceparent,
+                   matched, matched_as_of, last
+            from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[],
+                        $8::text[], $9::integer[], $10::timestamptz[], $11::boolean[])
+                as a (id, company_id, event_type, message_id, ts, data, body_hash, traceparent,
+                      matched, matched_as_of, last)
+            on conflict (id) do nothing
+            returning id
+        ), owed as (
+            insert into webhook_deliveries (id, company_id, webhook_id, event_id, event_type, trigger, status, reason,
+                                            queued_at)
+            select id, company_id, webhook_id, event_id, event_type, 'event', status, reason,
+                   case when queued then now() end
+            from unnest($12::uuid[], $13::uuid[], $14::uuid[], $15::uuid[], $16::text[], $17::text[], $18::text[],
+                        $19::boolean[])
+                as d (id, company_id, webhook_id, event_id, event_type, status, reason, queued)
+            where (event_id in (select id from inserted)) is true
+            on conflict (id) do nothing
+        )
+        select id as "id!", now() as "now!" from inserted"#,
+        &ids,
+        &companies,
+        &types as _,
+        &messages as _,
+        &timestamps,
+        &data as _,
+        &hashes,
+        &traces as _,
+        &matched,
+        &as_of,
+        &last,
+        &d.ids,
+        &d.companies,
+        &d.webhooks,
+        &d.events,
+        &d.types as _,
+        &d.statuses as _,
+        &d.reasons as _,
+        &d.queued,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(Inserted {
+        at: rows.first().map(|row| row.now),
+        events: rows.into_iter().map(|row| EventId(row.id)).collect(),
+    })
+}
+
+/// What the ledger knew of events that were not new.
+#[derive(Debug, Default)]
+pub struct Continued {
+    /// The database's time of the statement.
+    pub at: Option<DateTime<Utc>>,
+    /// Each known event with the hash of the body it was first published with.
+    pub known: Vec<(EventId, i64)>,
+    /// The deliveries that this statement inserted.
+    pub deliveries: HashSet<DeliveryId>,
+}
+
+/// Goes on with events whose fan-out is not finished, and finds those whose is.
+pub async fn continue_fan_out(
+    pool: &PgPool,
+    events: &[(EventId, bool)],
+    deliveries: &[NewDelivery],
+) -> sqlx::Result<Continued> {
+    let (ids, last): (Vec<Uuid>, Vec<bool>) = events.iter().map(|(id, last)| (id.0, *last)).unzip();
+    let d = Columns::of(deliveries);
+    let row = sqlx::query!(
+        r#"-- ingest.continue
+        with arrived as (
+            select * from unnest($1::uuid[], $2::boolean[]) as a (id, last)
+        ), known as (
+            select e.id, e.body_hash, e.fanned_out
+            from arrived a
+            join events e on e.id = a.id
+        ), owed as (
+            insert into webhook_deliveries (id, company_id, webhook_id, event_id, event_type, trigger, status, reason,
+                                            queued_at)
+            select id, company_id, webhook_id, event_id, event_type, 'event', status, reason,
+                   case when queued then now() end
+            from unnest($3::uuid[], $4::uuid[], $5::uuid[], $6::uuid[], $7::text[], $8::text[], $9::text[],
+                        $10::boolean[])
+                as d (id, company_id, webhook_id, event_id, event_type, status, reason, queued)
+            where (event_id in (select id from known where not fanned_out)) is true
+            on conflict (id) do nothing
+            returning id
+        ), finished as (
+            update events e
+            set fanned_out = true
+            from arrived a
+            where e.id = a.id and a.last and not e.fanned_out
+        )
+        select now() as "now!",
+               array(select id from known order by id) as "known!",
+               array(select body_hash from known order by id) as "hashes!",
+               array(select id from owed) as "owed!""#,
+        &ids,
+        &last,
+        &d.ids,
+        &d.companies,
+        &d.webhooks,
+        &d.events,
+        &d.types as _,
+        &d.statuses as _,
+        &d.reasons as _,
+        &d.queued,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(Continued {
+        at: Some(row.now),
+        known: row.known.into_iter().map(EventId).zip(row.hashes).collect(),
+        deliveries: row.owed.into_iter().map(DeliveryId).collect(),
+    })
+}
+
+/// One array for each column of `webhook_deliveries`.
+struct Columns<'a> {
+    ids: Vec<Uuid>,
+    companies: Vec<Uuid>,
+    webhooks: Vec<Uuid>,
+    events: Vec<Uuid>,
+    types: Vec<&'a str>,
+    statuses: Vec<&'static str>,
+    reasons: Vec<Option<&'static str>>,
+    queued: Vec<bool>,
+}
+
+impl<'a> Columns<'a> {
+    fn of(deliveries: &'a [NewDelivery]) -> Self {
+        let uuids = |f: fn(&NewDelivery) -> Uuid| deliveries.iter().map(f).collect::<Vec<_>>();
+        let held = |d: &NewDelivery| d.begins == Begins::Held;
+        Self {
+            ids: uuids(|d| d.id.0),
+            companies: uuids(|d| d.company.0),
+            webhooks: uuids(|d| d.webhook.0),
+            events: uuids(|d| d.event.0),
+            types: deliveries.iter().map(|d| d.event_type.as_str()).collect(),
+            statuses: deliveries.iter().map(|d| if held(d) { "held" } else { "pending" }).collect(),
+            reasons: deliveries.iter().map(|d| held(d).then_some("paused")).collect(),
+            queued: deliveries.iter().map(|d| d.begins == Begins::Queued).collect(),
+        }
+    }
+}

@@ -1,0 +1,149 @@
+//! The ledger: what is owed to whom, in PostgreSQL. All SQL of the service is in this folder.
+//!
+//! One file for a table or for a statement of weight; functions over a pool or a connection, no state of their own.
+//! A statement that a company asks for bears the company, so that no caller can forget it. A transition names the
+//! state it expects. The first line of each statement is its name, which shows in `pg_stat_statements`.
+//!
+//! Begin with the folder `migrations`, which says what the tables mean, then `webhooks.rs`.
+
+pub mod changes;
+pub mod claim;
+pub mod dead_letters;
+pub mod fault;
+pub mod feed;
+pub mod forget;
+pub mod give_up;
+pub mod history;
+pub mod ingest_batch;
+pub mod intake_keys;
+pub mod lease;
+pub mod ledger;
+pub mod migrate;
+pub mod partitions;
+pub mod pool;
+pub mod record_attempts;
+pub mod replay_rows;
+pub mod replay_sources;
+pub mod replays;
+pub mod set_aside;
+pub mod subscribed;
+pub mod tide_marks;
+pub mod time;
+pub mod webhooks;
+
+pub use pool::{Config, hot_pool, pool};
+
+/// What the ledger answers where it does not answer with rows.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// Another living webhook of the company bears the name.
+    #[error("`name` is taken by another webhook of this company; choose another, or delete that one first")]
+    NameTaken,
+    /// A value that a constraint of the tables refuses.
+    #[error("`{field}` {reason}")]
+    Refused {
+        /// The field, as the API calls it.
+        field: &'static str,
+        /// What it must be.
+        reason: &'static str,
+    },
+    /// Nobody answered, or the server takes no connections just now.
+    #[error("the database cannot be reached; see that it runs and that DATABASE_URL names it")]
+    Unreachable(#[source] sqlx::Error),
+    /// The server answered, and let us not in.
+    #[error("the database lets us not in; see to user, password and database name in DATABASE_URL")]
+    NotLetIn(#[source] sqlx::Error),
+    /// `DATABASE_URL` is none.
+    #[error("DATABASE_URL cannot be read; it has the form postgres://user:password@host:5432/database")]
+    BadUrl(#[source] sqlx::Error),
+    /// The server is too old for what the statements use.
+    #[error("this is PostgreSQL {found}; version {} or later is needed", pool::VERSION_MIN)]
+    TooOld {
+        /// Its major version.
+        found: u32,
+    },
+    /// The tables are not there, or not all of them.
+    #[error("the database lacks {missing} of {known} migrations; run `xtwebhooks migrate`")]
+    NotMigrated {
+        /// How many are not applied.
+        missing: usize,
+        /// How many this program brings.
+        known: usize,
+    },
+    /// A migration could not be applied.
+    #[error("the migrations could not be applied")]
+    Migrate(#[source] sqlx::migrate::MigrateError),
+    /// Anything else.
+    #[error("the database could not do it")]
+    Database(#[source] sqlx::Error),
+}
+
+impl Error {
+    /// What sqlx said, for [`ledger::Ledger::persist`] to judge.
+    #[must_use]
+    pub fn into_sqlx(self) -> sqlx::Error {
+        match self {
+            Self::Unreachable(error)
+            | Self::NotLetIn(error)
+            | Self::BadUrl(error)
+            | Self::Database(error) => error,
+            said => sqlx::Error::Protocol(said.to_string()),
+        }
+    }
+
+    /// The SQLSTATE, if the server gave one.
+    #[must_use]
+    pub fn sqlstate(&self) -> Option<String> {
+        match self {
+            Self::Unreachable(error) | Self::NotLetIn(error) | Self::Database(error) => {
+                error.as_database_error()?.code().map(Into::into)
+            }
+            _ => None,
+        }
+    }
+}
+
+/// What the constraints that a caller can run into say of the value, by the constraint's name.
+const CONSTRAINTS: &[(&str, &str, &str)] = &[
+    ("webhooks_name_length", "name", "must have 1 to 255 characters"),
+    ("webhooks_events_not_empty", "events", "must name at least one event type, or `*` for all"),
+    ("webhooks_retry_count_range", "retry_count", "must be 1 to 20"),
+    ("webhooks_timeout_range", "timeout_seconds", "must be 1 to 60"),
+    ("webhooks_max_in_flight_range", "max_in_flight", "must be 1 to 10000"),
+    ("webhooks_rate_limit_range", "rate_limit", "must be 0.01 to 100000 a second"),
+    ("replays_rate_range", "rate", "must be 1 to 10000 a second"),
+];
+
+impl From<sqlx::Error> for Error {
+    fn from(error: sqlx::Error) -> Self {
+        use sqlx::Error as E;
+        match &error {
+            E::Io(_) | E::Tls(_) | E::PoolTimedOut | E::PoolClosed | E::WorkerCrashed => {
+                Self::Unreachable(error)
+            }
+            E::Configuration(_) => Self::BadUrl(error),
+            E::Database(refusal) => {
+                let constraint = refusal.constraint().unwrap_or_default();
+                if constraint == "webhooks_name_key" {
+                    return Self::NameTaken;
+                }
+                if let Some(&(_, field, reason)) = CONSTRAINTS.iter().find(|(name, ..)| *name == constraint) {
+                    return Self::Refused { field, reason };
+                }
+                match refusal.code().as_deref().unwrap_or_default() {
+                    // Invalid authorization, no such database.
+                    code if code.starts_with("28") || code == "3D000" => Self::NotLetIn(error),
+                    // Connection trouble, an administrator's or a crash's shutdown, too many connections.
+                    code if code.starts_with("08") || code.starts_with("57P") || code == "53300" => {
+                        Self::Unreachable(error)
+                    }
+                    _ => Self::Database(error),
+                }
+            }
+            _ => Self::Database(error),
+        }
+    }
+}
+
+/// What every function of this folder answers with.
+pub type Result<T> = std::result::Result<T, Error>;

@@ -1,0 +1,113 @@
+//! The days of the history: made ahead, and dropped when nothing in them is owed any more.
+
+use chrono::NaiveDate;
+use sqlx::{AssertSqlSafe, PgPool, types::Uuid};
+
+use crate::model::id::first_of_day;
+
+/// The parents, in the order in which a day is dropped: what names an event goes before the event.
+pub const PARENTS: [&str; 3] = ["webhook_delivery_attempts", "webhook_deliveries", "events"];
+
+/// Makes the partitions of `days` days from `first` on where they are missing; returns how many it made.
+pub async fn ensure(pool: &PgPool, first: NaiveDate, days: i32) -> sqlx::Result<i32> {
+    let made = sqlx::query_scalar!(
+        r#"-- partitions.ensure
+        select ensure_partitions($1::text::date, $2) as "made!""#,
+        first.to_string(),
+        days,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(made)
+}
+
+/// The days that have partitions, oldest first.
+pub async fn days(pool: &PgPool) -> sqlx::Result<Vec<NaiveDate>> {
+    let names = sqlx::query_scalar!(
+        r#"-- partitions.days
+        select distinct right(c.relname, 8) as "name!"
+        from pg_class c
+        -- By their names, so that what a crash left detached or half dropped is found as well.
+        where c.relkind = 'r' and c.relnamespace = current_schema()::regnamespace
+          and c.relname ~ '^(events|webhook_deliveries|webhook_delivery_attempts)_[0-9]{8}$'
+        order by 1"#
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(names.iter().filter_map(|day| NaiveDate::parse_from_str(day, "%Y%m%d").ok()).collect())
+}
+
+/// Ends what a day still owes: dead, reason *expired*, each with its dead letter. Some at a time; returns how many.
+pub async fn expire(pool: &PgPool, day: NaiveDate, rows_max: i64) -> sqlx::Result<u64> {
+    let (first, end) = bounds(day);
+    let done = sqlx::query!(
+        r#"-- partitions.expire
+        with owed as (
+            select id
+            from webhook_deliveries
+            where id >= $1 and id < $2 and status in ('pending', 'held')
+            order by id
+            limit $3
+            for update
+        ), expired as (
+            update webhook_deliveries d
+            set status = 'dead', reason = 'expired', queued_at = null, claimed_until = null
+            from owed o
+            where d.id = o.id and d.id >= $1 and d.id < $2
+            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.outcome, d.response_status
+        )
+        insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome,
+                                  response_status, body)
+        select x.id, 'delivery', x.company_id, x.webhook_id, x.event_id, x.event_type, 'expired', x.attempts, x.outcome,
+               x.response_status,
+               convert_to('{"event_type":' || to_json(e.event_type) || ',"data":' || e.data
+                   || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
+        from expired x
+        left join events e on e.id = x.event_id
+        on conflict (id) do nothing"#,
+        first,
+        end,
+        rows_max,
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
+
+/// Drops a day: each partition is detached without blocking anybody, then dropped.
+pub async fn drop_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<()> {
+    for parent in PARENTS {
+        let name = format!("{parent}_{}", day.format("%Y%m%d"));
+        let attached = sqlx::query_scalar!(
+            r#"-- partitions.attached
+            select i.inhdetachpending as "pending!"
+            from pg_inherits i
+            where i.inhrelid = to_regclass($1)"#,
+            &name,
+        )
+        .fetch_optional(pool)
+        .await?;
+        // The names are made here of a constant and a date, so nothing foreign gets into the statement.
+        match attached {
+            Some(false) => {
+                execute(pool, format!("alter table {parent} detach partition {name} concurrently")).await?;
+            }
+            // A prune that died in the middle left it half detached.
+            Some(true) => {
+                execute(pool, format!("alter table {parent} detach partition {name} finalize")).await?;
+            }
+            None => {}
+        }
+        execute(pool, format!("drop table if exists {name}")).await?;
+    }
+    Ok(())
+}
+
+async fn execute(pool: &PgPool, statement: String) -> sqlx::Result<()> {
+    sqlx::raw_sql(AssertSqlSafe(statement)).execute(pool).await?;
+    Ok(())
+}
+
+fn bounds(day: NaiveDate) -> (Uuid, Uuid) {
+    (first_of_day(day), first_of_day(day.succ_opt().unwrap_or(NaiveDate::MAX)))
+}

@@ -1,0 +1,159 @@
+//! Connections to PostgreSQL, with the bounds that every role has.
+//!
+//! A pool connects when it is first asked, so that a role starts and answers its probes while the database is away.
+
+use std::{str::FromStr, time::Duration};
+
+use secrecy::{ExposeSecret, SecretString};
+use sqlx::{
+    AssertSqlSafe, ConnectOptions, Connection, Executor, PgPool,
+    postgres::{PgConnectOptions, PgConnection, PgPoolOptions},
+};
+
+use super::{Error, Result};
+
+/// The oldest PostgreSQL that the statements run on.
+pub const VERSION_MIN: u32 = 15;
+
+/// How long a caller waits for a connection of the pool; also bounds connecting.
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// After this a statement is ended by the server: no batch of ours takes so long.
+const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// After this a transaction that does nothing is ended, and gives its locks back.
+const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
+
+/// After this a connection is made anew, so that a failover or a new load balancer is noticed.
+const LIFETIME_MAX: Duration = Duration::from_mins(30);
+
+/// What a hot statement reckons to read a row costs, in pages; the server's own figure is a hundredth of a page. So
+/// even a small ledger is never gone through as a whole for the few rows of a batch: the plan made then would be
+/// kept while the ledger grows.
+const ROW_COST: u8 = 1;
+
+/// Planning one of the large statements over all partitions takes as long as running it for a hundred rows, and
+/// the plan is the same whatever the values. Left to itself PostgreSQL goes on planning each time.
+const PLAN_ONCE: &str = "set plan_cache_mode = force_generic_plan";
+
+/// Where the ledger is.
+#[derive(clap::Args, Clone, Debug)]
+#[command(next_help_heading = "Ledger")]
+#[group(skip)]
+pub struct Config {
+    /// The ledger: postgres://user:password@host:5432/database
+    #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
+    pub database_url: SecretString,
+    /// The ledger without a pooler between, for LISTEN [default: DATABASE_URL]
+    #[arg(long, env = "DATABASE_LISTEN_URL", value_name = "URL", hide_env_values = true)]
+    pub database_listen_url: Option<SecretString>,
+}
+
+impl Config {
+    /// How a listener connects: past a pooler, which would lose its notifications.
+    pub fn listen_options(&self, role: &str) -> Result<PgConnectOptions> {
+        options(self.database_listen_url.as_ref().unwrap_or(&self.database_url), role)
+    }
+}
+
+/// A pool of at most `connections` for a role; nothing is connected yet.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn pool(config: &Config, role: &str, connections: u32) -> Result<PgPool> {
+    Ok(build(session_settings(), connections).connect_lazy_with(options(&config.database_url, role)?))
+}
+
+/// A pool for the statements that each batch runs.
+///
+/// Joins over the partitions must go row by row there, by nested loops over an index: only so does PostgreSQL prune
+/// for each id. It would rather hash a day's partition, which costs four times as much, or, while it has no
+/// statistics of a day that has just begun, keep a whole day in memory and go through it for each row of the batch:
+/// seconds instead of milliseconds. The test before each use is a round trip; a broken connection shows by its
+/// error, and the batch is tried again anyway.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn hot_pool(config: &Config, role: &str, connections: u32) -> Result<PgPool> {
+    let row_by_row =
+        ["hashjoin", "mergejoin", "material", "seqscan"].map(|way| format!("set enable_{way} = off"));
+    let settings = [
+        session_settings(),
+        row_by_row.join("; "),
+        format!("set cpu_tuple_cost = {ROW_COST}"),
+        PLAN_ONCE.to_owned(),
+    ]
+    .join("; ");
+    let pool = build(settings, connections).test_before_acquire(false);
+    Ok(pool.connect_lazy_with(options(&config.database_url, role)?))
+}
+
+/// Connects once, past the pool, and looks whether the server is one we can work with.
+///
+/// A pool tells only that time is up; this tells why.
+///
+/// # Errors
+/// When nobody answers, when we are not let in, or when the server is too old.
+pub async fn check_server(pool: &PgPool) -> Result<()> {
+    let options = pool.connect_options();
+    let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await;
+    let connection: PgConnection = connected.map_err(|_| Error::Unreachable(sqlx::Error::PoolTimedOut))??;
+    let version = connection.server_version_num().unwrap_or_default() / 10_000;
+    // What comes of the farewell is of no interest; the answer is here.
+    let _ = connection.close().await;
+    if version < VERSION_MIN { Err(Error::TooOld { found: version }) } else { Ok(()) }
+}
+
+fn options(url: &SecretString, role: &str) -> Result<PgConnectOptions> {
+    let options = PgConnectOptions::from_str(url.expose_secret()).map_err(Error::BadUrl)?;
+    Ok(options.application_name(&format!("xtwebhooks/{role}")))
+}
+
+/// Set by a statement after connecting, not as options of the connection: poolers refuse those.
+///
+/// Nothing is compiled: over many partitions a plan looks dearer than it is, and compiling it takes longer than
+/// the statement.
+fn session_settings() -> String {
+    format!(
+        "set statement_timeout = {}; set idle_in_transaction_session_timeout = {}; set jit = off",
+        STATEMENT_TIMEOUT.as_millis(),
+        IDLE_IN_TRANSACTION_TIMEOUT.as_millis()
+    )
+}
+
+fn build(settings: String, connections: u32) -> PgPoolOptions {
+    PgPoolOptions::new()
+        .max_connections(connections)
+        .acquire_timeout(ACQUIRE_TIMEOUT)
+        .max_lifetime(LIFETIME_MAX)
+        .after_connect(move |connection, _| {
+            // Made above of numbers alone.
+            let settings = AssertSqlSafe(settings.clone());
+            Box::pin(async move { connection.execute(settings).await.map(drop) })
+        })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(url: &str) -> Config {
+        Config { database_url: url.into(), database_listen_url: None }
+    }
+
+    #[tokio::test]
+    async fn a_url_that_is_none_is_refused_without_showing_its_password() {
+        for url in ["", "not a url", "postgres://user:geheim@host:port/db"] {
+            let error = pool(&config(url), "test", 1).unwrap_err();
+            assert!(matches!(error, Error::BadUrl(_)), "{url}: {error:?}");
+            assert!(!format!("{error:?}").contains("geheim"), "{error:?}");
+        }
+    }
+
+    #[tokio::test]
+    async fn a_server_that_is_not_there_is_called_unreachable() {
+        // Port 1 is reserved, and nothing listens there.
+        let pool = pool(&config("postgres://nobody@127.0.0.1:1/none"), "test", 1).unwrap();
+        assert!(matches!(check_server(&pool).await, Err(Error::Unreachable(_))));
+    }
+}

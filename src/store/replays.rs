@@ -1,0 +1,201 @@
+//! The table `replays`: orders to send again, and to resume what a pause held.
+//!
+//! An order is a row and nothing more. Feed expands it in chunks and paces what it makes, so that it survives any
+//! crash and costs no caller a wait.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use sqlx::PgExecutor;
+use uuid::Uuid;
+
+use super::Result;
+use crate::model::{CompanyId, ReplayId, Status, WebhookId};
+
+/// What an order is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// Somebody asked for deliveries anew.
+    Replay,
+    /// A paused webhook goes on.
+    Resume,
+    /// A webhook came back from an outage.
+    Recovery,
+}
+
+impl Kind {
+    /// The word in the ledger.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Replay => "replay",
+            Self::Resume => "resume",
+            Self::Recovery => "recovery",
+        }
+    }
+}
+
+/// What is to be sent again: what is listed, else everything that all the other fields allow. Times are those of
+/// the deliveries' ids, that is, of their events.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct Filter {
+    /// Just these, by the id of the delivery or of its dead letter.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub deliveries: Vec<Uuid>,
+    /// Just these dead letters that are no deliveries: messages and events, to be published again.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub messages: Vec<Uuid>,
+    /// Only of this webhook.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub webhook_id: Option<Uuid>,
+    /// Only of this type.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub event_type: Option<String>,
+    /// Only in this state; dead ones where none is named, for who asks for everything wants what is missing.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub status: Option<Status>,
+    /// Only from then on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub since: Option<DateTime<Utc>>,
+    /// Only before then.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// An order as it stands.
+#[derive(Clone, Debug)]
+pub struct Replay {
+    /// Its id.
+    pub id: ReplayId,
+    /// Whose it is.
+    pub company_id: CompanyId,
+    /// `replay`, `resume` or `recovery`.
+    pub kind: String,
+    /// The webhook, where it is about one.
+    pub webhook_id: Option<Uuid>,
+    /// A [`Filter`] as JSON; for a resume `{"held":"deliver"}` or `{"held":"discard"}`.
+    pub filter: String,
+    /// Deliveries a second.
+    pub rate: i32,
+    /// Who asked.
+    pub requested_by: String,
+    /// `expanding`, `running` or `done`.
+    pub status: String,
+    /// When it was asked.
+    pub started_at: DateTime<Utc>,
+    /// Expanded up to here.
+    pub cursor: Option<Uuid>,
+    /// When the last of its deliveries was made.
+    pub expanded_at: Option<DateTime<Utc>>,
+    /// When the last of them ended.
+    pub ended_at: Option<DateTime<Utc>>,
+    /// How many it made.
+    pub made: i64,
+    /// How many sources had nothing left to send.
+    pub skipped: i64,
+}
+
+/// Asks for deliveries to be sent again.
+///
+/// # Errors
+/// [`super::Error::Refused`] for a rate out of its range.
+pub async fn create(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    kind: Kind,
+    webhook: Option<WebhookId>,
+    filter: &Filter,
+    rate: i32,
+    requested_by: &str,
+) -> Result<ReplayId> {
+    let id = ReplayId(Uuid::new_v4());
+    let done = sqlx::query!(
+        "
+        -- replays.create
+        insert into replays (id, company_id, kind, webhook_id, filter, rate, requested_by)
+        values ($1, $2, $3, $4, $5::text::json, $6, $7)
+        ",
+        id.uuid(),
+        company.uuid(),
+        kind.as_str(),
+        webhook.map(WebhookId::uuid),
+        as_json(filter),
+        rate,
+        requested_by,
+    );
+    done.execute(db).await?;
+    Ok(id)
+}
+
+/// Runs a statement whose first part makes the rows `replay`, and reads those.
+macro_rules! replays {
+    ($sql:literal $(, $argument:expr)* $(,)?) => {
+        sqlx::query_as!(
+            Replay,
+            $sql + r#"
+            select
+                id as "id!",
+                company_id as "company_id!",
+                kind as "kind!",
+                webhook_id,
+                filter::text as "filter!",
+                rate as "rate!",
+                requested_by as "requested_by!",
+                status as "status!",
+                started_at as "started_at!",
+                cursor,
+                expanded_at,
+                ended_at,
+                made as "made!",
+                skipped as "skipped!"
+            from replay
+            order by started_at, id
+            "#,
+            $($argument),*
+        )
+    };
+}
+
+/// One order of a company.
+pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> Result<Option<Replay>> {
+    let row = replays!(
+        "
+            -- replays.get
+            with replay as (
+                select *
+                from replays
+                where company_id = $1
+                    and id = $2
+            )",
+        company.uuid(),
+        id.uuid(),
+    );
+    Ok(row.fetch_optional(db).await?)
+}
+
+/// The order, still open, by which a webhook of a company is being resumed.
+pub async fn resuming(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    webhook: WebhookId,
+) -> Result<Option<Replay>> {
+    let row = replays!(
+        "
+            -- replays.resuming
+            with replay as (
+                select *
+                from replays
+                where company_id = $1
+                    and webhook_id = $2
+                    and kind = 'resume'
+                    and status <> 'done'
+            )",
+        company.uuid(),
+        webhook.uuid(),
+    );
+    Ok(row.fetch_optional(db).await?)
+}
+
+fn as_json(filter: &Filter) -> String {
+    serde_json::to_string(filter).expect("ids, words and times always make JSON")
+}

@@ -1,0 +1,137 @@
+//! Takes a delivery off its job without an attempt: parked, held or cancelled.
+//!
+//! Every row names the state it expects, so that a stale job changes nothing. A delivery that another has claimed
+//! is left alone, unless the caller holds the claim itself and gives it back.
+
+use std::time::Duration;
+
+use sqlx::{PgPool, types::Uuid};
+
+use crate::model::DeliveryId;
+
+/// Where a delivery goes instead of to its receiver.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Aside {
+    /// Back to the ledger; feed brings it again no sooner than after this time.
+    Parked(Duration),
+    /// Its webhook is paused.
+    Held,
+    /// Its webhook is deleted or inactive.
+    Cancelled(&'static str),
+    /// There is nothing left to send.
+    Expired,
+}
+
+/// One delivery to set aside.
+#[derive(Clone, Copy, Debug)]
+pub struct SetAside {
+    /// The delivery.
+    pub delivery: DeliveryId,
+    /// The attempt its job asked for.
+    pub attempt: u32,
+    /// Where it goes.
+    pub aside: Aside,
+    /// Whether the caller holds the claim, which then ends.
+    pub holds_claim: bool,
+}
+
+/// Sets a batch aside. Rows that have moved on stay as they are.
+pub async fn set_aside(pool: &PgPool, batch: &[SetAside]) -> sqlx::Result<()> {
+    let mut sorted = batch.to_vec();
+    sorted.sort_unstable_by_key(|s| s.delivery);
+    let ids: Vec<Uuid> = sorted.iter().map(|s| s.delivery.0).collect();
+    let attempts: Vec<i32> = sorted.iter().map(|s| i32::try_from(s.attempt).unwrap_or(i32::MAX)).collect();
+    let holds: Vec<bool> = sorted.iter().map(|s| s.holds_claim).collect();
+    let mut statuses = Vec::with_capacity(sorted.len());
+    let mut reasons = Vec::with_capacity(sorted.len());
+    let mut waits = Vec::with_capacity(sorted.len());
+    for s in &sorted {
+        let (status, reason, wait) = match s.aside {
+            Aside::Parked(wait) => ("pending", None, wait),
+            Aside::Held => ("held", Some("paused"), Duration::ZERO),
+            Aside::Cancelled(reason) => ("cancelled", Some(reason), Duration::ZERO),
+            Aside::Expired => ("dead", Some("expired"), Duration::ZERO),
+        };
+        statuses.push(status);
+        reasons.push(reason);
+        waits.push(wait.as_secs_f64());
+    }
+    sqlx::query!(
+        r#"-- deliveries.set_aside
+        with aside as (
+            select * from unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::double precision[],
+                                 $6::boolean[]) as s (id, attempt, status, reason, wait, holds)
+        ), moved as (
+            update webhook_deliveries d
+            set status = s.status,
+                reason = s.reason,
+                queued_at = null,
+                claimed_until = null,
+                due_at = greatest(d.due_at, now() + make_interval(secs => s.wait))
+            from aside s
+            where d.id = s.id
+              and d.status = 'pending'
+              and d.attempts = s.attempt - 1
+              and (s.holds or coalesce(d.claimed_until, '-infinity') < now())
+            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.status, d.reason
+        )
+        insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts)
+        select id, 'delivery', company_id, webhook_id, event_id, event_type, reason, attempts
+        from moved
+        where status = 'dead'
+        on conflict (id) do nothing"#,
+        &ids,
+        &attempts,
+        &statuses as _,
+        &reasons as _,
+        &waits,
+        &holds,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Leaves a delivery that another holds to feed, from the end of that lease on.
+pub async fn await_lease(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sqlx::Result<()> {
+    let mut sorted = deliveries.to_vec();
+    sorted.sort_unstable();
+    let ids: Vec<Uuid> = sorted.iter().map(|(delivery, _)| delivery.0).collect();
+    let attempts: Vec<i32> = sorted.iter().map(|(_, n)| i32::try_from(*n).unwrap_or(i32::MAX)).collect();
+    sqlx::query!(
+        "-- deliveries.await_lease
+        update webhook_deliveries d
+        set queued_at = null,
+            due_at = greatest(d.due_at, d.claimed_until)
+        from unnest($1::uuid[], $2::integer[]) as w (id, attempt)
+        where d.id = w.id and d.status = 'pending' and d.attempts = w.attempt - 1",
+        &ids,
+        &attempts,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Takes note that no job was made after all: the ledger alone holds these deliveries, and feed takes over.
+pub async fn unqueue(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sqlx::Result<()> {
+    let mut sorted = deliveries.to_vec();
+    sorted.sort_unstable();
+    let ids: Vec<Uuid> = sorted.iter().map(|(delivery, _)| delivery.0).collect();
+    let attempts: Vec<i32> = sorted.iter().map(|(_, n)| i32::try_from(*n).unwrap_or(i32::MAX)).collect();
+    sqlx::query!(
+        "-- deliveries.unqueue
+        update webhook_deliveries d
+        set queued_at = null
+        from unnest($1::uuid[], $2::integer[]) as w (id, attempt)
+        where d.id = w.id
+          and d.status = 'pending'
+          and d.attempts = w.attempt - 1
+          and coalesce(d.claimed_until, '-infinity') < now()",
+        &ids,
+        &attempts,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}

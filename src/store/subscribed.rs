@@ -1,0 +1,48 @@
+//! What matching needs of the webhooks of a company.
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+
+use crate::model::{CompanyId, WebhookId};
+
+/// An active webhook, as ingest sees it.
+#[derive(Clone, Debug)]
+pub struct Subscribed {
+    /// Its id.
+    pub id: WebhookId,
+    /// The event types it wants, with wildcards.
+    pub events: Vec<String>,
+    /// Whether its deliveries begin held.
+    pub paused: bool,
+    /// Whether feed has more for it than fits its window.
+    pub backlog: bool,
+}
+
+/// The active webhooks of a company, and the instant at which they were.
+pub async fn of_company(pool: &PgPool, company: CompanyId) -> sqlx::Result<(DateTime<Utc>, Vec<Subscribed>)> {
+    let rows = sqlx::query!(
+        r#"-- webhooks.subscribed
+        select t.now as "now!", w.id as "id?", w.events as "events?", w.paused_at is not null as "paused!",
+               coalesce(l.waiting > 0, false) as "backlog!"
+        from (select now() as now) t
+        left join webhooks w on w.company_id = $1 and w.active and w.deleted_at is null
+        left join lanes l on l.webhook_id = w.id
+        order by w.id"#,
+        company.0,
+    )
+    .fetch_all(pool)
+    .await?;
+    let as_of = rows.first().map_or(DateTime::<Utc>::MIN_UTC, |row| row.now);
+    let webhooks = rows
+        .into_iter()
+        .filter_map(|row| {
+            Some(Subscribed {
+                id: WebhookId(row.id?),
+                events: row.events?,
+                paused: row.paused,
+                backlog: row.backlog,
+            })
+        })
+        .collect();
+    Ok((as_of, webhooks))
+}

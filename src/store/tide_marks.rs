@@ -1,0 +1,133 @@
+//! Tide marks, and the deliveries that have lost their job.
+//!
+//! AMQP cannot be asked whether a message exists. So feed sends a numbered mark into each deliveries queue now and
+//! then: queues are first in, first out, and when a mark published after a job has come through and the delivery is
+//! still pending and unclaimed a grace later, there is no job. A backlog holds its marks back, so nothing in it is
+//! rescued; an emptied or re-created queue lets them through at once. All times are the database's.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, types::Uuid};
+
+/// A mark may have been published this long before a job that bears an earlier time reached its queue.
+pub const MARK_SLACK: Duration = Duration::from_secs(5);
+/// The grace doubles with each rescue of the same delivery, this many times.
+pub const RESCUE_DOUBLINGS_MAX: u32 = 6;
+
+/// The number of a mark to be published now: the database's time in microseconds since 1970.
+pub async fn number(pool: &PgPool) -> sqlx::Result<i64> {
+    let now = sqlx::query_scalar!(
+        r#"-- tide_marks.number
+        select clock_timestamp() as "now!""#
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(now.timestamp_micros())
+}
+
+/// Takes note that a mark came through the queue of a shard.
+pub async fn through(pool: &PgPool, shard: u8, number: i64) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- tide_marks.through
+        insert into tide_marks (shard, number)
+        values ($1, $2)
+        on conflict (shard, number) do nothing",
+        i16::from(shard),
+        number,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// A mark that every deliveries queue let through, itself or a later one.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Through {
+    /// When it was published.
+    pub published_at: DateTime<Utc>,
+    /// When the last queue let it through.
+    pub through_at: DateTime<Utc>,
+}
+
+/// The marks of the last hours that are through every one of `shards` queues, newest first.
+pub async fn list(pool: &PgPool, shards: u8) -> sqlx::Result<Vec<Through>> {
+    let rows = sqlx::query!(
+        r#"-- tide_marks.list
+        select number as "number!", max(through_at) as "through_at!"
+        from (
+            -- A queue has let a mark through as soon as it let a later one through.
+            select m.number, s.shard,
+                   min(t.through_at) over (partition by s.shard order by m.number desc) as through_at
+            from (select distinct number from tide_marks) m
+            cross join generate_series(0, $1::integer - 1) as s (shard)
+            left join tide_marks t on t.number = m.number and t.shard = s.shard
+        ) through
+        group by number
+        having count(through_at) = $1
+        order by number desc"#,
+        i32::from(shards),
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .filter_map(|row| {
+            let published_at = DateTime::from_timestamp_micros(row.number)?;
+            Some(Through { published_at, through_at: row.through_at })
+        })
+        .collect())
+}
+
+/// Forgets marks older than `age`.
+pub async fn forget(pool: &PgPool, age: Duration) -> sqlx::Result<()> {
+    sqlx::query!(
+        "-- tide_marks.forget
+        delete from tide_marks
+        where through_at < now() - make_interval(secs => $1)",
+        age.as_secs_f64(),
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// Gives deliveries without a job back to feed. `before[k]` is the instant before which a delivery that was rescued
+/// k times must have been queued for its job to be missing now; absent where no mark says so yet.
+pub async fn rescue(
+    pool: &PgPool,
+    low: Uuid,
+    before: &[Option<DateTime<Utc>>],
+    rows_max: i64,
+) -> sqlx::Result<u64> {
+    let Some(newest) = before.iter().flatten().max() else {
+        return Ok(0);
+    };
+    let done = sqlx::query!(
+        "-- feed.rescue
+        update webhook_deliveries d
+        set queued_at = null, rescues = least(d.rescues + 1, 32767)
+        from (select id, queued_at
+              from webhook_deliveries
+              where status = 'pending'
+                and queued_at is not null
+                and id >= $1
+                and greatest(queued_at, due_at) <= $2
+                and greatest(queued_at, due_at)
+                    <= ($3::timestamptz[])[least(rescues, cardinality($3::timestamptz[]) - 1) + 1]
+                and coalesce(claimed_until, '-infinity') < now()
+              order by id
+              limit $4) lost
+        where d.id = lost.id
+          and d.status = 'pending'
+          and d.queued_at = lost.queued_at
+          and coalesce(d.claimed_until, '-infinity') < now()",
+        low,
+        *newest,
+        before as _,
+        rows_max,
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}
