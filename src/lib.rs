@@ -27,6 +27,8 @@ pub mod broker;
 pub mod egress;
 pub mod store;
 
+pub mod ingest;
+
 pub mod telemetry;
 
 pub mod clock;

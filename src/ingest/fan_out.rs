@@ -1,0 +1,338 @@
+//! From an event to its deliveries, their commit, and the jobs that hint at them.
+
+use std::{
+    collections::{HashMap, hash_map::Entry},
+    sync::Arc,
+};
+
+use bytes::Bytes;
+use chrono::{DateTime, Utc};
+use futures_util::FutureExt;
+
+use crate::{
+    broker::{Fate, Receipt, Room, jobs::encode},
+    model::{
+        DeliveryId, Event, Job, Rejected, Trigger, id::bucket, job::JOB_BODY_BYTES_MAX, request, subscription,
+    },
+    store::{
+        ingest_batch::{self, Begins, Continued, Inserted, NewDelivery, NewEvent},
+        ledger::{BadRow, bisect},
+        set_aside,
+        subscribed::Subscribed,
+    },
+    telemetry::labels::{Intake, Queued},
+};
+
+use super::{
+    BATCH_EVENTS_MAX, Worker,
+    intake::{Letter, Taken},
+};
+
+/// Deliveries of one event that a statement writes; an event with more webhooks goes in chunks of so many.
+pub const CHUNK_DELIVERIES_MAX: usize = 1_000;
+/// Deliveries that a statement over several events writes.
+pub const BATCH_DELIVERIES_MAX: usize = 5_000;
+
+/// Jobs that a batch may publish beyond the room that it found: one an event, so that an ordinary batch never waits
+/// for feed. What an event with thousands of webhooks has more is left in the ledger.
+pub const BEYOND_WINDOW_JOBS_MAX: usize = BATCH_EVENTS_MAX;
+
+/// An event with all it owes.
+pub(super) struct Owed {
+    event: Event,
+    deliveries: Vec<NewDelivery>,
+    matched_as_of: DateTime<Utc>,
+    receipts: Vec<Receipt>,
+    letter: Letter,
+}
+
+impl Worker {
+    /// Matches each event against the webhooks of its company, decides where each delivery begins, and commits.
+    pub(super) async fn fan_out(&self, taken: Vec<Taken>) {
+        let mut owed = Vec::with_capacity(taken.len());
+        let mut gathered = 0;
+        let mut rooms = HashMap::new();
+        for Taken { event, receipts, letter } in taken {
+            let company = self.subscriptions.of(event.company).await;
+            let wanted: Vec<&Subscribed> = company
+                .webhooks
+                .iter()
+                .filter(|w| subscription::matches(&w.events, &event.event_type))
+                .collect();
+            let mut nowhere = 0;
+            let room = if wanted.is_empty() { &mut nowhere } else { self.room(&mut rooms, &event).await };
+            let bundle = self.bundle(event.data.len());
+            let mut queued = 0;
+            let deliveries = wanted
+                .iter()
+                .map(|webhook| NewDelivery {
+                    id: DeliveryId::derive(event.id, webhook.id),
+                    event: event.id,
+                    webhook: webhook.id,
+                    company: event.company,
+                    event_type: event.event_type.clone(),
+                    begins: if webhook.paused {
+                        Begins::Held
+                    } else if webhook.backlog || !takes_room(room, &mut queued, bundle) {
+                        Begins::Waiting
+                    } else {
+                        Begins::Queued
+                    },
+                })
+                .collect();
+            gathered += wanted.len();
+            owed.push(Owed { event, deliveries, matched_as_of: company.as_of, receipts, letter });
+            // Five hundred events of ten thousand webhooks each would be more than memory should hold.
+            if gathered >= BATCH_DELIVERIES_MAX {
+                self.commit(std::mem::take(&mut owed)).await;
+                gathered = 0;
+            }
+        }
+        self.commit(owed).await;
+    }
+
+    /// How many jobs this batch may still publish to the queue of an event.
+    async fn room<'r>(&self, rooms: &'r mut HashMap<u8, usize>, event: &Event) -> &'r mut usize {
+        let bucket = bucket(event.id.0);
+        let shard = self.window.shard(bucket);
+        match rooms.entry(shard) {
+            Entry::Occupied(room) => room.into_mut(),
+            Entry::Vacant(unknown) => unknown.insert(match self.window.wait_for_room(bucket).await {
+                Room::Open => self.window.room(bucket).await + BEYOND_WINDOW_JOBS_MAX,
+                Room::Stalled => 0,
+            }),
+        }
+    }
+
+    /// Deliveries of an event of that size that share a job: several where the body travels along.
+    fn bundle(&self, body_bytes: usize) -> usize {
+        if body_bytes <= JOB_BODY_BYTES_MAX { self.job_deliveries_max } else { 1 }
+    }
+
+    /// Commits a batch in as few statements as its bounds allow.
+    async fn commit(&self, owed: Vec<Owed>) {
+        self.metrics.ingest_batch_events.observe(f64::from(u32::try_from(owed.len()).unwrap_or(u32::MAX)));
+        let mut batch = Vec::with_capacity(owed.len());
+        let mut deliveries = 0;
+        for owed in owed {
+            let count = owed.deliveries.len().min(CHUNK_DELIVERIES_MAX);
+            if deliveries + count > BATCH_DELIVERIES_MAX {
+                self.commit_batch(std::mem::take(&mut batch)).await;
+                deliveries = 0;
+            }
+            deliveries += count;
+            batch.push(owed);
+        }
+        self.commit_batch(batch).await;
+    }
+
+    async fn commit_batch(&self, mut batch: Vec<Owed>) {
+        // Two ingests that write the same rows in different orders would dead-lock.
+        batch.sort_unstable_by_key(|owed| owed.event.id);
+        let written = bisect(&batch, |part| {
+            async move { self.ledger.persist("ingest", |pool| async move { insert(&pool, part).await }).await }
+                .boxed()
+        })
+        .await;
+        let mut refused = HashMap::new();
+        let mut at = HashMap::with_capacity(batch.len());
+        for (part, result) in written {
+            match result {
+                Ok(inserted) => {
+                    for event in inserted.events {
+                        at.insert(event, inserted.at.unwrap_or_else(|| event.time()));
+                    }
+                }
+                Err(bad) => {
+                    refused.insert(part[0].event.id, bad);
+                }
+            }
+        }
+        let mut jobs = Vec::with_capacity(batch.len());
+        for owed in batch {
+            match (refused.remove(&owed.event.id), at.get(&owed.event.id)) {
+                (Some(bad), _) => self.refuse(owed, &bad),
+                (None, Some(at)) => self.finish_new(owed, *at, &mut jobs).await,
+                (None, None) => self.finish_known(owed, &mut jobs).await,
+            }
+        }
+        self.publish(jobs).await;
+    }
+
+    /// A row that PostgreSQL refuses: the message becomes a dead letter, its neighbours are committed.
+    fn refuse(&self, owed: Owed, bad: &BadRow) {
+        self.metrics.ingest_messages.inc(Intake::Refused);
+        let rejected = Rejected { field: "data", reason: bad.to_string() };
+        self.give_up(owed.letter, rejected, owed.receipts);
+    }
+
+    /// The event and its first chunk stand in the ledger: the other chunks follow, then the acknowledgement.
+    async fn finish_new(&self, owed: Owed, at: DateTime<Utc>, jobs: &mut Vec<Job>) {
+        self.metrics.ingest_messages.inc(Intake::Committed);
+        let body = body_of(&owed.event);
+        let (first, rest) = owed.deliveries.split_at(owed.deliveries.len().min(CHUNK_DELIVERIES_MAX));
+        jobs.extend(self.jobs(&owed.event, &body, first, at));
+        for (n, chunk) in rest.chunks(CHUNK_DELIVERIES_MAX).enumerate() {
+            let last = (n + 1) * CHUNK_DELIVERIES_MAX >= rest.len();
+            self.publish(std::mem::take(jobs)).await;
+            if self.go_on(&owed.event, &body, chunk, last, jobs).await.is_err() {
+                return;
+            }
+        }
+        // Acknowledged last: until here the broker would hand the event to another, who goes on where we stopped.
+        owed.receipts.into_iter().for_each(Receipt::ack);
+    }
+
+    /// The event was there: a repeat, or one whose fan-out somebody did not finish.
+    async fn finish_known(&self, owed: Owed, jobs: &mut Vec<Job>) {
+        let body = body_of(&owed.event);
+        let mut rest = owed.deliveries.as_slice();
+        loop {
+            let (chunk, after) = rest.split_at(rest.len().min(CHUNK_DELIVERIES_MAX));
+            rest = after;
+            match self.go_on(&owed.event, &body, chunk, rest.is_empty(), jobs).await {
+                Ok(Some(hash)) if rest.is_empty() => {
+                    self.repeated(&owed.event, hash);
+                    break;
+                }
+                Ok(_) if rest.is_empty() => break,
+                Ok(_) => {}
+                Err(_bad) => return,
+            }
+        }
+        owed.receipts.into_iter().for_each(Receipt::ack);
+    }
+
+    /// Writes a chunk of an event that is in the ledger; answers the hash of the body it was first taken in with.
+    async fn go_on(
+        &self,
+        event: &Event,
+        body: &Bytes,
+        chunk: &[NewDelivery],
+        last: bool,
+        jobs: &mut Vec<Job>,
+    ) -> Result<Option<i64>, BadRow> {
+        let events = [(event.id, last)];
+        let events = &events;
+        let Continued { at, known, deliveries } =
+            self.ledger
+                .persist("ingest", |pool| async move {
+                    ingest_batch::continue_fan_out(&pool, events, chunk).await
+                })
+                .await?;
+        let mine: Vec<NewDelivery> = chunk.iter().filter(|d| deliveries.contains(&d.id)).cloned().collect();
+        jobs.extend(self.jobs(event, body, &mine, at.unwrap_or_else(|| event.id.time())));
+        Ok(known.first().map(|(_, hash)| *hash))
+    }
+
+    /// Publishes jobs in the background. Whatever happens to them, the ledger knows what is owed: a returned job is
+    /// handed to feed; one whose fate is not known may be in its queue, and rescue finds it missing if it is not.
+    async fn publish(&self, jobs: Vec<Job>) {
+        if jobs.is_empty() {
+            return;
+        }
+        for job in &jobs {
+            self.window.took(job.bucket(), 1);
+        }
+        let Ok(permit) = Arc::clone(&self.publishing).acquire_owned().await else { return };
+        let worker = self.clone();
+        self.shutdown.spawn(async move {
+            let fates = worker.publisher.publish(jobs.iter().map(encode).collect()).await;
+            drop(permit);
+            let returned: Vec<(DeliveryId, u32)> = (jobs.iter().zip(fates))
+                .filter(|(_, fate)| *fate == Fate::Returned)
+                .flat_map(|(job, _)| job.deliveries.iter().map(|(delivery, _)| (*delivery, 1)))
+                .collect();
+            if !returned.is_empty() {
+                let returned = &returned;
+                let unqueue = |pool| async move { set_aside::unqueue(&pool, returned).await };
+                // No row of ours can be bad here; should one be, rescue finds its job missing.
+                let _ = worker.ledger.persist("ingest", unqueue).await;
+            }
+        });
+    }
+
+    /// The jobs of an event's new deliveries: several in one where the body travels along, else one each.
+    fn jobs(
+        &self,
+        event: &Event,
+        body: &Bytes,
+        deliveries: &[NewDelivery],
+        queued_at: DateTime<Utc>,
+    ) -> Vec<Job> {
+        let count = |begins| deliveries.iter().filter(|d| d.begins == begins).count();
+        self.metrics.ingest_deliveries.add(Queued::Job, count(Begins::Queued));
+        self.metrics.ingest_deliveries.add(Queued::Ledger, count(Begins::Waiting));
+        self.metrics.ingest_deliveries.add(Queued::Held, count(Begins::Held));
+        let queued: Vec<_> =
+            deliveries.iter().filter(|d| d.begins == Begins::Queued).map(|d| (d.id, d.webhook)).collect();
+        let bundle = self.bundle(body.len());
+        let body = if body.len() <= JOB_BODY_BYTES_MAX { body.clone() } else { Bytes::new() };
+        queued
+            .chunks(bundle)
+            .map(|deliveries| Job {
+                company: event.company,
+                event: event.id,
+                event_type: event.event_type.clone(),
+                deliveries: deliveries.to_vec(),
+                attempt: 1,
+                queued_at,
+                trigger: Trigger::Event,
+                traceparent: event.traceparent.clone(),
+                body: body.clone(),
+            })
+            .collect()
+    }
+}
+
+/// Whether one more delivery of an event may go into a job; every `bundle`th needs a new one.
+fn takes_room(room: &mut usize, queued: &mut usize, bundle: usize) -> bool {
+    if queued.is_multiple_of(bundle) {
+        if *room == 0 {
+            return false;
+        }
+        *room -= 1;
+    }
+    *queued += 1;
+    true
+}
+
+/// Writes the events of a part, each with its first chunk.
+async fn insert(pool: &sqlx::PgPool, part: &[Owed]) -> sqlx::Result<Inserted> {
+    let events: Vec<NewEvent<'_>> = part
+        .iter()
+        .map(|owed| NewEvent {
+            event: &owed.event,
+            matched: i32::try_from(owed.deliveries.len()).unwrap_or(i32::MAX),
+            matched_as_of: owed.matched_as_of,
+            last: owed.deliveries.len() <= CHUNK_DELIVERIES_MAX,
+        })
+        .collect();
+    let deliveries: Vec<NewDelivery> =
+        part.iter().flat_map(|owed| owed.deliveries.iter().take(CHUNK_DELIVERIES_MAX).cloned()).collect();
+    ingest_batch::ingest_batch(pool, &events, &deliveries).await
+}
+
+/// What receivers get.
+fn body_of(event: &Event) -> Bytes {
+    request::body(&event.event_type, &event.data, event.company, event.timestamp)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn deliveries_go_into_jobs_until_the_room_is_used_up() {
+        let check = |room: usize, bundle: usize, deliveries: usize, expected: (usize, usize)| {
+            let (mut left, mut queued) = (room, 0);
+            let taken = (0..deliveries).filter(|_| takes_room(&mut left, &mut queued, bundle)).count();
+            assert_eq!((taken, left), expected, "{deliveries} by {bundle} into {room}");
+        };
+        check(10, 16, 1, (1, 9));
+        check(10, 16, 17, (17, 8));
+        check(2, 16, 100, (32, 0));
+        check(2, 1, 100, (2, 0));
+        check(0, 16, 3, (0, 0));
+    }
+}

@@ -1,0 +1,209 @@
+//! From a message to an event with its place in time.
+
+use std::collections::HashMap;
+
+use crate::{
+    broker::{Destination, Fate, Headers, Message, Outgoing, Queue, Receipt},
+    clock::Clock,
+    model::{
+        Decoded, Event, EventId, Incoming, Placed, Rejected,
+        envelope::{decode, place},
+    },
+    store::intake_keys,
+    telemetry::labels::Intake,
+};
+
+use super::Worker;
+
+/// The header with the tenant, where the body names none.
+const COMPANY_HEADER: &str = "company_id";
+/// The header with the trace context of the publisher.
+const TRACE_HEADER: &str = "traceparent";
+/// Why a message became a dead letter.
+pub(super) const REASON_HEADER: &str = "xt-reason";
+/// Which of its fields is wrong.
+const FIELD_HEADER: &str = "xt-field";
+/// The routing key it was published with; kept when a message is published again by us.
+const ROUTING_KEY_HEADER: &str = "xt-routing-key";
+/// The longest pause between two tries to publish a dead letter.
+const DEAD_LETTER_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
+
+/// A message on its way in: what it says, and the receipts of every copy of it in the batch.
+pub(super) struct Arrival {
+    pub decoded: Decoded,
+    pub receipts: Vec<Receipt>,
+    /// As it came, should its row be refused.
+    pub letter: Letter,
+}
+
+/// What a dead letter keeps of a message.
+#[derive(Clone)]
+pub(super) struct Letter {
+    body: bytes::Bytes,
+    headers: Headers,
+    routing_key: String,
+    message_id: Option<String>,
+}
+
+impl Letter {
+    /// The key that XTSystems published it with: ours does not count where we published it again.
+    fn routing_key(&self) -> &str {
+        self.headers.get_str(ROUTING_KEY_HEADER).unwrap_or(&self.routing_key)
+    }
+}
+
+/// An event with its id, and the receipts that wait for its commit.
+pub(super) struct Taken {
+    pub event: Event,
+    pub receipts: Vec<Receipt>,
+    pub letter: Letter,
+}
+
+impl Worker {
+    /// Decodes what has come. What cannot be decoded is made a dead letter in the background.
+    pub(super) fn decode(&self, messages: Vec<Message>) -> Vec<Arrival> {
+        let mut arrivals = Vec::with_capacity(messages.len());
+        for message in messages {
+            let Message { body, routing_key, message_id, headers, timestamp, receipt, .. } = message;
+            let letter = Letter { body, headers, routing_key, message_id };
+            let incoming = Incoming {
+                body: &letter.body,
+                routing_key: letter.routing_key(),
+                message_id: letter.message_id.as_deref(),
+                timestamp,
+                company_id: letter.headers.get_str(COMPANY_HEADER),
+                traceparent: letter.headers.get_str(TRACE_HEADER),
+            };
+            match decode(&incoming, &self.limits) {
+                Ok(decoded) => arrivals.push(Arrival { decoded, receipts: vec![receipt], letter }),
+                Err(rejected) => {
+                    self.metrics.ingest_messages.inc(Intake::Rejected);
+                    self.give_up(letter, rejected, vec![receipt]);
+                }
+            }
+        }
+        arrivals
+    }
+
+    /// Publishes a dead letter that says which field is wrong, and acknowledges the message once that is confirmed.
+    pub(super) fn give_up(&self, letter: Letter, rejected: Rejected, receipts: Vec<Receipt>) {
+        tracing::warn!(
+            routing_key = letter.routing_key(),
+            message_id = letter.message_id,
+            field = rejected.field,
+            reason = rejected.reason,
+            "a message is no event; it is now a dead letter"
+        );
+        let (publisher, shutdown) = (self.publisher.clone(), self.shutdown.clone());
+        self.shutdown.spawn(async move {
+            let routing_key = letter.routing_key().to_owned();
+            let mut headers = letter.headers;
+            headers.set_str(REASON_HEADER, &rejected.to_string());
+            headers.set_str(FIELD_HEADER, rejected.field);
+            headers.set_str(ROUTING_KEY_HEADER, &routing_key);
+            if let Some(id) = letter.message_id {
+                headers.set_str("xt-message-id", &id);
+            }
+            let outgoing = Outgoing {
+                to: Destination::Queue(Queue::DeadLetters),
+                // Its row gets this id, so that a second copy from the broker makes no second row.
+                message_id: uuid::Uuid::now_v7().to_string(),
+                kind: "xtwebhooks.rejected.v1",
+                timestamp: None,
+                headers,
+                body: letter.body,
+            };
+            loop {
+                if publisher.publish(vec![outgoing.clone()]).await == [Fate::Confirmed] {
+                    receipts.into_iter().for_each(Receipt::ack);
+                    return;
+                }
+                // Unacknowledged, the message comes back by itself when we stop here.
+                tokio::select! {
+                    () = tokio::time::sleep(DEAD_LETTER_RETRY) => {}
+                    () = shutdown.asked() => return,
+                }
+            }
+        });
+    }
+
+    /// Gives every event its id and joins the copies that one batch holds.
+    pub(super) async fn place(&self, arrivals: Vec<Arrival>) -> Vec<Taken> {
+        let mut taken: Vec<Taken> = Vec::with_capacity(arrivals.len());
+        let mut by_id: HashMap<EventId, usize> = HashMap::with_capacity(arrivals.len());
+        for Arrival { decoded, receipts, letter } in arrivals {
+            let now = self.clock.now();
+            let id = match place(&decoded, now) {
+                Placed::At(id) => id,
+                Placed::Claim { own } => match self.claim(&decoded, own).await {
+                    Ok(id) => id,
+                    Err(bad) => {
+                        self.metrics.ingest_messages.inc(Intake::Refused);
+                        let rejected = Rejected { field: "event_id", reason: bad.to_string() };
+                        self.give_up(letter, rejected, receipts);
+                        continue;
+                    }
+                },
+            };
+            if let Some(&first) = by_id.get(&id) {
+                let first: &mut Taken = &mut taken[first];
+                first.receipts.extend(receipts);
+                self.repeated(&first.event, decoded.body_hash);
+                continue;
+            }
+            by_id.insert(id, taken.len());
+            let event = Event {
+                id,
+                company: decoded.company,
+                event_type: decoded.event_type,
+                message_id: decoded.message_id,
+                timestamp: decoded.timestamp.unwrap_or_else(|| id.time().timestamp()),
+                data: decoded.data,
+                body_hash: decoded.body_hash,
+                traceparent: decoded.traceparent,
+            };
+            taken.push(Taken { event, receipts, letter });
+        }
+        taken
+    }
+
+    /// The id of a message whose own time cannot place it: the one its own time gave once, else the one that the
+    /// first copy was given.
+    async fn claim(
+        &self,
+        decoded: &Decoded,
+        own: Option<EventId>,
+    ) -> Result<EventId, crate::store::ledger::BadRow> {
+        if let Some(own) = own {
+            let known =
+                self.ledger.read("intake", |pool| async move { intake_keys::known(&pool, &[own]).await });
+            if known.await?.contains(&own) {
+                return Ok(own);
+            }
+        }
+        let now = self.clock.now();
+        let fresh = EventId::derive(now, decoded.company, &decoded.message_id);
+        let (company, message_id) = (decoded.company, decoded.message_id.as_str());
+        self.ledger
+            .persist(
+                "intake",
+                |pool| async move { intake_keys::claim(&pool, company, message_id, fresh).await },
+            )
+            .await
+    }
+
+    /// Counts a copy of an event; one with another body is said aloud.
+    pub(super) fn repeated(&self, event: &Event, body_hash: i64) {
+        if event.body_hash == body_hash {
+            self.metrics.ingest_messages.inc(Intake::Repeated);
+            return;
+        }
+        self.metrics.ingest_messages.inc(Intake::Conflicting);
+        tracing::warn!(
+            company = %event.company,
+            event = %event.id,
+            message_id = event.message_id,
+            "another body came under a message id that was taken in before; it is not sent"
+        );
+    }
+}

@@ -1,0 +1,150 @@
+//! Takes events in: each is written to the ledger with everything it owes, then acknowledged, then hinted at.
+//!
+//! ```text
+//! queue events ─▶ decode ─▶ place ─▶ match ─▶ one commit ─▶ acknowledge ─▶ publish jobs
+//!                   └─▶ dead letter that names the field        (a crash from here on costs a job, never a delivery)
+//! ```
+//!
+//! Guarantees: a message is acknowledged only after its event and all its deliveries are committed, or after the
+//! broker confirmed its dead letter. Events that exist are acknowledged and nothing is published for them. One bad
+//! message costs its neighbours in the batch nothing. When the ledger fails, what is held is kept and tried again.
+//!
+//! A batch is whatever has arrived: nobody waits for it to fill. Begin with [`Ingest::run`]; `intake.rs` makes an
+//! event of a message, `fan_out.rs` its deliveries and jobs, `subscriptions.rs` knows who wants what.
+
+mod fan_out;
+mod intake;
+mod subscriptions;
+
+use clap::Args;
+use futures_util::FutureExt;
+
+pub use subscriptions::Subscriptions;
+
+use crate::{
+    broker::{Broker, Consumer, Message, Publisher, Queue, Window},
+    clock::SystemClock,
+    model::Limits,
+    shutdown::Shutdown,
+    store::ledger::Ledger,
+    telemetry::Metrics,
+};
+
+/// Events written in one statement. More would make the commit longer without making an event cheaper.
+pub const BATCH_EVENTS_MAX: usize = 500;
+/// Batches whose jobs may be on their way to the broker at once; ingest waits for the oldest beyond that.
+pub const PUBLISHING_BATCHES_MAX: usize = 16;
+
+/// What may come in.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+#[command(next_help_heading = "Ingest")]
+pub struct Config {
+    /// The largest message taken, in bytes; a larger one is a dead letter
+    #[arg(long, env = "EVENT_BYTES_MAX", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
+    pub event_bytes_max: u32,
+
+    /// Take two messages without an id and with equal bytes for one event
+    #[arg(long, env = "DEDUPE_IDENTICAL", default_value_t = true, action = clap::ArgAction::Set)]
+    pub dedupe_identical: bool,
+
+    /// Deliveries of one event that share a job, so that its body travels once
+    #[arg(long, env = "JOB_DELIVERIES_MAX", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
+    pub job_deliveries_max: u16,
+}
+
+impl Config {
+    fn limits(&self) -> Limits {
+        Limits {
+            event_bytes_max: usize::try_from(self.event_bytes_max).unwrap_or(usize::MAX),
+            dedupe_identical: self.dedupe_identical,
+        }
+    }
+}
+
+/// The stage.
+pub struct Ingest {
+    consumer: Consumer,
+    worker: Worker,
+}
+
+/// What a batch is worked on with.
+#[derive(Clone)]
+struct Worker {
+    ledger: Ledger,
+    publisher: Publisher,
+    window: Window,
+    subscriptions: Subscriptions,
+    clock: SystemClock,
+    metrics: Metrics,
+    limits: Limits,
+    job_deliveries_max: usize,
+    publishing: std::sync::Arc<tokio::sync::Semaphore>,
+    shutdown: Shutdown,
+}
+
+/// What the stage is built from.
+#[derive(Clone)]
+pub struct Parts<'a> {
+    /// Where events come from and jobs go.
+    pub broker: &'a Broker,
+    /// Where everything is written.
+    pub ledger: Ledger,
+    /// Who wants what.
+    pub subscriptions: Subscriptions,
+    /// The database's time.
+    pub clock: SystemClock,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// When to end.
+    pub shutdown: Shutdown,
+    /// Messages held at once.
+    pub prefetch: u16,
+}
+
+impl Ingest {
+    /// The two consumers of the stage: of the queue of events, and of the events suspected of ending their worker,
+    /// which are taken one by one.
+    #[must_use]
+    pub fn both(config: &Config, parts: &Parts<'_>) -> [Self; 2] {
+        let worker = Worker {
+            ledger: parts.ledger.clone(),
+            publisher: parts.broker.publisher(),
+            window: parts.broker.window(),
+            subscriptions: parts.subscriptions.clone(),
+            clock: parts.clock.clone(),
+            metrics: parts.metrics.clone(),
+            limits: config.limits(),
+            job_deliveries_max: config.job_deliveries_max.into(),
+            publishing: std::sync::Arc::new(tokio::sync::Semaphore::new(PUBLISHING_BATCHES_MAX)),
+            shutdown: parts.shutdown.clone(),
+        };
+        [(Queue::Events, parts.prefetch), (Queue::SuspectEvents, 1)].map(|(queue, prefetch)| Self {
+            consumer: parts.broker.consumer(&queue, prefetch),
+            worker: worker.clone(),
+        })
+    }
+
+    /// Takes events until shutdown is asked for.
+    pub async fn run(mut self) {
+        while let Some(first) = self.consumer.next().await {
+            let mut batch = vec![first];
+            while batch.len() < BATCH_EVENTS_MAX {
+                match self.consumer.next().now_or_never() {
+                    Some(Some(message)) => batch.push(message),
+                    _ => break,
+                }
+            }
+            self.worker.take(batch).await;
+        }
+    }
+}
+
+impl Worker {
+    /// The way of a batch, in the order in which it happens.
+    async fn take(&self, messages: Vec<Message>) {
+        let arrivals = self.decode(messages);
+        let arrivals = self.place(arrivals).await;
+        self.fan_out(arrivals).await;
+    }
+}
