@@ -29,6 +29,8 @@ pub mod store;
 
 pub mod ingest;
 
+pub mod deliver;
+
 pub mod telemetry;
 
 pub mod clock;

@@ -1,0 +1,128 @@
+//! One attempt, step by step: seal, post, free the place, decide, say, hand over to be recorded.
+
+use bytes::Bytes;
+use http::HeaderMap;
+use url::Url;
+
+use super::{Place, Worker, hand::Task, recorder::Finished};
+use crate::{
+    clock::Clock,
+    model::{Attempt, Exchange, NextStep, Outcome, Phases, Sealed, request, why},
+};
+
+/// Makes the attempt that a task asks for. `place` is given back as soon as the request has ended, so that
+/// recording costs the lane nothing.
+pub(super) async fn attempt(task: Task, body: Bytes, traceparent: Option<String>, place: Place) {
+    let worker = std::sync::Arc::clone(&place.worker);
+    let started_at = worker.clock.now();
+    let sealed = seal(&task, &body, traceparent.as_deref(), started_at);
+    let (request_head, exchange) = match sealed {
+        Ok((url, headers)) => {
+            let head = as_sent(&headers);
+            worker.metrics.deliver_in_flight.inc();
+            let exchange = worker.client.post(url, headers, body, worker.timeout(&task)).await;
+            worker.metrics.deliver_in_flight.dec();
+            (head, exchange)
+        }
+        Err(reason) => (String::new(), fault(reason)),
+    };
+    drop(place);
+    let job = &task.hand.job;
+    let webhook = &task.known.webhook;
+    let next = webhook.retry.next(
+        job.attempt,
+        &exchange.outcome,
+        job.trigger,
+        fastrand::f64(),
+        worker.retry_after_max,
+    );
+    let attempt = Attempt {
+        delivery: task.delivery,
+        number: job.attempt,
+        webhook: webhook.id,
+        company: webhook.company,
+        event: job.event,
+        event_type: job.event_type.clone(),
+        trigger: job.trigger,
+        started_at,
+        url: webhook.url.clone(),
+        request_head,
+        exchange,
+    };
+    say(&worker, &attempt, &next);
+    // The recorder lives as long as the worker.
+    let _ = worker.finished.send(Finished { attempt, next, hand: task.hand });
+}
+
+/// The URL and the signed headers; or why there can be no request.
+fn seal<'t>(
+    task: &'t Task,
+    body: &[u8],
+    traceparent: Option<&str>,
+    now: chrono::DateTime<chrono::Utc>,
+) -> Result<(&'t Url, HeaderMap), String> {
+    let job = &task.hand.job;
+    let url =
+        task.known.url.as_ref().map_err(|wrong| format!("the URL of the webhook cannot be used: {wrong}"))?;
+    let headers = request::headers(&Sealed {
+        webhook: &task.known.webhook,
+        event: job.event,
+        delivery: task.delivery,
+        event_type: &job.event_type,
+        attempt: job.attempt,
+        trigger: job.trigger,
+        traceparent,
+        now,
+        body,
+    })?;
+    Ok((url, headers))
+}
+
+/// Headers as text, a line each.
+fn as_sent(headers: &HeaderMap) -> String {
+    let bytes = headers.iter().map(|(name, value)| name.as_str().len() + value.len() + 3).sum();
+    let mut head = String::with_capacity(bytes);
+    for (name, value) in headers {
+        head.push_str(name.as_str());
+        head.push_str(": ");
+        // What we send is visible ASCII; the check of a webhook's own headers sees to it.
+        head.push_str(value.to_str().unwrap_or_default());
+        head.push('\n');
+    }
+    head
+}
+
+fn fault(reason: String) -> Exchange {
+    Exchange {
+        outcome: Outcome::Fault { reason },
+        phases: Phases::default(),
+        address: None,
+        response: None,
+        repeated: false,
+    }
+}
+
+/// One line with the whole attempt in it, and its figures.
+fn say(worker: &Worker, attempt: &Attempt, next: &NextStep) {
+    let Exchange { outcome, phases, address, response, repeated } = &attempt.exchange;
+    let class = outcome.class();
+    worker.metrics.deliver_attempts.inc((class, attempt.trigger));
+    worker.metrics.deliver_attempt_seconds.observe(class, phases.total);
+    tracing::info!(
+        company = %attempt.company,
+        webhook = %attempt.webhook,
+        event = %attempt.event,
+        event_type = %attempt.event_type,
+        delivery = %attempt.delivery,
+        attempt = attempt.number,
+        trigger = %attempt.trigger,
+        outcome = %class,
+        why = %why::of_outcome(outcome),
+        next = next.as_str(),
+        status = response.as_ref().map(|response| response.status),
+        address = address.map(tracing::field::display),
+        total_ms = phases.total.as_secs_f64() * 1000.0,
+        repeated,
+        "attempt"
+    );
+}

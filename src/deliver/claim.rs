@@ -1,0 +1,152 @@
+//! Puts the questions of jobs that are not fresh to the ledger, in batches of whatever has gathered.
+
+use std::{sync::Weak, time::Duration};
+
+use bytes::Bytes;
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+
+use super::{Place, Worker, attempt, hand::Task};
+use crate::{
+    model::{DeliveryId, request},
+    shutdown::Shutdown,
+    store::{
+        claim::{self, Answer, Payload, Question},
+        ledger::{BadRow, Ledger},
+        set_aside::{self, Aside},
+    },
+    telemetry::labels::JobResult,
+};
+
+/// Questions put in one statement.
+pub const CLAIM_BATCH_MAX: usize = 200;
+
+type Asked = (Task, Place);
+
+/// The way to the task that asks. What waits here has a place in a lane, and so a bound.
+pub(super) struct Claims(mpsc::UnboundedSender<Asked>);
+
+impl Claims {
+    pub(super) fn start(worker: Weak<Worker>, ledger: Ledger, shutdown: &Shutdown) -> Self {
+        let (sender, asked) = mpsc::unbounded_channel();
+        shutdown.spawn(ask(worker, ledger, asked));
+        Self(sender)
+    }
+
+    /// Asks whether a task may start; it does so as soon as the answer is there.
+    pub(super) fn send(&self, task: Task, place: Place) {
+        // The task lives as long as this sender.
+        let _ = self.0.send((task, place));
+    }
+}
+
+async fn ask(worker: Weak<Worker>, ledger: Ledger, mut asked: mpsc::UnboundedReceiver<Asked>) {
+    let mut batch = Vec::new();
+    while asked.recv_many(&mut batch, CLAIM_BATCH_MAX).await > 0 {
+        let Some(worker) = worker.upgrade() else { return };
+        // Two jobs for one delivery in a batch: the second is asked with the next, when the first holds the claim.
+        batch.sort_unstable_by_key(|(task, _)| task.delivery);
+        let mut again = Vec::new();
+        let mut last = None;
+        for asked in batch.drain(..) {
+            let delivery = asked.0.delivery;
+            if last == Some(delivery) {
+                worker.claims.send(asked.0, asked.1);
+            } else {
+                last = Some(delivery);
+                again.push(asked);
+            }
+        }
+        worker.claim(&ledger, again).await;
+    }
+}
+
+impl Worker {
+    async fn claim(self: &std::sync::Arc<Self>, ledger: &Ledger, asked: Vec<Asked>) {
+        let questions: Vec<Question> = asked
+            .iter()
+            .map(|(task, _)| Question {
+                delivery: task.delivery,
+                attempt: task.hand.job.attempt,
+                lease: self.timeout(task) + self.lease_margin,
+            })
+            .collect();
+        let questions = &questions;
+        let answers =
+            ledger.persist("claim", |pool| async move { claim::claim(&pool, questions).await }.boxed()).await;
+        let answers = match answers {
+            Ok(answers) => answers,
+            Err(bad) => {
+                // Nothing in a question comes from outside; should it be refused all the same, the jobs come back.
+                tracing::error!(%bad, "the ledger refuses a question");
+                return;
+            }
+        };
+        let mut leased = Vec::new();
+        for ((task, place), answer) in asked.into_iter().zip(answers) {
+            debug_assert_eq!(task.delivery, answer.delivery, "answers come in the order of the questions");
+            if let Some(wait) = self.answered(task, place, answer.answer) {
+                leased.push(wait);
+            }
+        }
+        if leased.is_empty() {
+            return;
+        }
+        let waits: Vec<(DeliveryId, u32)> = leased.iter().map(|t| (t.delivery, t.hand.job.attempt)).collect();
+        let waits = &waits;
+        let parked: Result<(), BadRow> =
+            ledger.persist("claim", |pool| async move { set_aside::await_lease(&pool, waits).await }).await;
+        if parked.is_ok() {
+            for task in &leased {
+                task.hand.settle(false);
+            }
+        }
+    }
+
+    /// Acts on the ledger's answer. A task comes back where it must wait for the end of another's lease.
+    fn answered(self: &std::sync::Arc<Self>, task: Task, place: Place, answer: Answer) -> Option<Task> {
+        let (hand, delivery) = (&task.hand, task.delivery);
+        let result = match answer {
+            Answer::Granted { payload, traceparent } => {
+                let body = match payload {
+                    Payload::Event { data, timestamp } => {
+                        request::body(&hand.job.event_type, &data, hand.job.company, timestamp)
+                    }
+                    Payload::Kept(body) => Bytes::from(body),
+                    Payload::Gone => {
+                        self.asides.send(hand, delivery, Aside::Expired, true);
+                        self.metrics.deliver_jobs.inc(JobResult::Superseded);
+                        return None;
+                    }
+                };
+                self.metrics.deliver_jobs.inc(JobResult::Claimed);
+                tokio::spawn(attempt::attempt(task, body, traceparent, place));
+                return None;
+            }
+            Answer::Superseded { .. } => {
+                hand.settle(false);
+                JobResult::Superseded
+            }
+            Answer::NotYetDue => {
+                self.asides.send(hand, delivery, Aside::Parked(Duration::ZERO), false);
+                JobResult::Parked
+            }
+            // Whoever holds the claim may have died with this job: then nobody but feed will ask again.
+            Answer::Claimed { .. } if hand.redelivered() => {
+                self.metrics.deliver_jobs.inc(JobResult::Busy);
+                return Some(task);
+            }
+            Answer::Claimed { .. } => {
+                hand.settle(false);
+                JobResult::Busy
+            }
+        };
+        self.metrics.deliver_jobs.inc(result);
+        None
+    }
+
+    /// How long an attempt of this task may take.
+    pub(super) fn timeout(&self, task: &Task) -> Duration {
+        task.known.webhook.timeout.min(self.timeout_max)
+    }
+}

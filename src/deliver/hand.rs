@@ -1,0 +1,80 @@
+//! A job in a worker's hand, until each of its deliveries is settled or parked.
+
+use std::sync::{
+    Arc, Mutex,
+    atomic::{AtomicBool, AtomicUsize, Ordering},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::webhooks::Known;
+use crate::{
+    broker::Receipt,
+    model::{DeliveryId, Job},
+};
+
+/// A job whose receipt is still to be given.
+pub(super) struct Hand {
+    pub job: Job,
+    /// Whether the broker handed it out before.
+    redelivered: bool,
+    open: AtomicUsize,
+    died: AtomicBool,
+    receipt: Mutex<Option<Receipt>>,
+}
+
+impl Hand {
+    pub(super) fn new(job: Job, redelivered: bool, receipt: Receipt) -> Arc<Self> {
+        Arc::new(Self {
+            redelivered,
+            open: AtomicUsize::new(job.deliveries.len()),
+            died: AtomicBool::new(false),
+            receipt: Mutex::new(Some(receipt)),
+            job,
+        })
+    }
+
+    /// Whether this is the job's first way through the broker.
+    pub(super) fn redelivered(&self) -> bool {
+        self.redelivered
+    }
+
+    /// Whether the request may start without asking the ledger: the job brings its body, comes straight from the
+    /// ingest that wrote its row, for the first time, and is young enough that nobody can have rescued it.
+    pub(super) fn is_fresh(&self, now: DateTime<Utc>, fresh_max: TimeDelta) -> bool {
+        !self.redelivered
+            && self.job.attempt == 1
+            && !self.job.body.is_empty()
+            && now - self.job.queued_at <= fresh_max
+            && self.is_ours()
+    }
+
+    /// Whether the broker has not handed the job to another since, for our connection was lost.
+    fn is_ours(&self) -> bool {
+        self.receipt.lock().is_ok_and(|receipt| receipt.as_ref().is_some_and(Receipt::is_open))
+    }
+
+    /// One of its deliveries needs this job no more. With the last, the job is acknowledged; or rejected where one
+    /// was given up, so that the broker dead-letters it.
+    pub(super) fn settle(&self, died: bool) {
+        if died {
+            self.died.store(true, Ordering::Release);
+        }
+        if self.open.fetch_sub(1, Ordering::AcqRel) != 1 {
+            return;
+        }
+        let receipt = self.receipt.lock().ok().and_then(|mut receipt| receipt.take());
+        match receipt {
+            Some(receipt) if self.died.load(Ordering::Acquire) => receipt.reject(),
+            Some(receipt) => receipt.ack(),
+            None => {}
+        }
+    }
+}
+
+/// One delivery of a job on its way through the worker.
+pub(super) struct Task {
+    pub hand: Arc<Hand>,
+    pub delivery: DeliveryId,
+    pub known: Arc<Known>,
+}

@@ -1,0 +1,276 @@
+//! Records finished attempts in batches: commit, then publish the retries, then settle the jobs.
+//!
+//! A batch is what has finished while the last one was written: under load batches grow by themselves, at leisure
+//! each attempt is recorded at once. Nothing waits for a batch to fill.
+//!
+//! An attempt that the ledger refuses is written without the texts that came from outside, so that no request is
+//! ever sent again because its record could not be written.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use futures_util::FutureExt;
+use tokio::sync::mpsc;
+
+use super::hand::Hand;
+use crate::{
+    broker::{Fate, Publisher, jobs::encode_retry},
+    model::{Attempt, DeliveryId, Job, NextStep, RetryTier, Wait, why},
+    shutdown::Shutdown,
+    store::{
+        self, dead_letters,
+        ledger::{Ledger, bisect},
+        record_attempts::{self, After, Becomes, Row},
+        set_aside,
+    },
+    telemetry::{Metrics, labels::Step},
+};
+
+/// Attempts recorded in one statement.
+pub const RECORD_BATCH_MAX: usize = 500;
+
+/// An attempt that has ended, what follows from it, and the job it was made for.
+pub(super) struct Finished {
+    pub attempt: Attempt,
+    pub next: NextStep,
+    pub hand: Arc<Hand>,
+}
+
+/// The task that records.
+pub(super) struct Recorder {
+    pub finished: mpsc::UnboundedReceiver<Finished>,
+    pub ledger: Ledger,
+    pub publisher: Publisher,
+    pub metrics: Metrics,
+    pub shutdown: Shutdown,
+}
+
+impl Recorder {
+    /// Records until the worker has nothing left to finish.
+    pub(super) async fn run(mut self) {
+        let mut batch = Vec::new();
+        while self.finished.recv_many(&mut batch, RECORD_BATCH_MAX).await > 0 {
+            self.record(std::mem::take(&mut batch)).await;
+        }
+    }
+
+    async fn record(&self, mut batch: Vec<Finished>) {
+        let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
+        self.metrics.record_batch_attempts.observe(f64::from(size));
+        let rows: Vec<Row> = batch.iter_mut().map(row).collect();
+        let recorded = self.write(&rows).await;
+        let mut retries = Vec::new();
+        let mut missing = Vec::new();
+        for finished in batch {
+            self.metrics.deliver_next_steps.inc(step(&finished.next));
+            match (recorded.get(&finished.attempt.delivery), &finished.next) {
+                (Some(After { queued_at: Some(queued_at) }), NextStep::Retry { wait: Wait::Tier(tier) }) => {
+                    retries.push(Retry {
+                        job: retry(&finished, *queued_at),
+                        tier: *tier,
+                        hand: finished.hand,
+                    });
+                }
+                (Some(_), next) => {
+                    let died = matches!(next, NextStep::DeadLetter { .. });
+                    finished.hand.settle(died);
+                }
+                (None, _) => missing.push(finished),
+            }
+        }
+        self.publish(retries);
+        if !missing.is_empty() {
+            self.not_found(missing).await;
+        }
+    }
+
+    /// Writes rows, in halves where one is bad; a row that is bad alone is written without its texts.
+    async fn write(&self, rows: &[Row]) -> HashMap<DeliveryId, After> {
+        let parts = bisect(rows, |part| {
+            async move {
+                self.ledger
+                    .persist(
+                        "record",
+                        |pool| async move { record_attempts::record_attempts(&pool, part).await },
+                    )
+                    .await
+            }
+            .boxed()
+        })
+        .await;
+        let mut recorded = HashMap::with_capacity(rows.len());
+        for (part, result) in parts {
+            match result {
+                Ok(changed) => recorded.extend(changed),
+                Err(bad) => {
+                    self.metrics.record_retries.inc();
+                    let bare = [part[0].clone().without_texts()];
+                    tracing::warn!(%bad, delivery = %bare[0].delivery, "recorded without the answer's texts");
+                    let bare = &bare;
+                    let again = self.ledger.persist("record", |pool| async move {
+                        record_attempts::record_attempts(&pool, bare).await
+                    });
+                    match again.await {
+                        Ok(changed) => recorded.extend(changed),
+                        Err(bad) => {
+                            tracing::error!(%bad, delivery = %bare[0].delivery, "an attempt cannot be recorded");
+                        }
+                    }
+                }
+            }
+        }
+        recorded
+    }
+
+    /// Publishes retries in the background and settles their jobs, whatever becomes of it: a retry that the broker
+    /// does not confirm in time waits in the ledger instead.
+    fn publish(&self, retries: Vec<Retry>) {
+        if retries.is_empty() {
+            return;
+        }
+        let (publisher, ledger) = (self.publisher.clone(), self.ledger.clone());
+        self.shutdown.spawn(async move {
+            let messages = retries.iter().map(|retry| encode_retry(&retry.job, retry.tier)).collect();
+            let fates = publisher.publish(messages).await;
+            let lost: Vec<(DeliveryId, u32)> = retries
+                .iter()
+                .zip(fates)
+                .filter(|(_, fate)| *fate != Fate::Confirmed)
+                .flat_map(|(retry, _)| retry.job.deliveries.iter().map(|(id, _)| (*id, retry.job.attempt)))
+                .collect();
+            if !lost.is_empty() {
+                let lost = &lost;
+                // No row of ours can be bad here; should one be, rescue finds its job missing.
+                let _ = ledger
+                    .persist("record", |pool| async move { set_aside::unqueue(&pool, lost).await })
+                    .await;
+            }
+            for retry in &retries {
+                retry.hand.settle(false);
+            }
+        });
+    }
+
+    /// Attempts whose row was not where they expected it: repeats of one that is recorded, or deliveries that the
+    /// ledger does not know because it was set back.
+    async fn not_found(&self, missing: Vec<Finished>) {
+        let ids: Vec<DeliveryId> = missing.iter().map(|finished| finished.attempt.delivery).collect();
+        let ids = &ids;
+        let known = self
+            .ledger
+            .persist("record", |pool| async move { record_attempts::count_repeats(&pool, ids).await })
+            .await
+            .unwrap_or_default();
+        for finished in missing {
+            if !known.contains(&finished.attempt.delivery) {
+                tracing::error!(delivery = %finished.attempt.delivery, "an attempt was made for a delivery that the ledger does not know");
+                let attempt = std::slice::from_ref(&finished.attempt);
+                // Nothing of it comes from outside, so no row can be bad.
+                let _ = self
+                    .ledger
+                    .persist("record", |pool| async move {
+                        dead_letters::insert_unknown(&pool, attempt).await.map_err(store::Error::into_sqlx)
+                    })
+                    .await;
+            }
+            finished.hand.settle(false);
+        }
+    }
+}
+
+/// A retry on its way to a retry queue, and the job to be settled after it.
+struct Retry {
+    job: Job,
+    tier: RetryTier,
+    hand: Arc<Hand>,
+}
+
+/// The job for the next attempt; the body is read by its claim.
+fn retry(finished: &Finished, queued_at: chrono::DateTime<chrono::Utc>) -> Job {
+    let job = &finished.hand.job;
+    Job {
+        company: job.company,
+        event: job.event,
+        event_type: job.event_type.clone(),
+        deliveries: vec![(finished.attempt.delivery, finished.attempt.webhook)],
+        attempt: finished.attempt.number + 1,
+        queued_at,
+        trigger: job.trigger,
+        traceparent: job.traceparent.clone(),
+        body: bytes::Bytes::new(),
+    }
+}
+
+/// The row of an attempt. Its texts move into it: nobody reads them afterwards.
+fn row(finished: &mut Finished) -> Row {
+    let Finished { attempt, next, .. } = finished;
+    let exchange = &mut attempt.exchange;
+    let body = exchange.response.as_mut().map(|response| std::mem::take(&mut response.body));
+    let response = exchange.response.as_ref();
+    let us = |phase: Duration| i32::try_from(phase.as_micros()).unwrap_or(i32::MAX);
+    let phases = &exchange.phases;
+    Row {
+        delivery: attempt.delivery,
+        number: attempt.number,
+        webhook: attempt.webhook,
+        becomes: match next {
+            NextStep::Done => Becomes::Delivered,
+            NextStep::Hold { why } => Becomes::Held { why: why.clone() },
+            NextStep::Retry { wait: Wait::Tier(tier) } => {
+                Becomes::Retried { wait: Duration::from_secs(tier.seconds().into()), queued: true }
+            }
+            NextStep::Retry { wait: Wait::Ledger(wait) } => Becomes::Retried { wait: *wait, queued: false },
+            NextStep::DeadLetter { reason } => Becomes::Dead { reason: reason.as_str() },
+        },
+        attempted_at: attempt.started_at,
+        outcome: exchange.outcome.class().as_str(),
+        why: Some(text(why::of_outcome(&exchange.outcome).sentence)),
+        url: Some(std::mem::take(&mut attempt.url)),
+        address: exchange.address.map(|address| address.to_string()),
+        request_head: Some(std::mem::take(&mut attempt.request_head)),
+        response_status: response.map(|response| response.status.into()),
+        response_head: response.map(|response| head(&response.headers)),
+        response_body: body.map(|body| {
+            text(
+                String::from_utf8(body)
+                    .unwrap_or_else(|bad| String::from_utf8_lossy(bad.as_bytes()).into_owned()),
+            )
+        }),
+        response_truncated: response.map(|response| response.truncated),
+        repeated: exchange.repeated,
+        phases_us: [
+            phases.dns.map(us),
+            phases.connect.map(us),
+            phases.tls.map(us),
+            phases.first_byte.map(us),
+            Some(us(phases.total)),
+        ],
+    }
+}
+
+/// Headers, a line each.
+fn head(headers: &[(String, String)]) -> String {
+    let mut head = String::with_capacity(headers.iter().map(|(n, v)| n.len() + v.len() + 3).sum());
+    for (name, value) in headers {
+        head.push_str(name);
+        head.push_str(": ");
+        head.push_str(&value.replace('\0', "\u{fffd}"));
+        head.push('\n');
+    }
+    head
+}
+
+/// Text without the one character that PostgreSQL cannot hold.
+fn text(text: String) -> String {
+    if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
+}
+
+/// What followed, for the figures.
+fn step(next: &NextStep) -> Step {
+    match next {
+        NextStep::Done => Step::Done,
+        NextStep::Retry { wait: Wait::Tier(_) } => Step::RetryQueue,
+        NextStep::Retry { wait: Wait::Ledger(_) } => Step::RetryLedger,
+        NextStep::DeadLetter { .. } => Step::Dead,
+        NextStep::Hold { .. } => Step::Hold,
+    }
+}

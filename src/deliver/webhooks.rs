@@ -1,0 +1,80 @@
+//! The present state of webhooks, cached: URL, secret, pause and limits are those of now, not of the job's making.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use moka::future::Cache;
+use sqlx::types::Uuid;
+use tokio::sync::broadcast;
+use url::Url;
+
+use crate::{
+    model::{Webhook, WebhookId},
+    shutdown::Shutdown,
+    store::{
+        self,
+        changes::{Change, Epochs},
+        ledger::{BadRow, Ledger},
+        webhooks,
+    },
+};
+
+/// The longest time for which a lost notification goes unnoticed.
+pub const TTL: Duration = Duration::from_secs(10);
+/// Webhooks held in the cache.
+pub const CACHED_WEBHOOKS_MAX: u64 = 50_000;
+
+/// A webhook, ready to be sent to.
+#[derive(Debug)]
+pub(super) struct Known {
+    pub webhook: Webhook,
+    /// Its URL, parsed; what is wrong with it otherwise.
+    pub url: Result<Url, String>,
+    epoch: u64,
+}
+
+/// The cache; cheap to clone.
+#[derive(Clone)]
+pub struct Webhooks {
+    ledger: Ledger,
+    known: Cache<WebhookId, Arc<Known>>,
+    epochs: Epochs,
+}
+
+impl Webhooks {
+    /// An empty cache that follows `changes` until shutdown.
+    #[must_use]
+    pub fn new(ledger: Ledger, changes: broadcast::Receiver<Change>, shutdown: &Shutdown) -> Self {
+        let known = Cache::builder().time_to_live(TTL).max_capacity(CACHED_WEBHOOKS_MAX).build();
+        Self { ledger, known, epochs: Epochs::follow(changes, |_company, webhook| webhook.0, shutdown) }
+    }
+
+    /// The webhook if the cache knows it for certain.
+    pub(super) async fn cached(&self, id: WebhookId) -> Option<Arc<Known>> {
+        let known = self.known.get(&id).await?;
+        (known.epoch == self.epochs.current(id.0)).then_some(known)
+    }
+
+    /// Reads webhooks from the ledger, deleted ones too, waiting for it as long as it takes. One that is missing
+    /// from the answer has never been there.
+    pub(super) async fn read(&self, ids: &[WebhookId]) -> Result<HashMap<WebhookId, Arc<Known>>, BadRow> {
+        let epochs: HashMap<WebhookId, u64> = ids.iter().map(|id| (*id, self.epochs.current(id.0))).collect();
+        let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
+        let ids = &ids;
+        let rows = self
+            .ledger
+            .read("webhooks", |pool| async move {
+                webhooks::by_ids(&pool, ids).await.map_err(store::Error::into_sqlx)
+            })
+            .await?;
+        let mut read = HashMap::with_capacity(rows.len());
+        for webhook in rows {
+            let id = webhook.id;
+            let url = webhook.url.parse().map_err(|error: url::ParseError| error.to_string());
+            let epoch = epochs.get(&id).copied().unwrap_or_default();
+            let known = Arc::new(Known { webhook, url, epoch });
+            self.known.insert(id, Arc::clone(&known)).await;
+            read.insert(id, known);
+        }
+        Ok(read)
+    }
+}
