@@ -31,6 +31,12 @@ pub mod ingest;
 
 pub mod deliver;
 
+pub mod keep;
+
+pub mod feed;
+
+pub mod prune;
+
 pub mod telemetry;
 
 pub mod clock;

@@ -1,0 +1,274 @@
+//! Makes jobs of what is due in the ledger.
+//!
+//! ```text
+//! waits that no retry queue holds ─┐
+//! what found no room in a queue   ─┼─▶ round-robin over webhooks ─▶ queued_at ─▶ job
+//! held, of a resumed webhook      ─┤
+//! replays, chunk by chunk         ─┤
+//! lost jobs (tide marks)          ─┘
+//! ```
+//!
+//! One process is active, by a lease; the others stand by and take over when it ends. Nothing here is remembered
+//! that the ledger does not know: a feed that dies in any line is followed by one that goes on from the rows.
+//!
+//! Begin with [`Feed::run`]; `due.rs` feeds, `held.rs` releases and cancels, `replays.rs` expands orders,
+//! `rescue.rs` finds the deliveries whose job is lost, `suspects.rs` those whose workers died.
+
+mod due;
+mod held;
+mod replays;
+mod rescue;
+mod suspects;
+
+use std::{
+    collections::HashSet,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, NaiveDate, Utc};
+use clap::Args;
+use sqlx::types::Uuid;
+
+use crate::{
+    broker::{Broker, Publisher, Window},
+    clock::{Clock, SystemClock},
+    model::{WebhookId, id::first_of_day},
+    shutdown::Shutdown,
+    store::{feed as rows, lease, ledger::Ledger, partitions},
+    telemetry::Metrics,
+};
+
+/// The name of the lease.
+const LEASE: &str = "feed";
+/// How long the lease outlives its last renewal: others take over that long after a crash.
+pub const LEASE_LASTS: Duration = Duration::from_secs(10);
+/// How often it is renewed, and how often those who stand by look.
+const LEASE_EVERY: Duration = Duration::from_secs(3);
+/// The pause after a round that fed nothing; a round that fed something is followed at once.
+const IDLE_EVERY: Duration = Duration::from_millis(250);
+/// The pause after a round that fed something, for the queues to be counted anew.
+const BUSY_EVERY: Duration = Duration::from_millis(50);
+/// How often held deliveries and open replays are looked at.
+const ORDERS_EVERY: Duration = Duration::from_millis(500);
+/// How often the oldest open day is looked for.
+const LOW_EVERY: Duration = Duration::from_secs(30);
+/// How often tide marks are published.
+pub const MARK_EVERY: Duration = Duration::from_secs(10);
+/// Rows that one statement of feed changes.
+pub const ROWS_MAX: i64 = 1_000;
+/// Webhooks looked at in one round; the next round goes on behind them.
+pub const WEBHOOKS_MAX: i64 = 500;
+
+/// How the ledger is fed from.
+#[derive(Args, Clone, Debug)]
+#[group(skip)]
+#[command(next_help_heading = "Feed")]
+pub struct Config {
+    /// How long after a tide mark a delivery may still be on its way before its job counts as lost
+    #[arg(long, env = "RESCUE_GRACE", default_value = "120s", value_parser = humantime::parse_duration)]
+    pub rescue_grace: Duration,
+
+    /// How often a tide mark goes into each deliveries queue
+    #[arg(long, env = "TIDE_MARK_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub tide_mark_every: Duration,
+
+    /// How long a delivery may wait for its webhook, from its last attempt, else from intake
+    #[arg(long, env = "PARK_MAX", default_value = "3d", value_parser = humantime::parse_duration)]
+    pub park_max: Duration,
+}
+
+/// The stage.
+pub struct Feed {
+    ledger: Ledger,
+    publisher: Publisher,
+    window: Window,
+    shards: u8,
+    clock: SystemClock,
+    metrics: Metrics,
+    shutdown: Shutdown,
+    config: Config,
+    holder: String,
+    lane_feed_max: i64,
+}
+
+/// What the stage is built from.
+#[derive(Clone)]
+pub struct Parts<'a> {
+    /// Where jobs go.
+    pub broker: &'a Broker,
+    /// Where they come from.
+    pub ledger: Ledger,
+    /// The database's time.
+    pub clock: SystemClock,
+    /// What is counted.
+    pub metrics: Metrics,
+    /// When to end.
+    pub shutdown: Shutdown,
+    /// Jobs that one webhook gets in a round: what a worker lets be in flight for it, or they would be parked again.
+    pub lane_feed_max: u32,
+}
+
+/// What the active feed knows of the time since it became active.
+struct Round {
+    /// When the grace of rescue began: since then the ledger has answered and the lease was ours.
+    undisturbed_since: DateTime<Utc>,
+    /// The least id that may be open.
+    low: Uuid,
+    /// Where the next round goes on.
+    after: WebhookId,
+    /// Behind which order the next look at orders goes on.
+    orders_after: Uuid,
+    /// What the rates of the open orders allow.
+    paces: replays::Paces,
+    /// Webhooks that ingest leaves to us.
+    flagged: HashSet<WebhookId>,
+    next: Due,
+}
+
+/// When each of the slower duties is next.
+struct Due {
+    lease: Instant,
+    low: Instant,
+    orders: Instant,
+    mark: Instant,
+    rescue: Instant,
+    expiry: Instant,
+}
+
+impl Due {
+    fn at_once() -> Self {
+        let now = Instant::now();
+        Self { lease: now, low: now, orders: now, mark: now, rescue: now, expiry: now }
+    }
+}
+
+/// Whether a duty's time has come; if so, its next time is set.
+fn is_due(next: &mut Instant, every: Duration) -> bool {
+    let now = Instant::now();
+    let due = *next <= now;
+    if due {
+        *next = now + every;
+    }
+    due
+}
+
+/// Whether there may be more webhooks behind those of a page.
+fn is_full<T>(page: &[T]) -> bool {
+    i64::try_from(page.len()).is_ok_and(|n| n >= WEBHOOKS_MAX)
+}
+
+impl Feed {
+    /// Builds the stage.
+    #[must_use]
+    pub fn new(config: &Config, parts: &Parts<'_>) -> Self {
+        Self {
+            ledger: parts.ledger.clone(),
+            publisher: parts.broker.publisher(),
+            window: parts.broker.window(),
+            shards: parts.broker.topology().shards(),
+            clock: parts.clock.clone(),
+            metrics: parts.metrics.clone(),
+            shutdown: parts.shutdown.clone(),
+            config: config.clone(),
+            holder: Uuid::new_v4().to_string(),
+            lane_feed_max: parts.lane_feed_max.into(),
+        }
+    }
+
+    /// Feeds while it holds the lease, until shutdown.
+    pub async fn run(self) {
+        while !self.shutdown.is_asked() {
+            match lease::take(self.ledger.pool(), LEASE, &self.holder, LEASE_LASTS).await {
+                Ok(Some(_since)) => {
+                    tracing::info!("feed is active here");
+                    self.metrics.feed_active.set(true);
+                    if let Err(error) = self.feed().await {
+                        tracing::warn!(%error, "feed is interrupted; the grace of rescue begins anew");
+                        self.ledger.leave_read_only(&error).await;
+                    }
+                    self.metrics.feed_active.set(false);
+                }
+                Ok(None) => {}
+                Err(error) => {
+                    tracing::warn!(%error, "feed cannot ask for its lease");
+                    self.ledger.leave_read_only(&error).await;
+                }
+            }
+            self.pause(LEASE_EVERY.min(LEASE_LASTS)).await;
+        }
+        // So that another need not wait for the lease to run out.
+        let _ = lease::release(self.ledger.pool(), LEASE, &self.holder).await;
+    }
+
+    async fn pause(&self, time: Duration) {
+        tokio::select! {
+            () = tokio::time::sleep(time) => {}
+            () = self.shutdown.asked() => {}
+        }
+    }
+
+    /// Rounds, until the lease is lost, the ledger fails, or shutdown. Whoever comes after starts the grace of
+    /// rescue anew: what could not be recorded meanwhile must not look lost.
+    async fn feed(&self) -> sqlx::Result<()> {
+        let pool = self.ledger.pool();
+        let mut round = Round {
+            undisturbed_since: self.clock.now(),
+            low: Uuid::nil(),
+            after: WebhookId(Uuid::nil()),
+            orders_after: Uuid::nil(),
+            paces: replays::Paces::default(),
+            flagged: rows::flagged(pool).await?.into_iter().collect(),
+            next: Due::at_once(),
+        };
+        while !self.shutdown.is_asked() {
+            if is_due(&mut round.next.lease, LEASE_EVERY)
+                && lease::take(pool, LEASE, &self.holder, LEASE_LASTS).await?.is_none()
+            {
+                return Ok(());
+            }
+            if is_due(&mut round.next.low, LOW_EVERY) {
+                round.low = self.low().await?;
+            }
+            if is_due(&mut round.next.mark, self.config.tide_mark_every) {
+                self.publish_marks().await?;
+            }
+            if is_due(&mut round.next.rescue, self.config.tide_mark_every.min(MARK_EVERY) / 2) {
+                self.rescue(&round).await?;
+            }
+            if is_due(&mut round.next.expiry, LOW_EVERY) {
+                self.expire(&mut round).await?;
+            }
+            if is_due(&mut round.next.orders, ORDERS_EVERY) {
+                self.held(&round).await?;
+                self.orders(&mut round).await?;
+            }
+            let fed = self.due(&mut round).await?;
+            self.pause(if fed > 0 { BUSY_EVERY } else { IDLE_EVERY }).await;
+        }
+        Ok(())
+    }
+
+    /// The least id of the oldest day that owes something; of today, where none does.
+    async fn low(&self) -> sqlx::Result<Uuid> {
+        let pool = self.ledger.pool();
+        let days = partitions::days(pool).await?;
+        let oldest = rows::oldest_open_day(pool, &days).await?;
+        // New rows may be placed a day back.
+        let yesterday = self.clock.now().date_naive().pred_opt().unwrap_or(NaiveDate::MIN);
+        Ok(first_of_day(oldest.unwrap_or(yesterday).min(yesterday)))
+    }
+
+    /// Gives up what has waited longer than it may.
+    async fn expire(&self, round: &mut Round) -> sqlx::Result<()> {
+        let pool = self.ledger.pool();
+        let since = self.clock.now() - self.config.park_max;
+        let end = since.date_naive().succ_opt().unwrap_or(NaiveDate::MAX);
+        let expired =
+            rows::expire_parked(pool, round.low, first_of_day(end), self.config.park_max, ROWS_MAX).await?;
+        if expired > 0 {
+            // There may be more; they wait for the next round, so that nobody waits for them.
+            round.next.expiry = Instant::now();
+        }
+        Ok(())
+    }
+}

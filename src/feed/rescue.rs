@@ -1,0 +1,88 @@
+//! Finds deliveries whose job is lost, by tide marks; `store::tide_marks` says how that can be known.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{Feed, ROWS_MAX, Round};
+use crate::{
+    broker::tide_marks::encode,
+    clock::Clock,
+    store::tide_marks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
+};
+
+impl Feed {
+    /// Publishes a mark into each deliveries queue. A mark that is lost is made up for by the next.
+    pub(super) async fn publish_marks(&self) -> sqlx::Result<()> {
+        let number = tide_marks::number(self.ledger.pool()).await?;
+        let marks = (0..self.shards).map(|shard| encode(shard, number)).collect();
+        let publisher = self.publisher.clone();
+        self.shutdown.spawn(async move { publisher.publish(marks).await });
+        Ok(())
+    }
+
+    /// Gives deliveries without a job back to the ledger, where the next round finds them.
+    pub(super) async fn rescue(&self, round: &Round) -> sqlx::Result<()> {
+        let pool = self.ledger.pool();
+        let now = self.clock.now();
+        let through = tide_marks::list(pool, self.shards).await?;
+        if let Some(newest) = through.first() {
+            let age = (now - newest.published_at).num_milliseconds();
+            #[expect(clippy::cast_precision_loss, reason = "milliseconds of an age")]
+            self.metrics.tide_mark_age_seconds.set(age as f64 / 1000.0);
+        }
+        let before = thresholds(&through, round.undisturbed_since, now, self.config.rescue_grace);
+        let rescued = tide_marks::rescue(pool, round.low, &before, ROWS_MAX).await?;
+        if rescued > 0 {
+            tracing::warn!(rescued, "deliveries had lost their job; they are fed again");
+            self.metrics.feed_rescued.inc_by(rescued);
+        }
+        tide_marks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await
+    }
+}
+
+/// For each number of rescues, the instant before which a delivery must have been queued for its job to be missing:
+/// that of the newest mark whose grace, doubled so often, is over. The grace counts from when the mark came through,
+/// or from the last interruption of the ledger.
+fn thresholds(
+    through: &[Through],
+    undisturbed_since: DateTime<Utc>,
+    now: DateTime<Utc>,
+    grace: Duration,
+) -> Vec<Option<DateTime<Utc>>> {
+    let slack = TimeDelta::from_std(MARK_SLACK).unwrap_or(TimeDelta::MAX);
+    (0..=RESCUE_DOUBLINGS_MAX)
+        .map(|doublings| {
+            let grace = TimeDelta::from_std(grace * 2_u32.pow(doublings)).unwrap_or(TimeDelta::MAX);
+            let over = |mark: &&Through| mark.through_at.max(undisturbed_since) + grace <= now;
+            // The marks come newest first.
+            through.iter().find(over).map(|mark| mark.published_at - slack)
+        })
+        .collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_job_is_missing_a_grace_after_a_later_mark_came_through() {
+        let at = |s: i64| DateTime::from_timestamp(1_700_000_000 + s, 0).expect("a time");
+        let mark = |published, through| Through { published_at: at(published), through_at: at(through) };
+        let marks = [mark(100, 101), mark(50, 90), mark(10, 11)];
+        let grace = Duration::from_mins(1);
+        let check = |since, now, expected: [Option<i64>; 3]| {
+            let thresholds = thresholds(&marks, at(since), at(now), grace);
+            assert_eq!(thresholds[..3], expected.map(|s| s.map(at)), "at {now}");
+        };
+        // The first mark's grace ends at 71, doubled at 131; the slack of 5 s goes off.
+        check(0, 70, [None, None, None]);
+        check(0, 71, [Some(5), None, None]);
+        check(0, 131, [Some(5), Some(5), None]);
+        check(0, 150, [Some(45), Some(5), None]);
+        check(0, 161, [Some(95), Some(5), None]);
+        // An interruption at 140 starts the grace of all of them anew.
+        check(140, 161, [None, None, None]);
+        check(140, 200, [Some(95), None, None]);
+    }
+}

@@ -1,0 +1,39 @@
+//! Deliveries whose workers died: asked for alone, and given up when that ends the worker, too.
+//!
+//! The broker counts how often it hands a message out, but each time a claim has run out a new message asks for its
+//! delivery. So the ledger counts as well: a claim that meets one that ran out adds a death, and whoever records an
+//! attempt takes all of them back. After [`SUSPECT_AFTER_DEATHS`] a delivery goes to the queue where everybody is asked
+//! for alone, so that its neighbours are out of danger and a further death is its own doing.
+
+use super::Feed;
+use crate::{
+    broker::topology::SUSPECT_DELIVERY_LIMIT,
+    model::DeadReason,
+    store::{feed::Due, give_up::give_up},
+    telemetry::labels::DeadLetterKind,
+};
+
+/// Deaths after which a delivery is asked for alone. Few, for unlike the broker's count these are of workers that had
+/// claimed it: a restart with a backlog adds none for what only waited.
+pub const SUSPECT_AFTER_DEATHS: u32 = 3;
+
+impl Feed {
+    /// Whether a delivery is to be asked for alone.
+    pub(super) fn is_suspect(due: &Due) -> bool {
+        due.deaths >= SUSPECT_AFTER_DEATHS
+    }
+
+    /// Gives up what has ended its workers alone as well, and returns the others.
+    pub(super) async fn without_killers(&self, due: Vec<Due>) -> sqlx::Result<Vec<Due>> {
+        let deaths_max = SUSPECT_AFTER_DEATHS + SUSPECT_DELIVERY_LIMIT;
+        let (killers, others): (Vec<Due>, Vec<Due>) =
+            due.into_iter().partition(|due| due.deaths >= deaths_max);
+        for Due { delivery, attempt, deaths, .. } in killers {
+            let reason = format!("{} {deaths} times", DeadReason::EndedTheWorker);
+            tracing::error!(%delivery, reason, "a delivery was given up");
+            give_up(self.ledger.pool(), &[delivery], attempt, &reason).await?;
+            self.metrics.keep_dead_letters.inc(DeadLetterKind::Delivery);
+        }
+        Ok(others)
+    }
+}
