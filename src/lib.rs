@@ -42,3 +42,4 @@ pub mod telemetry;
 pub mod clock;
 pub mod shutdown;
 
+pub mod cli;

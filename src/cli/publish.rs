@@ -1,0 +1,238 @@
+//! `xtwebhooks publish`: publishes events as XTSystems does, one from arguments or many from standard input.
+//!
+//! Each is confirmed by the broker, and mandatory: where no queue is bound to the exchange it comes back, and that
+//! is said. Nothing is declared here, for a publisher does not decide how the service is set up.
+
+mod input;
+
+use std::time::Duration;
+
+use serde::Serialize;
+use uuid::Uuid;
+
+use self::input::{Event, Lines};
+use super::{failure::Failure, output::Output};
+use crate::{
+    broker::{self, Broker, Destination, Fate, Headers, Outgoing, Publisher, State},
+    clock::SystemClock,
+    model::{CompanyId, EventType},
+    shutdown::Shutdown,
+};
+
+/// How long a connection may take to come about.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// How many events are on their way at a time; each of them must be confirmed within the broker's bound.
+const BATCH_MAX: usize = 200;
+
+/// What is published, and where.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    broker: broker::Config,
+    /// The event's type, as `ticket.created`; for lines that name none, theirs
+    #[arg(long = "type", value_name = "TYPE")]
+    event_type: Option<EventType>,
+    /// The event's data, a JSON value; without it events are read from standard input, one JSON object a line
+    #[arg(long, value_name = "JSON", requires_all = ["event_type", "company"])]
+    data: Option<String>,
+    /// The company it belongs to
+    #[arg(long, value_name = "ID", requires = "data")]
+    company: Option<CompanyId>,
+    /// What makes it the same event when it is published again [default: made at random]
+    #[arg(long, value_name = "TEXT", requires = "data")]
+    event_id: Option<String>,
+    /// When it happened: seconds since 1970, or RFC 3339 [default: now]
+    #[arg(long, value_name = "TIME", requires = "data")]
+    timestamp: Option<String>,
+    /// Publish lines as they are, to see what the service makes of bad ones
+    #[arg(long, conflicts_with = "data")]
+    unchecked: bool,
+}
+
+/// What became of one event.
+#[derive(Serialize)]
+struct Told<'a> {
+    event_id: &'a str,
+    fate: &'static str,
+}
+
+/// How many events met with what.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Tally {
+    confirmed: usize,
+    returned: usize,
+    refused: usize,
+    unknown: usize,
+    bad: usize,
+}
+
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+    let one = args.data.as_deref().map(|data| one_event(&args, data)).transpose()?;
+    let broker = Broker::open_as_publisher(args.broker.clone(), Shutdown::default());
+    connect(&broker).await?;
+    let publisher = broker.publisher();
+    let tally = match one {
+        Some(event) => publish(&publisher, vec![event], output).await?,
+        None => publish_lines(&args, &publisher, output).await?,
+    };
+    broker.close().await;
+    eprintln!("{tally}");
+    tally.verdict()
+}
+
+fn one_event(args: &Args, data: &str) -> Result<Event, Failure> {
+    let (Some(event_type), Some(company)) = (&args.event_type, args.company) else {
+        return Err(Failure::Usage("--data wants --type and --company beside it".to_owned()));
+    };
+    let id = args.event_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
+    let now = || SystemClock::local().timestamp().to_string();
+    let timestamp = args.timestamp.clone().unwrap_or_else(now);
+    let body = input::envelope(&id, event_type, data, company, &timestamp);
+    Event::read(body, event_type.as_str()).map_err(|why| Failure::Refused(why.to_string()))
+}
+
+async fn connect(broker: &Broker) -> Result<(), Failure> {
+    match tokio::time::timeout(CONNECT_TIMEOUT, broker.ready()).await {
+        Ok(ready) => Ok(ready?),
+        Err(_) => Err(match broker.state() {
+            State::Connecting { error: Some(error), .. } => error.into(),
+            _ => Failure::Unreachable(anyhow::anyhow!(
+                "RabbitMQ does not answer; see that it runs and that AMQP_URL names it"
+            )),
+        }),
+    }
+}
+
+async fn publish_lines(args: &Args, publisher: &Publisher, output: Output) -> Result<Tally, Failure> {
+    let mut lines = Lines::from_stdin(args.event_type.clone(), args.unchecked);
+    let mut tally = Tally::default();
+    loop {
+        let batch = lines.batch(BATCH_MAX).await?;
+        for bad in &batch.bad {
+            eprintln!("xtwebhooks: {bad}");
+        }
+        tally.bad += batch.bad.len();
+        tally += publish(publisher, batch.events, output).await?;
+        // After an answer that did not come the rest would only wait for theirs in turn.
+        if batch.is_last || tally.unknown > 0 {
+            return Ok(tally);
+        }
+    }
+}
+
+async fn publish(publisher: &Publisher, events: Vec<Event>, output: Output) -> Result<Tally, Failure> {
+    let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
+    let fates = publisher.publish(events.into_iter().map(outgoing).collect()).await;
+    let mut tally = Tally::default();
+    for (id, fate) in ids.iter().zip(fates) {
+        match fate {
+            Fate::Confirmed => tally.confirmed += 1,
+            Fate::Returned => tally.returned += 1,
+            Fate::Refused => tally.refused += 1,
+            Fate::Unknown => tally.unknown += 1,
+        }
+        let told = Told { event_id: id, fate: fate.as_str() };
+        output.show(&told, |told| match fate {
+            Fate::Confirmed => told.event_id.to_owned(),
+            _ => format!("{}  {}", told.event_id, told.fate.to_uppercase()),
+        })?;
+    }
+    Ok(tally)
+}
+
+fn outgoing(event: Event) -> Outgoing {
+    Outgoing {
+        to: Destination::Events { event_type: event.routing_key },
+        message_id: event.id,
+        kind: "",
+        timestamp: u64::try_from(SystemClock::local().timestamp()).ok(),
+        headers: Headers::default(),
+        body: event.body,
+    }
+}
+
+impl Tally {
+    /// The exit code and its reason, by the worst that happened.
+    fn verdict(&self) -> Result<(), Failure> {
+        if self.unknown > 0 {
+            let what = "the broker did not answer in time; what is not confirmed may have arrived, and may be published again with the same event id";
+            return Err(Failure::Unreachable(anyhow::anyhow!(what)));
+        }
+        if self.returned > 0 {
+            let what = "no queue is bound to the exchange; start the service once, which binds its own";
+            return Err(Failure::Failed(anyhow::anyhow!(what)));
+        }
+        if self.refused > 0 {
+            return Err(Failure::Refused(
+                "the queue of events is full (EVENTS_QUEUE_BYTES_MAX); try again later".to_owned(),
+            ));
+        }
+        if self.bad > 0 {
+            return Err(Failure::Refused(format!(
+                "{} lines are no events; everything else is published",
+                self.bad
+            )));
+        }
+        Ok(())
+    }
+}
+
+impl std::ops::AddAssign for Tally {
+    fn add_assign(&mut self, more: Self) {
+        self.confirmed += more.confirmed;
+        self.returned += more.returned;
+        self.refused += more.refused;
+        self.unknown += more.unknown;
+        self.bad += more.bad;
+    }
+}
+
+impl std::fmt::Display for Tally {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        write!(f, "{} confirmed", self.confirmed)?;
+        let others = [
+            (self.returned, "returned"),
+            (self.refused, "refused"),
+            (self.unknown, "unanswered"),
+            (self.bad, "not published"),
+        ];
+        others.iter().filter(|(n, _)| *n > 0).try_for_each(|(n, word)| write!(f, ", {n} {word}"))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_worst_that_happened_decides() {
+        let check = |tally: Tally, text: &str, expected: Option<&str>| {
+            assert_eq!(tally.to_string(), text);
+            let verdict = tally.verdict().err().map(|failure| failure.to_string());
+            assert_eq!(verdict.is_some(), expected.is_some(), "{text}");
+            assert!(verdict.unwrap_or_default().contains(expected.unwrap_or_default()), "{text}");
+        };
+        check(Tally { confirmed: 2, ..Tally::default() }, "2 confirmed", None);
+        check(
+            Tally { returned: 1, ..Tally::default() },
+            "0 confirmed, 1 returned",
+            Some("no queue is bound"),
+        );
+        check(
+            Tally { refused: 1, bad: 1, ..Tally::default() },
+            "0 confirmed, 1 refused, 1 not published",
+            Some("full"),
+        );
+        check(
+            Tally { unknown: 3, returned: 1, ..Tally::default() },
+            "0 confirmed, 1 returned, 3 unanswered",
+            Some("did not answer"),
+        );
+        check(
+            Tally { confirmed: 1, bad: 2, ..Tally::default() },
+            "1 confirmed, 2 not published",
+            Some("2 lines"),
+        );
+    }
+}

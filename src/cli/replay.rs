@@ -1,0 +1,194 @@
+//! `xtwebhooks replay`: asks for deliveries to be sent again, by their ids or by what they have in common.
+//!
+//! The order is a row; the service works on it, in its own time and at the rate asked for, whether or not anybody
+//! waits here. Receivers see the same `webhook-id` as before, and `X-XTSystems-Trigger: replay`.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{
+    args::{Actor, Company, Ledger, instant},
+    failure::Failure,
+    output::{Output, fields},
+    shapes::{Replay, time},
+    webhooks,
+};
+use crate::{
+    model::{CompanyId, EventType, ReplayId, Status, WebhookId},
+    store::{
+        dead_letters, history,
+        replays::{self, Filter, Kind},
+        webhooks as table,
+    },
+};
+
+/// The most ids that one order lists; beyond that a filter says it better.
+const IDS_MAX: usize = 1_000;
+
+/// How often `--wait` looks.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// What is to be sent again.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    ledger: Ledger,
+    #[command(flatten)]
+    company: Company,
+    /// Deliveries and dead letters
+    #[arg(value_name = "ID", conflicts_with_all = ["webhook", "event_type", "status", "since", "until"])]
+    ids: Vec<Uuid>,
+    /// All of this webhook
+    #[arg(long, value_name = "ID")]
+    webhook: Option<WebhookId>,
+    /// All of this type
+    #[arg(long, value_name = "TYPE")]
+    event_type: Option<EventType>,
+    /// All in this state: dead, delivered, cancelled, held or pending [default: dead]
+    #[arg(long, value_name = "STATE")]
+    status: Option<Status>,
+    /// All of events since then: a time, or `2h` for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    since: Option<DateTime<Utc>>,
+    /// All of events before then
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    until: Option<DateTime<Utc>>,
+    /// How many are sent a second
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    rate: i32,
+    /// Wait until the last of them has ended
+    #[arg(long)]
+    wait: bool,
+    #[command(flatten)]
+    actor: Actor,
+}
+
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+    check(&args)?;
+    let (db, company) = (args.ledger.open().await?, args.company.company);
+    let filter = if args.ids.is_empty() {
+        by_what_they_have(&db, &args).await?
+    } else {
+        by_ids(&db, company, &args.ids).await?
+    };
+    let id =
+        replays::create(&db, company, Kind::Replay, args.webhook, &filter, args.rate, &args.actor.by).await?;
+    let mut replay = look(&db, company, id).await?;
+    if args.wait {
+        eprintln!("replay {id} is on its way; interrupting this command does not stop it");
+    }
+    while args.wait && replay.status != "done" {
+        tokio::time::sleep(LOOK_EVERY).await;
+        replay = look(&db, company, id).await?;
+    }
+    Ok(output.show(&replay, page_of)?)
+}
+
+/// What does not go together, before anything is asked of the ledger.
+fn check(args: &Args) -> Result<(), Failure> {
+    let narrowed = args.webhook.is_some()
+        || args.event_type.is_some()
+        || args.status.is_some()
+        || args.since.is_some()
+        || args.until.is_some();
+    if args.ids.is_empty() && !narrowed {
+        return Err(Failure::Usage("nothing says what to send again; give ids, or one of --webhook, --event-type, --status, --since, --until".to_owned()));
+    }
+    if args.ids.len() > IDS_MAX {
+        return Err(Failure::Usage(format!(
+            "{} ids; at most {IDS_MAX} are taken, beyond that use a filter",
+            args.ids.len()
+        )));
+    }
+    if let (Some(since), Some(until)) = (args.since, args.until)
+        && since >= until
+    {
+        return Err(Failure::Usage("--since must be before --until".to_owned()));
+    }
+    Ok(())
+}
+
+async fn by_what_they_have(db: &PgPool, args: &Args) -> Result<Filter, Failure> {
+    if let Some(webhook) = args.webhook {
+        table::get(db, args.company.company, webhook).await?.ok_or_else(webhooks::not_found)?;
+    }
+    Ok(Filter {
+        webhook_id: args.webhook.map(WebhookId::uuid),
+        event_type: args.event_type.clone().map(String::from),
+        // What was given up is what a replay is for; to repeat what arrived must be asked for in so many words.
+        status: Some(args.status.unwrap_or(Status::Dead)),
+        since: args.since,
+        until: args.until,
+        ..Filter::default()
+    })
+}
+
+/// Deliveries stay ids of deliveries, for a dead letter of one bears its id; messages are told apart from them.
+async fn by_ids(db: &PgPool, company: CompanyId, ids: &[Uuid]) -> Result<Filter, Failure> {
+    let deliveries = history::known(db, company, ids).await?;
+    let mut filter = Filter { deliveries, ..Filter::default() };
+    for (id, kind) in dead_letters::known(db, company, ids).await? {
+        match kind.as_str() {
+            "delivery" if !filter.deliveries.contains(&id) => filter.deliveries.push(id),
+            "delivery" => {}
+            _ => filter.messages.push(id),
+        }
+    }
+    match ids.iter().find(|id| !filter.deliveries.contains(id) && !filter.messages.contains(id)) {
+        Some(unknown) => {
+            Err(Failure::NotFound(format!("no delivery and no dead letter of this company is {unknown}")))
+        }
+        None => Ok(filter),
+    }
+}
+
+async fn look(db: &PgPool, company: CompanyId, id: ReplayId) -> Result<Replay, Failure> {
+    let replay = replays::get(db, company, id).await?;
+    Ok(replay.ok_or_else(|| Failure::NotFound("Replay not found".to_owned()))?.into())
+}
+
+fn page_of(replay: &Replay) -> String {
+    fields(&[
+        ("id", Some(replay.id.to_string())),
+        ("state", Some(replay.status.clone())),
+        ("what", replay.filter.as_ref().map(|filter| filter.get().to_owned())),
+        ("rate", Some(format!("{} a second", replay.rate))),
+        ("asked", Some(format!("{} by {}", time(replay.started_at), replay.requested_by))),
+        ("ended", replay.ended_at.map(time)),
+        ("deliveries made", Some(replay.made.to_string())),
+        ("nothing left to send", Some(replay.skipped).filter(|&n| n > 0).map(|n| n.to_string())),
+    ])
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Replay_ {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn an_order_says_what_it_is_about() {
+        let usual =
+            ["x", "--database-url=postgres://x@h/x", "--company=00000000-0000-0000-0000-000000000007"];
+        let parse =
+            |more: &[&str]| Replay_::try_parse_from([&usual, more].concat()).map(|parsed| parsed.args);
+        let one = "00000000-0000-0000-0000-000000000001";
+        let taken = |more: &[&str]| parse(more).is_ok_and(|args| check(&args).is_ok());
+        assert!(taken(&[one]));
+        assert!(taken(&["--status=dead", "--since=2h"]));
+        assert!(!taken(&[]), "everything there ever was is asked for by no accident");
+        assert!(!taken(&[one, "--status=dead"]));
+        assert!(!taken(&["--since=1h", "--until=2h"]));
+        assert!(!taken(&["--status=dead", "--rate=0"]));
+        assert!(!taken(&vec![one; IDS_MAX + 1]));
+    }
+}

@@ -1,0 +1,334 @@
+//! `xtwebhooks run`: the service. Every role it has, in one process, or those named.
+//!
+//! This is where everything is put together: what is read from the command line goes to the module it belongs to,
+//! and no module looks for it by itself.
+
+use std::time::Duration;
+
+use anyhow::Context;
+use tokio::sync::{broadcast, watch};
+
+use super::{args::duration, failure::Failure};
+use crate::{
+    broker::{self, Broker, State},
+    clock::SystemClock,
+    deliver::{self, Deliver, Webhooks},
+    egress,
+    feed::{self, Feed},
+    ingest::{self, Ingest, Subscriptions},
+    keep::Keep,
+    model::retry_policy,
+    prune::{self, Prune},
+    shutdown::Shutdown,
+    store::{self, changes, ledger::Ledger, time},
+    telemetry::{
+        Health, Metrics,
+        probes::{self, Probes},
+    },
+};
+
+/// Connections to the database that each role has: batches are few and large, so few serve.
+const ROLE_CONNECTIONS: u32 = 4;
+/// How often the database's clock is measured, and so how soon a role that has nothing to write sees it go.
+const CLOCK_EVERY: Duration = Duration::from_secs(5);
+/// How often a database that is away at the start is tried again.
+const DATABASE_AGAIN: Duration = Duration::from_secs(1);
+/// A worker whose clock is further off takes no jobs until it is mended.
+const CLOCK_OFFSET_MAX: Duration = Duration::from_mins(1);
+
+/// A part of the service that can run apart.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Role {
+    /// Takes events in, and writes what is owed to whom.
+    Ingest,
+    /// Sends, and records what came of it.
+    Deliver,
+    /// Keeps what was given up.
+    Keep,
+    /// Makes jobs of what is due.
+    Feed,
+    /// Makes partitions ahead, and drops those past the retention.
+    Prune,
+}
+
+/// The settings of the service.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    /// The roles of this process, separated by commas [default: all]
+    #[arg(long, env = "ROLE", value_enum, value_name = "ROLES", value_delimiter = ',')]
+    pub(super) role: Vec<Role>,
+    /// How long a stop waits for what runs; a second signal ends it at once
+    #[arg(long, env = "SHUTDOWN_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration)]
+    pub(super) shutdown_grace: Duration,
+    /// Messages that each consumer holds at once
+    #[arg(long, env = "PREFETCH", value_name = "COUNT", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..))]
+    pub(super) prefetch: u16,
+    #[command(flatten)]
+    pub(super) probes: probes::Config,
+    #[command(flatten)]
+    pub(super) store: store::Config,
+    #[command(flatten)]
+    pub(super) broker: broker::Config,
+    #[command(flatten)]
+    pub(super) ingest: ingest::Config,
+    #[command(flatten)]
+    pub(super) deliver: deliver::Config,
+    #[command(flatten)]
+    pub(super) egress: egress::Config,
+    #[command(flatten)]
+    pub(super) feed: feed::Config,
+    #[command(flatten)]
+    pub(super) prune: prune::Config,
+}
+
+impl Args {
+    /// Refuses settings that only together are wrong.
+    fn check(&self) -> Result<(), Failure> {
+        let longest_wait = Duration::from_secs(retry_policy::SCHEDULE_WAIT_SECONDS_MAX.into());
+        let longest_wait = longest_wait.mul_f64(1.0 + retry_policy::JITTER).max(self.deliver.retry_after_max);
+        self.prune
+            .check(longest_wait, self.feed.park_max)
+            .map_err(|error| Failure::Usage(error.to_string()))?;
+        let needed = self.deliver.fresh_max + self.egress.timeout_max + self.deliver.lease_margin;
+        if self.feed.rescue_grace <= needed {
+            return Err(Failure::Usage(format!(
+                "RESCUE_GRACE {} must be longer than FRESH_MAX, TIMEOUT_MAX and LEASE_MARGIN together: more than \
+                 {}, or a delivery could be rescued that is still on its way",
+                humantime::format_duration(self.feed.rescue_grace),
+                humantime::format_duration(needed),
+            )));
+        }
+        Ok(())
+    }
+
+    fn has(&self, role: Role) -> bool {
+        self.role.is_empty() || self.role.contains(&role)
+    }
+}
+
+pub(super) async fn execute(args: Args) -> Result<(), Failure> {
+    args.check()?;
+    // Each receiver and each connection kept needs a descriptor; many systems begin with 1,024.
+    if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
+        tracing::warn!(%error, "the limit of open files stays as it is");
+    }
+    let (shutdown, health, metrics) = (Shutdown::default(), Health::default(), Metrics::new());
+    let probes = Probes::bind(&args.probes).await.context("the port of health and metrics cannot be had")?;
+    tracing::info!(address = %probes.address(), "health and metrics");
+    let end = shutdown.clone();
+    let serving = probes.serve(health.clone(), metrics.clone(), async move { end.forced().await });
+    tokio::spawn(serving);
+
+    let upkeep = store::pool(&args.store, "upkeep", 2)?;
+    let clock = SystemClock::default();
+    let trouble = watch_database(&health);
+    while let Err(error) = database(&upkeep, &clock).await {
+        let store::Error::Unreachable(error) = error else { return Err(error.into()) };
+        tracing::warn!(%error, "the database cannot be reached; trying again");
+        trouble.send_replace(Some(error.to_string()));
+        tokio::time::sleep(DATABASE_AGAIN).await;
+    }
+    trouble.send_replace(None);
+    let broker = Broker::open_counted(args.broker.clone(), shutdown.clone(), metrics.broker.clone());
+    watch_broker(&health, &broker);
+    let signals = shutdown.clone();
+    let grace = args.shutdown_grace;
+    let stopping = tokio::spawn(async move { signals.on_signals(grace).await });
+    tokio::select! {
+        ready = broker.ready() => ready?,
+        () = shutdown.asked() => return Ok(()),
+    }
+    let service = Service { args, shutdown, health, metrics, clock, broker };
+    service.measure_clock(&upkeep, trouble);
+    service.start()?;
+    service.health.started();
+    let finished = stopping.await.context("the task that waits for signals has ended")?;
+    if finished.context("no signals can be received")? {
+        service.broker.close().await;
+        tracing::info!("stopped; everything that ran is recorded");
+    } else {
+        tracing::warn!("ended before everything that ran had finished; it will be done again");
+    }
+    Ok(())
+}
+
+/// Looks whether the database is there and as we need it.
+async fn database(upkeep: &sqlx::PgPool, clock: &SystemClock) -> store::Result<()> {
+    store::pool::check_server(upkeep).await?;
+    store::migrate::check(upkeep).await?;
+    Ok(time::measure(upkeep, clock).await?)
+}
+
+/// What the roles are built from.
+struct Service {
+    args: Args,
+    shutdown: Shutdown,
+    health: Health,
+    metrics: Metrics,
+    clock: SystemClock,
+    broker: Broker,
+}
+
+impl Service {
+    /// Builds the roles of this process and sets them going.
+    fn start(&self) -> Result<(), Failure> {
+        let (changes, _) = broadcast::channel(changes::CHANGES_MAX);
+        if self.args.has(Role::Ingest) || self.args.has(Role::Deliver) {
+            let options = self.args.store.listen_options("listen")?;
+            self.shutdown.spawn(changes::listen(options, changes.clone(), self.shutdown.clone()));
+        }
+        if self.args.has(Role::Ingest) {
+            self.ingest(&changes)?;
+        }
+        if self.args.has(Role::Deliver) {
+            self.deliver(&changes)?;
+        }
+        if self.args.has(Role::Keep) {
+            let ledger = self.ledger("keep", ROLE_CONNECTIONS)?;
+            let keep = Keep::new(&self.broker, ledger, self.metrics.clone(), self.shutdown.clone());
+            self.stage("keep", keep.run());
+        }
+        if self.args.has(Role::Feed) {
+            let feed = Feed::new(
+                &self.args.feed,
+                &feed::Parts {
+                    broker: &self.broker,
+                    ledger: self.ledger("feed", ROLE_CONNECTIONS)?,
+                    clock: self.clock.clone(),
+                    metrics: self.metrics.clone(),
+                    shutdown: self.shutdown.clone(),
+                    lane_feed_max: self.args.deliver.lane_in_flight_max,
+                },
+            );
+            self.stage("feed", feed.run());
+        }
+        if self.args.has(Role::Prune) {
+            let prune = Prune {
+                // Joins over whole days are right here, so this is no hot pool.
+                ledger: Ledger::new(store::pool(&self.args.store, "prune", 1)?),
+                clock: self.clock.clone(),
+                metrics: self.metrics.clone(),
+                shutdown: self.shutdown.clone(),
+                config: self.args.prune.clone(),
+            };
+            self.stage("prune", prune.run());
+        }
+        Ok(())
+    }
+
+    fn ingest(&self, changes: &broadcast::Sender<changes::Change>) -> Result<(), Failure> {
+        let ledger = self.ledger("ingest", ROLE_CONNECTIONS)?;
+        let parts = ingest::Parts {
+            broker: &self.broker,
+            subscriptions: Subscriptions::new(ledger.clone(), changes.subscribe(), &self.shutdown),
+            ledger,
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+            prefetch: self.args.prefetch,
+        };
+        for ingest in Ingest::both(&self.args.ingest, &parts) {
+            self.stage("ingest", ingest.run());
+        }
+        Ok(())
+    }
+
+    fn deliver(&self, changes: &broadcast::Sender<changes::Change>) -> Result<(), Failure> {
+        let ledger = self.ledger("deliver", ROLE_CONNECTIONS)?;
+        let parts = deliver::Parts {
+            broker: &self.broker,
+            webhooks: Webhooks::new(ledger.clone(), changes.subscribe(), &self.shutdown),
+            ledger,
+            client: egress::Client::new(&self.args.egress)
+                .map_err(|error| Failure::Usage(error.to_string()))?,
+            timeout_max: self.args.egress.timeout_max,
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+            shutdown: self.shutdown.clone(),
+            prefetch: self.args.prefetch,
+        };
+        self.stage("deliver", Deliver::new(&self.args.deliver, &parts).run());
+        Ok(())
+    }
+
+    /// A ledger for a role, which readiness follows.
+    fn ledger(&self, role: &'static str, connections: u32) -> Result<Ledger, Failure> {
+        let ledger = Ledger::new(store::hot_pool(&self.args.store, role, connections)?);
+        let watched = ledger.clone();
+        self.health.check(role, move || match watched.failing_for() {
+            Some(failing) => Err(format!("the ledger has taken no commit for {} s", failing.as_secs())),
+            None => Ok(()),
+        });
+        Ok(ledger)
+    }
+
+    /// Runs a stage. One that ends before it is asked to is a fault that only a new process mends.
+    fn stage(&self, name: &'static str, stage: impl Future<Output = ()> + Send + 'static) {
+        let (shutdown, health) = (self.shutdown.clone(), self.health.clone());
+        let running = tokio::spawn(stage);
+        self.shutdown.spawn(async move {
+            let ended = running.await;
+            if !shutdown.is_asked() {
+                let why = ended.err().map_or_else(|| "it returned".to_owned(), |panic| panic.to_string());
+                tracing::error!(stage = name, why, "a stage has ended by itself");
+                health.stage_ended(name, why);
+            }
+        });
+    }
+
+    /// Measures the database's clock now and then, and tells by that whether the database answers: a role with nothing
+    /// to write would not see it go.
+    fn measure_clock(&self, upkeep: &sqlx::PgPool, trouble: watch::Sender<Option<String>>) {
+        let (clock, pool, shutdown, metrics) =
+            (self.clock.clone(), upkeep.clone(), self.shutdown.clone(), self.metrics.clone());
+        self.shutdown.spawn(async move {
+            loop {
+                tokio::select! {
+                    () = tokio::time::sleep(CLOCK_EVERY) => {}
+                    () = shutdown.asked() => return,
+                }
+                match time::measure(&pool, &clock).await {
+                    Ok(()) => {
+                        metrics.clock_offset_seconds.set(clock.offset().as_secs_f64());
+                        trouble.send_replace(None);
+                    }
+                    Err(error) => {
+                        tracing::debug!(%error, "the database's clock could not be measured");
+                        trouble.send_replace(Some(error.to_string()));
+                    }
+                }
+            }
+        });
+        let clock = self.clock.clone();
+        self.health.check("clock", move || match clock.offset() {
+            offset if offset > CLOCK_OFFSET_MAX => {
+                Err(format!("this machine's clock is {} s off the database's; set it", offset.as_secs()))
+            }
+            _ => Ok(()),
+        });
+    }
+}
+
+/// Lets readiness follow the database: not ready while the channel holds what is wrong with it.
+fn watch_database(health: &Health) -> watch::Sender<Option<String>> {
+    let (tell, trouble) = watch::channel(None);
+    health.check("database", move || match &*trouble.borrow() {
+        Some(trouble) => Err(format!("the database does not answer: {trouble}")),
+        None => Ok(()),
+    });
+    tell
+}
+
+/// Lets readiness follow the broker.
+fn watch_broker(health: &Health, broker: &Broker) {
+    let broker = broker.clone();
+    health.check("broker", move || match broker.state() {
+        State::Connected => Ok(()),
+        State::Blocked { reason } => Err(format!("RabbitMQ takes no messages: {reason}")),
+        State::Connecting { since, error } => Err(format!(
+            "no connection to RabbitMQ for {} s{}",
+            since.elapsed().as_secs(),
+            error.map(|error| format!(": {error}")).unwrap_or_default()
+        )),
+    });
+}

@@ -1,0 +1,81 @@
+//! `xtwebhooks topology`: the exchanges, queues and ports that the settings lead to. Asks nobody.
+
+use serde_json::{Value, json};
+
+use super::{
+    failure::Failure,
+    output::{Output, Table},
+};
+use crate::{
+    broker::{self, Topology},
+    telemetry::probes,
+};
+
+/// The settings that decide.
+#[derive(clap::Args, Debug)]
+pub(super) struct Args {
+    #[command(flatten)]
+    broker: broker::Config,
+    #[command(flatten)]
+    probes: probes::Config,
+}
+
+pub(super) fn execute(args: &Args, output: Output) -> Result<(), Failure> {
+    let mut topology = Topology::new(&args.broker).to_json();
+    if let Value::Object(parts) = &mut topology {
+        parts.insert("ports".to_owned(), json!({ "probes": args.probes.probes_address.port() }));
+    }
+    Ok(output.show(&topology, text)?)
+}
+
+fn text(topology: &Value) -> String {
+    let word = |part: &Value, name: &str| part[name].as_str().unwrap_or_default().to_owned();
+    let listed = |name: &str| topology[name].as_array().cloned().unwrap_or_default();
+    let arguments = |part: &Value| {
+        let pairs = part["arguments"].as_object().into_iter().flatten();
+        pairs.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
+    };
+
+    let mut exchanges = Table::new(&["EXCHANGE", "TYPE", "ARGUMENTS"]);
+    for exchange in listed("exchanges") {
+        exchanges.row([word(&exchange, "name"), word(&exchange, "type"), arguments(&exchange)]);
+    }
+    let mut queues = Table::new(&["QUEUE", "ARGUMENTS"]);
+    for queue in listed("queues") {
+        queues.row([word(&queue, "name"), arguments(&queue)]);
+    }
+    let mut ports = Table::new(&["PORT", "NUMBER"]);
+    for (name, port) in topology["ports"].as_object().into_iter().flatten() {
+        ports.row([name.clone(), port.to_string()]);
+    }
+    let bindings = listed("bindings").len();
+    let tables = [exchanges, queues, ports].map(|table| table.render("none"));
+    format!("{}\n\n{bindings} bindings; `--json` lists them", tables.join("\n\n"))
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Topology_ {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn every_queue_and_port_is_named() {
+        let parsed = ["x", "--amqp-prefix=p", "--delivery-shards=2", "--probes-address=0.0.0.0:1234"];
+        let args = Topology_::try_parse_from(parsed).unwrap().args;
+        let mut topology = Topology::new(&args.broker).to_json();
+        topology["ports"] = json!({ "probes": 1234 });
+        let text = text(&topology);
+        for word in
+            ["p.events", "p.deliveries.1", "p.retry.64s", "p.dead-letters", "x-delivery-limit=100", "1234"]
+        {
+            assert!(text.contains(word), "{word} in\n{text}");
+        }
+    }
+}
