@@ -1,0 +1,14 @@
+"""Verifies what arrives at a receiver. Standard library only; Python 3.8 or newer."""
+
+import hashlib
+import hmac
+import time
+
+
+def verify(secret: str, headers, body: bytes, tolerance_seconds: int = 300) -> bool:
+    """`body` is what came over the wire, before any JSON parser; `headers` has its names in lower case, or takes any."""
+    timestamp = headers.get("x-xtsystems-timestamp", "")
+    if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > tolerance_seconds:
+        return False
+    expected = "sha256=" + hmac.new(secret.encode(), timestamp.encode() + body, hashlib.sha256).hexdigest()
+    return hmac.compare_digest(expected.encode(), headers.get("x-xtsystems-signature", "").encode())

@@ -1,0 +1,45 @@
+//! Everything that needs a real broker, a real database or a real receiver, in one binary.
+
+#![allow(
+    clippy::disallowed_methods,
+    clippy::cast_possible_truncation,
+    clippy::cast_possible_wrap,
+    clippy::cast_precision_loss,
+    clippy::cast_sign_loss,
+    clippy::duration_suboptimal_units,
+    clippy::float_cmp,
+    clippy::items_after_statements,
+    clippy::needless_pass_by_value,
+    clippy::single_match_else,
+    clippy::too_many_lines,
+    clippy::type_complexity,
+    clippy::default_trait_access,
+    reason = "tests live by the machine's clock, count small things, fill in many an AMQP default, and take `json!` as it comes"
+)]
+
+mod bad_messages;
+mod bisect;
+mod bounds;
+mod broker;
+mod commands;
+mod dedupe;
+mod demo;
+mod egress;
+mod feed;
+mod isolation;
+mod k8s;
+mod kills;
+mod logs;
+mod outcomes;
+mod pause;
+mod pipeline;
+mod plans;
+mod prune;
+mod readiness;
+mod readme;
+mod replay;
+mod rescue;
+mod restarts;
+mod support;
+mod tidy;
+mod wire;

@@ -1,0 +1,105 @@
+//! Rescue: a lost job is found, and one that only waits is left alone.
+
+use std::{collections::HashMap, time::Duration};
+
+use serde_json::json;
+use uuid::Uuid;
+
+use crate::support::{
+    app::{App, eventually_within},
+    load,
+    receiver::{Receiver, Request},
+};
+
+/// How long rescue waits after a mark came through. Ten of them must be bearable.
+const GRACE_SECONDS: u32 = 3;
+
+/// A world in which rescue is quick.
+async fn quick_to_rescue() -> App {
+    let app = App::new().await;
+    app.set("FRESH_MAX", "500ms")
+        .set("TIMEOUT_MAX", "1s")
+        .set("LEASE_MARGIN", "1s")
+        .set("RESCUE_GRACE", format!("{GRACE_SECONDS}s"))
+        .set("TIDE_MARK_EVERY", "500ms")
+        .set("WINDOW_JOBS", "50000");
+    app
+}
+
+/// How often each delivery was requested.
+fn by_delivery(requests: &[Request]) -> HashMap<String, usize> {
+    let mut counts = HashMap::new();
+    for request in requests {
+        *counts.entry(request.header("x-xtsystems-delivery").expect("signed").to_owned()).or_default() += 1;
+    }
+    counts
+}
+
+#[tokio::test]
+async fn jobs_deleted_with_their_queue_are_rescued_and_each_delivery_arrives_once() {
+    const EVENTS: i64 = 300;
+    let (app, receiver) = (quick_to_rescue().await, Receiver::start().await);
+    let company = Uuid::new_v4();
+    app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 200})).await;
+    let upstream = app.run(&["--role", "ingest,feed"]).await;
+    load::publish(&app, company, EVENTS as u64).await;
+    app.wait_for_count("select count(*) from webhook_deliveries where queued_at is not null", EVENTS).await;
+    eventually_within(Duration::from_secs(30), "the jobs are in the queue", async || {
+        (i64::from(app.depth("deliveries.0").await) >= EVENTS).then_some(())
+    })
+    .await;
+
+    let queue = format!("{}.deliveries.0", app.prefix);
+    app.channel().await.queue_delete(queue.into(), Default::default()).await.expect("it can be deleted");
+
+    let worker = app.run(&["--role", "deliver,keep"]).await;
+    receiver.wait_within(EVENTS as usize, Duration::from_secs(60)).await;
+    app.wait_for_count(
+        "select count(*) from webhook_deliveries where status = 'delivered' and attempts = 1 and rescues = 1",
+        EVENTS,
+    )
+    .await;
+    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, EVENTS as f64);
+    assert_eq!(worker.stop().await, Some(0));
+    let counts = by_delivery(&receiver.requests());
+    assert_eq!(counts.len(), EVENTS as usize);
+    assert!(counts.values().all(|count| *count == 1), "{counts:?}");
+}
+
+#[tokio::test]
+async fn jobs_that_only_wait_for_a_worker_are_never_rescued() {
+    const EVENTS: i64 = 20_000;
+    let _alone = load::alone().await;
+    let (app, receiver) = (quick_to_rescue().await, Receiver::start().await);
+    let company = Uuid::new_v4();
+    app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 200})).await;
+    let upstream = app.run(&["--role", "ingest,feed"]).await;
+    load::publish(&app, company, EVENTS as u64).await;
+    eventually_within(Duration::from_secs(90), "every event is taken in", async || {
+        (app.count("select count(*) from webhook_deliveries where queued_at is not null").await == EVENTS)
+            .then_some(())
+    })
+    .await;
+
+    // By the database's clock, from the last job on.
+    eventually_within(Duration::from_secs(90), "ten graces are over", async || {
+        let waited = app
+            .count("select extract(epoch from now() - max(queued_at))::bigint from webhook_deliveries")
+            .await;
+        (waited > i64::from(10 * GRACE_SECONDS)).then_some(())
+    })
+    .await;
+    assert_eq!(upstream.metric("xtwebhooks_feed_active").await, 1.0);
+    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, 0.0);
+    assert!(i64::from(app.depth("deliveries.0").await) >= EVENTS);
+
+    let worker = app.run(&["--role", "deliver,keep"]).await;
+    receiver.wait_within(EVENTS as usize, Duration::from_secs(120)).await;
+    app.wait_for_count("select count(*) from webhook_deliveries where status <> 'delivered'", 0).await;
+    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, 0.0);
+    assert_eq!(app.count("select sum(rescues) from webhook_deliveries").await, 0);
+    assert_eq!(worker.stop().await, Some(0));
+    let counts = by_delivery(&receiver.requests());
+    assert_eq!(counts.len(), EVENTS as usize);
+    assert!(counts.values().all(|count| *count == 1), "some were requested twice");
+}

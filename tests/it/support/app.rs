@@ -1,0 +1,366 @@
+//! The service under test: the real binary, with a database, a prefix and an exchange of its own.
+//!
+//! ```ignore
+//! let app = App::new().await;                       // a database of its own, migrated
+//! let service = app.run(&[]).await;                 // every role, ready
+//! let webhook = app.webhook(&company, &receiver.url("/a"), json!({"events": ["*"]})).await;
+//! app.publish(&company, "ticket.created", json!({"id": 1})).await;
+//! receiver.wait_for(1).await;
+//! ```
+//! Everything is removed when the [`App`] is dropped, unless the test has failed: then its database stays to be
+//! looked at.
+
+use std::{
+    collections::HashMap,
+    process::Stdio,
+    sync::{Arc, Mutex},
+    time::{Duration, Instant},
+};
+
+use serde_json::{Value, json};
+use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection, PgPool, postgres::PgPoolOptions};
+use tokio::{
+    io::{AsyncBufReadExt, BufReader},
+    process::Command,
+};
+use uuid::Uuid;
+
+pub use super::service::Service;
+use super::template::{template, with_database};
+
+/// How long a test waits for what should come at once.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// Where PostgreSQL and RabbitMQ are, as `scripts/services` says.
+pub fn database_url() -> String {
+    std::env::var("DATABASE_URL")
+        .expect("DATABASE_URL is set: run the tests by `make test`, or under `scripts/services run --`")
+}
+
+/// The broker for the tests.
+pub fn amqp_url() -> String {
+    std::env::var("AMQP_URL")
+        .expect("AMQP_URL is set: run the tests by `make test`, or under `scripts/services run --`")
+}
+
+/// Waits until `check` gives something, and fails with `what` after [`PATIENCE`].
+pub async fn eventually<T>(what: &str, check: impl AsyncFnMut() -> Option<T>) -> T {
+    eventually_within(PATIENCE, what, check).await
+}
+
+/// The same with a deadline of its own.
+pub async fn eventually_within<T>(
+    patience: Duration,
+    what: &str,
+    mut check: impl AsyncFnMut() -> Option<T>,
+) -> T {
+    let end = Instant::now() + patience;
+    loop {
+        if let Some(found) = check().await {
+            return found;
+        }
+        assert!(Instant::now() < end, "not within {patience:?}: {what}");
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+/// One test's world: a database, a prefix of queues, an exchange.
+pub struct App {
+    pub pool: PgPool,
+    pub database_url: String,
+    pub amqp_url: String,
+    pub prefix: String,
+    pub exchange: String,
+    database: Option<String>,
+    settings: Mutex<HashMap<String, String>>,
+    publisher: tokio::sync::OnceCell<lapin::Channel>,
+}
+
+impl App {
+    /// A fresh world on the servers of the test run.
+    pub async fn new() -> Self {
+        let name = format!("xt_test_{}", Uuid::new_v4().simple());
+        let template = template().await;
+        let mut admin = PgConnection::connect(&database_url()).await.expect("the database answers");
+        admin
+            .execute(AssertSqlSafe(format!("create database {name} template {template}")))
+            .await
+            .expect("a database can be made");
+        let _ = admin.close().await;
+        let mut app = Self::at(with_database(&database_url(), &name), amqp_url()).await;
+        app.database = Some(name);
+        app
+    }
+
+    /// A world in a database that is there already, migrated by us if it is not; nothing is removed afterwards.
+    pub async fn at(database_url: String, amqp_url: String) -> Self {
+        let pool = PgPoolOptions::new()
+            .max_connections(3)
+            .connect(&database_url)
+            .await
+            .expect("the database answers");
+        let prefix = format!("t{}", &Uuid::new_v4().simple().to_string()[..12]);
+        Self {
+            pool,
+            database_url,
+            amqp_url,
+            exchange: format!("{prefix}.exchange"),
+            prefix,
+            database: None,
+            settings: Mutex::new(HashMap::from([("ALLOWED_NETWORKS".to_owned(), "127.0.0.0/8".to_owned())])),
+            publisher: tokio::sync::OnceCell::new(),
+        }
+    }
+
+    /// A setting for every process started from now on.
+    pub fn set(&self, name: &str, value: impl ToString) -> &Self {
+        self.settings.lock().expect("not poisoned").insert(name.to_owned(), value.to_string());
+        self
+    }
+
+    /// The binary with this world's settings, and nothing else of ours in its environment.
+    pub fn command(&self, args: &[&str]) -> Command {
+        let mut command = Command::new(env!("CARGO_BIN_EXE_xtwebhooks"));
+        command
+            .args(args)
+            .env_clear()
+            .envs(
+                std::env::vars().filter(|(name, _)| {
+                    ["PATH", "HOME", "TMPDIR", "RUST_BACKTRACE"].contains(&name.as_str())
+                }),
+            )
+            .env("DATABASE_URL", &self.database_url)
+            .env("AMQP_URL", &self.amqp_url)
+            .env("AMQP_PREFIX", &self.prefix)
+            .env("EVENTS_EXCHANGE", &self.exchange)
+            .env("PROBES_ADDRESS", "127.0.0.1:0")
+            .env("LOG_FORMAT", "json")
+            .envs(&*self.settings.lock().expect("not poisoned"))
+            .kill_on_drop(true);
+        command
+    }
+
+    /// Runs a command to its end; gives what it printed as JSON. It must succeed.
+    pub async fn cli(&self, args: &[&str]) -> Value {
+        let (code, out, err) = self.try_cli(args).await;
+        assert_eq!(code, 0, "{args:?}: {err}");
+        serde_json::from_str(&out).unwrap_or_else(|error| panic!("{args:?}: {error}: {out}"))
+    }
+
+    /// Runs a command to its end; gives exit code, standard output and standard error.
+    pub async fn try_cli(&self, args: &[&str]) -> (i32, String, String) {
+        let output = self.command(args).arg("--json").stdin(Stdio::null()).output().await.expect("it starts");
+        let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
+        (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
+    /// Starts the service and waits until it is ready.
+    pub async fn run(&self, args: &[&str]) -> Service {
+        let service = self.start(args).await;
+        service.ready().await;
+        service
+    }
+
+    /// Starts the service without waiting for more than its port.
+    pub async fn start(&self, args: &[&str]) -> Service {
+        let mut child = self
+            .command(&[&["run"], args].concat())
+            .stdin(Stdio::null())
+            .stdout(Stdio::null())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("the service starts");
+        let log = Arc::new(Mutex::new(Vec::new()));
+        let mut lines = BufReader::new(child.stderr.take().expect("piped")).lines();
+        let (found, mut probes) = tokio::sync::watch::channel(None);
+        let kept = Arc::clone(&log);
+        tokio::spawn(async move {
+            while let Ok(Some(line)) = lines.next_line().await {
+                let entry: Value = serde_json::from_str(&line).unwrap_or_else(|_| json!({"message": line}));
+                if entry["message"] == "health and metrics" {
+                    found.send_replace(entry["address"].as_str().map(ToOwned::to_owned));
+                }
+                kept.lock().expect("not poisoned").push(entry);
+            }
+        });
+        let address = tokio::time::timeout(PATIENCE, probes.wait_for(Option::is_some)).await;
+        let address = match address {
+            Ok(Ok(address)) => address.clone().unwrap_or_default(),
+            _ => panic!("the service did not start: {:#?}", log.lock().expect("not poisoned")),
+        };
+        Service { child, address, log }
+    }
+
+    /// Registers a webhook of a company; `more` are further columns of the guide or the product.
+    pub async fn webhook(&self, company: Uuid, url: &str, more: Value) -> Uuid {
+        let id = Uuid::new_v4();
+        let field = |name: &str| more.get(name).cloned().unwrap_or(Value::Null);
+        let list = |name: &str| -> Option<Vec<String>> { serde_json::from_value(field(name)).ok() };
+        sqlx::query(
+            "insert into webhooks (id, company_id, name, url, events, secret, headers, retry_count, retry_schedule,
+                                   timeout_seconds, max_in_flight, active)
+             values ($1, $2, $3, $4, $5, $6, $7::text::json, $8, $9, $10, $11, $12)",
+        )
+        .bind(id)
+        .bind(company)
+        .bind(field("name").as_str().map_or_else(|| id.to_string(), ToOwned::to_owned))
+        .bind(url)
+        .bind(list("events").unwrap_or_else(|| vec!["*".to_owned()]))
+        .bind(field("secret").as_str().unwrap_or(SECRET))
+        .bind(if field("headers").is_object() { field("headers").to_string() } else { "{}".to_owned() })
+        .bind(field("retry_count").as_i64().unwrap_or(3) as i32)
+        .bind(serde_json::from_value::<Vec<i32>>(field("retry_schedule")).ok())
+        .bind(field("timeout_seconds").as_i64().unwrap_or(30) as i32)
+        .bind(field("max_in_flight").as_i64().map(|n| n as i32))
+        .bind(field("active").as_bool().unwrap_or(true))
+        .execute(&self.pool)
+        .await
+        .expect("the webhook can be written");
+        id
+    }
+
+    /// Publishes an event as XTSystems would, and waits for the broker's confirm; gives its message id.
+    pub async fn publish(&self, company: Uuid, event_type: &str, data: Value) -> String {
+        let id = Uuid::new_v4().to_string();
+        let body = json!({
+            "event_type": event_type, "company_id": company, "event_id": id, "data": data,
+            "timestamp": chrono::Utc::now().timestamp(),
+        });
+        assert!(self.publish_raw(event_type, body.to_string().as_bytes(), Default::default()).await);
+        id
+    }
+
+    /// Publishes any bytes to the exchange; whether the broker took them and had a queue for them.
+    pub async fn publish_raw(
+        &self,
+        routing_key: &str,
+        body: &[u8],
+        properties: lapin::BasicProperties,
+    ) -> bool {
+        self.publish_on(self.channel().await, routing_key, body, properties).await
+    }
+
+    /// The same on a channel of the caller's: what is published at once needs one for each publisher.
+    pub async fn publish_on(
+        &self,
+        channel: &lapin::Channel,
+        routing_key: &str,
+        body: &[u8],
+        properties: lapin::BasicProperties,
+    ) -> bool {
+        let confirm = channel
+            .basic_publish(
+                self.exchange.as_str().into(),
+                routing_key.into(),
+                lapin::options::BasicPublishOptions { mandatory: true, ..Default::default() },
+                body,
+                properties.with_delivery_mode(2),
+            )
+            .await
+            .expect("published")
+            .await
+            .expect("answered");
+        matches!(confirm, lapin::Confirmation::Ack(None))
+    }
+
+    /// The test's own channel in confirm mode.
+    pub async fn channel(&self) -> &lapin::Channel {
+        self.publisher.get_or_init(|| self.another_channel()).await
+    }
+
+    /// One more channel in confirm mode, on a connection of its own.
+    pub async fn another_channel(&self) -> lapin::Channel {
+        let connection = lapin::Connection::connect(&self.amqp_url, lapin::ConnectionProperties::default())
+            .await
+            .expect("the broker answers");
+        let channel = connection.create_channel().await.expect("a channel");
+        channel.confirm_select(Default::default()).await.expect("confirms");
+        channel
+    }
+
+    /// How many messages are ready in one of our queues, named without the prefix.
+    pub async fn depth(&self, queue: &str) -> u32 {
+        let connection = lapin::Connection::connect(&self.amqp_url, lapin::ConnectionProperties::default())
+            .await
+            .expect("the broker answers");
+        let channel = connection.create_channel().await.expect("a channel");
+        let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+        let name = format!("{}.{queue}", self.prefix);
+        let count = match channel.queue_declare(name.as_str().into(), options, Default::default()).await {
+            Ok(queue) => queue.message_count(),
+            Err(error) => panic!("{name}: {error}"),
+        };
+        let _ = connection.close(200, "done".into()).await;
+        count
+    }
+
+    /// One number from the ledger.
+    pub async fn count(&self, sql: &'static str) -> i64 {
+        sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
+    }
+
+    /// Waits until a count of the ledger is what is expected.
+    pub async fn wait_for_count(&self, sql: &'static str, expected: i64) {
+        let mut last = -1;
+        let end = Instant::now() + PATIENCE;
+        while Instant::now() < end {
+            last = self.count(sql).await;
+            if last == expected {
+                return;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("{sql}: {last}, not {expected} within {PATIENCE:?}");
+    }
+
+    /// Removes every queue and exchange of this world.
+    async fn remove_queues(amqp_url: &str, prefix: &str, exchange: &str) {
+        let Ok(connection) =
+            lapin::Connection::connect(amqp_url, lapin::ConnectionProperties::default()).await
+        else {
+            return;
+        };
+        let mut queues =
+            ["events", "dead-letters", "suspects.events", "suspects.jobs"].map(ToOwned::to_owned).to_vec();
+        queues.extend((0..8).map(|n| format!("deliveries.{n}")));
+        queues.extend((0..7).map(|n| format!("retry.{}s", 1 << n)));
+        let mut exchanges = vec![exchange.to_owned()];
+        for name in queues.iter().chain(&["deliveries".to_owned(), "deliveries.unbound".to_owned()]) {
+            exchanges.push(format!("{prefix}.{name}"));
+        }
+        let Ok(channel) = connection.create_channel().await else { return };
+        for queue in queues {
+            let _ =
+                channel.queue_delete(format!("{prefix}.{queue}").as_str().into(), Default::default()).await;
+        }
+        for exchange in exchanges {
+            let _ = channel.exchange_delete(exchange.as_str().into(), Default::default()).await;
+        }
+        let _ = connection.close(200, "done".into()).await;
+    }
+}
+
+impl Drop for App {
+    fn drop(&mut self) {
+        let (amqp, prefix, exchange) = (self.amqp_url.clone(), self.prefix.clone(), self.exchange.clone());
+        let database = self.database.take().filter(|_| !std::thread::panicking());
+        // A runtime of its own: the test's may be about to end.
+        let cleaned = std::thread::spawn(move || {
+            let runtime =
+                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+            runtime.block_on(async {
+                Self::remove_queues(&amqp, &prefix, &exchange).await;
+                if let (Some(name), Ok(mut admin)) = (database, PgConnection::connect(&database_url()).await)
+                {
+                    let _ = admin
+                        .execute(AssertSqlSafe(format!("drop database if exists {name} with (force)")))
+                        .await;
+                }
+            });
+        });
+        let _ = cleaned.join();
+    }
+}
+
+/// The secret of webhooks for which a test does not care.
+pub const SECRET: &str = "a-secret-of-the-tests-0123456789";

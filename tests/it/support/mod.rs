@@ -1,0 +1,38 @@
+//! What the tests stand on.
+
+pub mod app;
+pub mod dns;
+pub mod load;
+pub mod past;
+pub mod private;
+pub mod proxy;
+pub mod python;
+pub mod rabbit;
+pub mod receiver;
+pub mod service;
+pub mod template;
+pub mod tls;
+
+use std::time::Duration;
+
+use tokio::time::{Instant, sleep};
+
+/// How long a test waits for what must happen. Generous, for machines are slow when they are shared.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
+/// How often a condition is looked at.
+const LOOK_EVERY: Duration = Duration::from_millis(20);
+
+/// The value of a future that must come soon.
+pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
+    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+}
+
+/// Waits until a condition holds.
+pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds().await {
+        assert!(Instant::now() < deadline, "waited in vain until {what}");
+        sleep(LOOK_EVERY).await;
+    }
+}
