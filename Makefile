@@ -1,0 +1,32 @@
+# The few commands. Each works on a fresh clone with nothing set: scripts/services finds, starts or installs
+# PostgreSQL and RabbitMQ, and stops what it started.
+
+.DEFAULT_GOAL := help
+.PHONY: help demo test check bench sqlx-prepare
+
+# Builds use the committed .sqlx, whatever database happens to be named in the environment.
+export SQLX_OFFLINE = true
+
+help: ## this list
+	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "make %-14s %s\n", $$1, $$2 }' $(MAKEFILE_LIST)
+
+demo: ## an event on its way: arrival, retries, dead letter, replay
+	scripts/services run -- scripts/demo
+
+test: ## all tests, against real servers
+	scripts/services run -- scripts/test
+
+check: ## format, lints, docs, licences, .sqlx, scripts
+	cargo fmt --all --check
+	cargo clippy --locked --all-targets -- -D warnings
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib
+	scripts/services run -- scripts/sqlx-prepare --check
+	scripts/check-licences
+	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; fi
+	scripts/test-services
+
+bench: ## the load table, release build; wants a quiet machine
+	scripts/services run -- cargo bench --locked --bench load
+
+sqlx-prepare: ## write .sqlx anew, after a change to a query or a migration
+	scripts/services run -- scripts/sqlx-prepare

@@ -1,0 +1,129 @@
+"""The story, in the order in which it happens. Whatever does not happen as told ends it with a sentence and code 1."""
+
+from __future__ import annotations
+
+import signal
+import sys
+import uuid
+from datetime import datetime
+
+from .world import Failed, Receiver, World, eventually
+
+SECRET = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw"
+TICKET = {"id": 4711, "title": "Printer is on fire", "priority": "high", "status": "open"}
+
+
+def main() -> int:
+    for kind in (signal.SIGTERM, signal.SIGHUP):
+        signal.signal(kind, lambda *_: sys.exit(130))
+    try:
+        with World() as world:
+            tell(world)
+    except Failed as failed:
+        print(f"demo: {failed}", file=sys.stderr)
+        return 1
+    except KeyboardInterrupt:
+        return 130
+    say("That was all. The service, the receivers, the queues and the database of this demo are gone again.")
+    return 0
+
+
+def tell(world: World) -> None:
+    head("A company, two receivers and the service")
+    say(f"All of it is made for this demo and removed at its end: database {world.database}, queues {world.name}.*")
+    world.command("migrate")
+    service = world.service()
+    company = str(uuid.uuid4())
+    bot = Receiver(world, "discord-bot", SECRET, "200")
+    shop = Receiver(world, "customer", SECRET, "500,500,500,200")
+    register(world, company, bot)
+    shop_webhook = register(world, company, shop)
+    say("discord-bot answers 200. customer is ill: it will answer 500 three times before it is well again.")
+
+    head("XTSystems publishes an event")
+    event = world.publish(company, "ticket.created", TICKET)
+    shown(f"python examples/publish.py {company[:8]}… ticket.created '…'", f"the broker has confirmed event {event}")
+
+    head("It arrives, signed")
+    first = arrived(bot, 1)
+    say(f"with the signature verified by the receiver, and this body:\n  {first['body']}")
+
+    head("The ill receiver gets it three times: retries after 1 s and 2 s")
+    failed = ill(shop, first["webhook_id"])
+
+    head("Given up: the dead letter")
+    letters = eventually("a dead letter", lambda: world.command("dead-letters", "list", "--company", company, expect_json=True))
+    if [letter["id"] for letter in letters] != [failed["delivery"]]:
+        raise Failed(f"the dead letter of delivery {failed['delivery']} was expected, and {letters} is there")
+    show(world, "dead-letters", "list", "--company", company)
+
+    head("The receiver is well again: replay")
+    show(world, "replay", "--company", company, failed["delivery"], "--wait")
+    again = arrived(shop, 1)
+    if (again["webhook_id"], again["trigger"], again["status"]) != (first["webhook_id"], "replay", 200):
+        raise Failed(f"a replay with the same webhook-id was expected, and this came: {again}")
+    say("under the same webhook-id as before, so that a receiver that had taken it in would know it again.")
+
+    head("The history")
+    show(world, "deliveries", "list", "--company", company, "--webhook", shop_webhook)
+    show(world, "deliveries", "show", "--company", company, failed["delivery"])
+
+    world.stop(service)
+
+
+def register(world: World, company: str, receiver: Receiver) -> str:
+    arguments = ["--name", receiver.name, "--url", f"{receiver.url}/webhooks/xtsystems", "--events", "ticket.*"]
+    made = world.command("webhooks", "create", "--company", company, *arguments, expect_json=True, secret=SECRET)
+    shown(f"xtwebhooks webhooks create --name {receiver.name} --events 'ticket.*' --url {made['url']}", made["id"])
+    return made["id"]
+
+
+def arrived(receiver: Receiver, attempt: int) -> dict:
+    arrival = receiver.next(f"attempt {attempt}")
+    if arrival["verified"] is not True or arrival["attempt"] != attempt:
+        raise Failed(f"a verified attempt {attempt} was expected at {receiver.name}, and this came: {arrival}")
+    say(
+        f"{receiver.name} got {arrival['event']}: attempt {attempt}, verified, answered {arrival['status']}, "
+        f"webhook-id {arrival['webhook_id']}"
+    )
+    return arrival
+
+
+def ill(receiver: Receiver, webhook_id: str) -> dict:
+    before = arrived(receiver, 1)
+    for attempt, wait in ((2, 1), (3, 2)):
+        arrival = arrived(receiver, attempt)
+        waited = (at(arrival) - at(before)).total_seconds()
+        # The wait begins when the answer is recorded, and a busy machine may take its time.
+        if not wait - 0.1 <= waited <= wait + 10:
+            raise Failed(f"attempt {attempt} was to come {wait} s after the one before, and came after {waited:.1f} s")
+        if arrival["webhook_id"] != webhook_id:
+            raise Failed(f"attempt {attempt} came with another webhook-id: {arrival['webhook_id']}")
+        say(f"  {waited:.1f} s after the attempt before")
+        before = arrival
+    return before
+
+
+def at(arrival: dict) -> datetime:
+    # Python before 3.11 reads at most six digits of a second, and no Z.
+    return datetime.fromisoformat(arrival["time"][:19]).replace(microsecond=int((arrival["time"][20:-1] + "000000")[:6]))
+
+
+def show(world: World, *arguments: str) -> None:
+    shown(f"xtwebhooks {' '.join(arguments)}", world.command(*arguments))
+
+
+def shown(command: str, output: str) -> None:
+    say(f"$ {command}\n" + "\n".join(f"  {line}" for line in output.splitlines()))
+
+
+def head(text: str) -> None:
+    print(f"\n── {text}", flush=True)
+
+
+def say(text: str) -> None:
+    print(text, flush=True)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
