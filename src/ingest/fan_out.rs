@@ -1,9 +1,6 @@
 //! From an event to its deliveries, their commit, and the jobs that hint at them.
 
-use std::{
-    collections::{HashMap, hash_map::Entry},
-    sync::Arc,
-};
+use std::{collections::HashMap, sync::Arc};
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -24,7 +21,7 @@ use crate::{
 };
 
 use super::{
-    BATCH_EVENTS_MAX, Worker,
+    Worker,
     intake::{Letter, Taken},
 };
 
@@ -33,9 +30,9 @@ pub const CHUNK_DELIVERIES_MAX: usize = 1_000;
 /// Deliveries that a statement over several events writes.
 pub const BATCH_DELIVERIES_MAX: usize = 5_000;
 
-/// Jobs that a batch may publish beyond the room that it found: one an event, so that an ordinary batch never waits
-/// for feed. What an event with thousands of webhooks has more is left in the ledger.
-pub const BEYOND_WINDOW_JOBS_MAX: usize = BATCH_EVENTS_MAX;
+/// Jobs that an event may have beyond the room that was left, so that an ordinary one is not torn between queue and
+/// feed. What an event with thousands of webhooks has more is left in the ledger.
+pub const BEYOND_WINDOW_JOBS_MAX: usize = 64;
 
 /// An event with all it owes.
 pub(super) struct Owed {
@@ -51,7 +48,7 @@ impl Worker {
     pub(super) async fn fan_out(&self, taken: Vec<Taken>) {
         let mut owed = Vec::with_capacity(taken.len());
         let mut gathered = 0;
-        let mut rooms = HashMap::new();
+        let mut rooms: HashMap<u8, usize> = HashMap::new();
         for Taken { event, receipts, letter } in taken {
             let company = self.subscriptions.of(event.company).await;
             let wanted: Vec<&Subscribed> = company
@@ -59,8 +56,25 @@ impl Worker {
                 .iter()
                 .filter(|w| subscription::matches(&w.events, &event.event_type))
                 .collect();
-            let mut nowhere = 0;
-            let room = if wanted.is_empty() { &mut nowhere } else { self.room(&mut rooms, &event).await };
+            let bucket = bucket(event.id.0);
+            let shard = self.window.shard(bucket);
+            let mut room = 0;
+            if wanted.iter().any(|webhook| !webhook.paused && !webhook.backlog) {
+                if rooms.get(&shard) == Some(&0) {
+                    // What this batch has so far need not wait for the room that the rest of it needs.
+                    self.commit(std::mem::take(&mut owed)).await;
+                    gathered = 0;
+                    rooms.clear();
+                }
+                room = match rooms.get(&shard) {
+                    Some(left) => *left,
+                    None => self.room(bucket).await,
+                };
+            }
+            let found = room;
+            if room > 0 {
+                room += BEYOND_WINDOW_JOBS_MAX;
+            }
             let bundle = self.bundle(event.data.len());
             let mut queued = 0;
             let deliveries = wanted
@@ -73,13 +87,16 @@ impl Worker {
                     event_type: event.event_type.clone(),
                     begins: if webhook.paused {
                         Begins::Held
-                    } else if webhook.backlog || !takes_room(room, &mut queued, bundle) {
+                    } else if webhook.backlog || !takes_room(&mut room, &mut queued, bundle) {
                         Begins::Waiting
                     } else {
                         Begins::Queued
                     },
                 })
                 .collect();
+            if found > 0 {
+                rooms.insert(shard, room.saturating_sub(BEYOND_WINDOW_JOBS_MAX));
+            }
             gathered += wanted.len();
             owed.push(Owed { event, deliveries, matched_as_of: company.as_of, receipts, letter });
             // Five hundred events of ten thousand webhooks each would be more than memory should hold.
@@ -91,16 +108,11 @@ impl Worker {
         self.commit(owed).await;
     }
 
-    /// How many jobs this batch may still publish to the queue of an event.
-    async fn room<'r>(&self, rooms: &'r mut HashMap<u8, usize>, event: &Event) -> &'r mut usize {
-        let bucket = bucket(event.id.0);
-        let shard = self.window.shard(bucket);
-        match rooms.entry(shard) {
-            Entry::Occupied(room) => room.into_mut(),
-            Entry::Vacant(unknown) => unknown.insert(match self.window.wait_for_room(bucket).await {
-                Room::Open => self.window.room(bucket).await + BEYOND_WINDOW_JOBS_MAX,
-                Room::Stalled => 0,
-            }),
+    /// How many jobs may be published to a bucket's queue, once any may; none where it stands still.
+    async fn room(&self, bucket: u8) -> usize {
+        match self.window.wait_for_room(bucket).await {
+            Room::Open => self.window.room(bucket).await,
+            Room::Stalled => 0,
         }
     }
 
