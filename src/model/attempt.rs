@@ -47,6 +47,8 @@ pub struct Exchange {
     pub response: Option<Response>,
     /// Whether a reset on a reused connection was repeated on a fresh one.
     pub repeated: bool,
+    /// For how long the receiver wants nothing more, whatever the outcome; not yet bounded by `RETRY_AFTER_MAX`.
+    pub hold_back: Option<Duration>,
 }
 
 /// A finished attempt, on its way to the ledger.

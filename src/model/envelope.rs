@@ -1,23 +1,26 @@
 //! Reads what XTSystems publishes.
 //!
 //! A message is the guide's JSON, `{"event_type", "data", "company_id", "timestamp"}` with an optional
-//! `event_id`; what it leaves out is taken from the AMQP message, and where both say something the body wins.
-//! `data` is never parsed into values, only delimited: its bytes reach the ledger and the receivers as they
-//! were published. What cannot be read is [`Rejected`] with the field that is to blame.
+//! `event_id`, or a CloudEvent (`cloud_event.rs`); what it leaves out is taken from the AMQP message, and where both
+//! say something the body wins. `data` is never parsed into values, only delimited: its bytes reach the ledger and
+//! the receivers as they were published. What cannot be read is [`Rejected`] with the field that is to blame.
 //!
 //! Begin with [`decode`]; [`place`] then says where in time the event's id stands.
 
-use std::fmt;
+mod cloud_event;
+mod fields;
+mod times;
 
 use chrono::{DateTime, TimeDelta, Utc};
-use serde::{
-    Deserializer,
-    de::{Error, IgnoredAny, MapAccess, Visitor},
-};
-use serde_json::{error::Category, value::RawValue};
+use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
+pub use self::cloud_event::{Attributes, Value};
+use self::{
+    cloud_event::Mode,
+    fields::{Fields, GUIDE, present, string, text_of},
+};
 use super::{
     event::EventType,
     id::{CompanyId, EventId},
@@ -53,6 +56,10 @@ pub struct Incoming<'a> {
     pub company_id: Option<&'a str>,
     /// The header `traceparent`.
     pub traceparent: Option<&'a str>,
+    /// The AMQP property `content_type`.
+    pub content_type: Option<&'a str>,
+    /// The attributes of a CloudEvent in binary mode, if the headers have any.
+    pub attributes: Attributes<'a>,
 }
 
 /// What is taken at most, and how messages without an id are told apart.
@@ -95,22 +102,50 @@ pub struct Rejected {
     pub reason: String,
 }
 
+impl Rejected {
+    /// An event of a type that only this service publishes, from somebody else.
+    #[must_use]
+    pub fn reserved_type() -> Self {
+        rejected("event_type", "is a reserved type: only this service publishes `webhook.*` and `delivery.*`")
+    }
+}
+
 fn rejected(field: &'static str, reason: impl Into<String>) -> Rejected {
     Rejected { field, reason: reason.into() }
 }
 
 /// Reads a message. Nothing in it is trusted, and no effort grows faster than its length.
 pub fn decode(incoming: &Incoming<'_>, limits: &Limits) -> Result<Decoded, Rejected> {
+    let mode = cloud_event::mode(incoming)?;
+    if mode == Some(Mode::Binary) {
+        return cloud_event::binary(incoming, limits);
+    }
     let fields = envelope(incoming.body, limits.event_bytes_max)?;
+    if mode == Some(Mode::Structured) || fields.is_cloud_event() {
+        return cloud_event::structured(&fields, incoming);
+    }
+    fields.once(&GUIDE)?;
     let event_type = event_type(fields.event_type, incoming.routing_key)?;
     let company = company(fields.company_id, incoming.company_id)?;
-    let time = time(fields.timestamp, incoming.timestamp)?;
+    let time = times::time(fields.timestamp, incoming.timestamp)?;
     let data = fields.data.ok_or_else(|| rejected("data", "is missing"))?.get();
+    let given = event_id(fields.event_id, incoming.message_id)?;
+    let message_id = given.unwrap_or_else(|| made_id(incoming, limits.dedupe_identical));
+    finish(company, event_type, message_id, time, data, incoming.traceparent)
+}
+
+/// What both forms have in common once their parts are read.
+fn finish(
+    company: CompanyId,
+    event_type: EventType,
+    message_id: String,
+    time: Option<DateTime<Utc>>,
+    data: &str,
+    traceparent: Option<&str>,
+) -> Result<Decoded, Rejected> {
     if depth(data) > DATA_DEPTH_MAX {
         return Err(rejected("data", format!("nests deeper than {DATA_DEPTH_MAX} levels")));
     }
-    let given = event_id(fields.event_id, incoming.message_id)?;
-    let message_id = given.unwrap_or_else(|| made_id(incoming, limits.dedupe_identical));
     Ok(Decoded {
         company,
         message_id,
@@ -119,125 +154,31 @@ pub fn decode(incoming: &Incoming<'_>, limits: &Limits) -> Result<Decoded, Rejec
         data: data.to_owned(),
         body_hash: body_hash(data, &event_type),
         event_type,
-        traceparent: incoming.traceparent.filter(|text| trace::parse(text).is_some()).map(str::to_owned),
+        traceparent: traceparent.filter(|text| trace::parse(text).is_some()).map(str::to_owned),
     })
 }
 
 /// Whose message it is, as far as that can be read, though the rest of it is no event.
 #[must_use]
-pub fn company_of(body: &[u8], header: Option<&str>) -> Option<CompanyId> {
-    let given = envelope(body, usize::MAX).ok().and_then(|fields| fields.company_id);
-    company(given, header).ok()
-}
-
-/// The envelope's fields, delimited but not read.
-#[derive(Default)]
-struct Fields<'a> {
-    event_type: Option<&'a RawValue>,
-    data: Option<&'a RawValue>,
-    company_id: Option<&'a RawValue>,
-    timestamp: Option<&'a RawValue>,
-    event_id: Option<&'a RawValue>,
-    /// The first of them that stands there twice.
-    doubled: Option<&'static str>,
+pub fn company_of(incoming: &Incoming<'_>) -> Option<CompanyId> {
+    let mode = cloud_event::mode(incoming).unwrap_or_default();
+    if mode == Some(Mode::Binary) {
+        return cloud_event::company_of(Mode::Binary, None, incoming);
+    }
+    let fields = envelope(incoming.body, usize::MAX).ok();
+    if mode == Some(Mode::Structured) || fields.as_ref().is_some_and(Fields::is_cloud_event) {
+        let fields = fields.filter(|fields| fields.once(&["companyid"]).is_ok());
+        return cloud_event::company_of(Mode::Structured, fields.as_ref(), incoming);
+    }
+    let given = fields.filter(|fields| fields.once(&GUIDE).is_ok()).and_then(|fields| fields.company_id);
+    company(given, incoming.company_id).ok()
 }
 
 fn envelope(body: &[u8], bytes_max: usize) -> Result<Fields<'_>, Rejected> {
     if body.is_empty() {
         return Err(rejected("body", "is empty"));
     }
-    if body.len() > bytes_max {
-        let reason = format!("has {} bytes, more than EVENT_BYTES_MAX allows ({bytes_max})", body.len());
-        return Err(rejected("body", reason));
-    }
-    let text = str::from_utf8(body)
-        .map_err(|bad| rejected("body", format!("is not UTF-8 from byte {} on", bad.valid_up_to())))?;
-    let mut parser = serde_json::Deserializer::from_str(text);
-    let fields = parser.deserialize_map(FieldsVisitor).and_then(|fields| parser.end().map(|()| fields));
-    let fields = fields.map_err(|bad| match bad.classify() {
-        // Its message repeats the value found, which may be long and is nobody's business in a log.
-        Category::Data => rejected("body", "is not a JSON object"),
-        _ => rejected("body", format!("is not JSON: {bad}")),
-    })?;
-    match fields.doubled {
-        Some(field) => Err(rejected(field, "stands in the body twice")),
-        None => Ok(fields),
-    }
-}
-
-struct FieldsVisitor;
-
-impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("an object with event_type, data, company_id and timestamp")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(Key(name)) = map.next_key()? {
-            let slot = match name {
-                Some("event_type") => &mut fields.event_type,
-                Some("data") => &mut fields.data,
-                Some("company_id") => &mut fields.company_id,
-                Some("timestamp") => &mut fields.timestamp,
-                Some("event_id") => &mut fields.event_id,
-                _ => {
-                    map.next_value::<IgnoredAny>()?;
-                    continue;
-                }
-            };
-            let doubled = slot.replace(map.next_value()?).is_some();
-            fields.doubled = fields.doubled.or(name.filter(|_| doubled));
-        }
-        Ok(fields)
-    }
-}
-
-/// A name of the envelope, however it is escaped; `None` for any other.
-struct Key(Option<&'static str>);
-
-impl<'de> serde::Deserialize<'de> for Key {
-    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        struct KeyVisitor;
-        impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
-
-            fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-                f.write_str("a name")
-            }
-
-            fn visit_str<E: Error>(self, text: &str) -> Result<Key, E> {
-                const NAMES: [&str; 5] = ["event_type", "data", "company_id", "timestamp", "event_id"];
-                Ok(Key(NAMES.into_iter().find(|name| *name == text)))
-            }
-        }
-        deserializer.deserialize_str(KeyVisitor)
-    }
-}
-
-/// The field's value, taking `null` for absent: serializers write it for what they leave out.
-fn present(value: Option<&RawValue>) -> Option<&str> {
-    value.map(RawValue::get).filter(|text| *text != "null")
-}
-
-fn string(field: &'static str, json: &str) -> Result<String, Rejected> {
-    if !json.starts_with('"') {
-        return Err(rejected(field, format!("must be a string, not {}", kind(json))));
-    }
-    serde_json::from_str(json).map_err(|_| rejected(field, "is not a string of Unicode characters"))
-}
-
-fn kind(json: &str) -> &'static str {
-    match json.as_bytes().first() {
-        Some(b'"') => "a string",
-        Some(b'{') => "an object",
-        Some(b'[') => "an array",
-        Some(b't' | b'f') => "a boolean",
-        Some(b'n') => "null",
-        _ => "a number",
-    }
+    Fields::of(text_of(body, bytes_max)?)
 }
 
 fn event_type(given: Option<&RawValue>, routing_key: &str) -> Result<EventType, Rejected> {
@@ -294,55 +235,6 @@ fn body_hash(data: &str, event_type: &EventType) -> i64 {
     let digest = Sha256::new().chain_update(data).chain_update(event_type.as_str()).finalize();
     let (first, _) = digest.split_first_chunk().expect("SHA-256 has 32 bytes");
     i64::from_be_bytes(*first)
-}
-
-fn time(given: Option<&RawValue>, property: Option<u64>) -> Result<Option<DateTime<Utc>>, Rejected> {
-    let read = match (present(given), property) {
-        (Some(json), _) => read_time(json),
-        (None, Some(seconds)) => i64::try_from(seconds).ok().and_then(at_second).ok_or_else(out_of_range),
-        (None, None) => return Ok(None),
-    };
-    read.map(Some)
-}
-
-fn read_time(json: &str) -> Result<DateTime<Utc>, Rejected> {
-    if json.starts_with('"') {
-        return DateTime::parse_from_rfc3339(&string("timestamp", json)?).map(|time| time.to_utc()).map_err(
-            |_| rejected("timestamp", "is no RFC 3339 time such as 2026-01-31T12:00:00Z, zone included"),
-        );
-    }
-    if let Ok(seconds) = json.parse::<i64>() {
-        return at_second(seconds).ok_or_else(out_of_range);
-    }
-    match kind(json) {
-        "a number" => json.parse().ok().and_then(at_fraction).ok_or_else(out_of_range),
-        other => {
-            Err(rejected("timestamp", format!("must be seconds since 1970 or an RFC 3339 time, not {other}")))
-        }
-    }
-}
-
-fn out_of_range() -> Rejected {
-    rejected("timestamp", "is out of range for a time in seconds since 1970")
-}
-
-fn at_second(seconds: i64) -> Option<DateTime<Utc>> {
-    DateTime::from_timestamp(seconds, 0)
-}
-
-fn at_fraction(seconds: f64) -> Option<DateTime<Utc>> {
-    let whole = seconds.floor();
-    // Beyond this a float has no whole seconds any more, and no calendar reaches that far.
-    if whole.abs() > 9e15 {
-        return None;
-    }
-    #[expect(
-        clippy::cast_possible_truncation,
-        clippy::cast_sign_loss,
-        reason = "both are bounded just above"
-    )]
-    let (whole, nanos) = (whole as i64, ((seconds - whole) * 1e9) as u32);
-    DateTime::from_timestamp(whole, nanos.min(999_999_999))
 }
 
 /// How deep arrays and objects nest in a valid JSON text. A loop, for recursion would let the text decide how

@@ -9,6 +9,9 @@ use super::id::{CompanyId, EventId};
 /// The longest event type, as the guide's table has it.
 pub const EVENT_TYPE_BYTES_MAX: usize = 100;
 
+/// What the types begin with that only this service publishes: what it has to say of webhooks and deliveries.
+pub const RESERVED_PREFIXES: [&str; 2] = ["webhook.", "delivery."];
+
 /// `ticket.created`: letters, digits and `. _ - : /`, beginning with a letter or digit, at most 100 characters.
 ///
 /// It becomes a routing key, a header value and a label, so nothing else is let in.
@@ -35,6 +38,12 @@ impl EventType {
     #[must_use]
     pub fn as_str(&self) -> &str {
         &self.0
+    }
+
+    /// Whether only this service may publish it: an operational event.
+    #[must_use]
+    pub fn is_reserved(&self) -> bool {
+        RESERVED_PREFIXES.iter().any(|prefix| self.0.starts_with(prefix))
     }
 }
 
@@ -122,5 +131,21 @@ mod tests {
         check("ticket created", Err(BadEventType::Characters));
         check("tick\u{e9}t", Err(BadEventType::Characters));
         check("a\r\nb", Err(BadEventType::Characters));
+    }
+
+    #[test]
+    fn what_only_the_service_says_is_reserved() {
+        let check = |text: &str, expected: bool| {
+            assert_eq!(text.parse::<EventType>().unwrap().is_reserved(), expected, "{text}");
+        };
+        check("webhook.failing", true);
+        check("delivery.dead_lettered", true);
+        check("webhook.anything", true);
+        check("webhook", false);
+        check("webhooks.created", false);
+        check("delivery:note", false);
+        check("ticket.webhook.created", false);
+        // Types are told apart by case everywhere, so this is another one.
+        check("Webhook.failing", false);
     }
 }

@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use super::{
     CompanyId, DeliveryId, EventId, EventType, Outcome, OutcomeClass, RetryPolicy, Secret, Unreachable,
-    Waiting, Webhook, WebhookId,
+    Waiting, Webhook, WebhookId, lane::Standing,
 };
 
 pub(crate) fn company() -> CompanyId {
@@ -45,6 +45,8 @@ pub(crate) fn webhook() -> Webhook {
         retry: RetryPolicy::default(),
         timeout: Duration::from_secs(30),
         max_in_flight: None,
+        rate_limit: None,
+        lane: Standing::default(),
         pause: None,
         deleted: false,
     }

@@ -84,6 +84,15 @@ impl EventId {
     }
 }
 
+impl ReplayId {
+    /// The id of the recovery that ends an outage: closing twice orders it once.
+    #[must_use]
+    pub fn of_recovery(webhook: WebhookId, opened: DateTime<Utc>) -> Self {
+        let opened_us = opened.timestamp_micros().to_be_bytes();
+        Self(derive(millis(opened), &[b"recovery", webhook.0.as_bytes(), &opened_us]))
+    }
+}
+
 impl DeliveryId {
     /// The id of the one delivery that an event owes a webhook. It lies beside its event in time.
     #[must_use]
@@ -201,5 +210,9 @@ mod tests {
         let (w, r) = (WebhookId(Uuid::from_u128(1)), ReplayId(Uuid::from_u128(2)));
         assert_ne!(DeliveryId::derive(event, w), DeliveryId::of_replay(r, t, event, w));
         assert_ne!(DeliveryId::derive(event, w), DeliveryId::derive(event, WebhookId(r.0)));
+        let later = t + chrono::TimeDelta::microseconds(1);
+        assert_eq!(ReplayId::of_recovery(w, t), ReplayId::of_recovery(w, t));
+        assert_ne!(ReplayId::of_recovery(w, t), ReplayId::of_recovery(w, later));
+        assert_ne!(ReplayId::of_recovery(w, t), ReplayId::of_recovery(WebhookId(r.0), t));
     }
 }

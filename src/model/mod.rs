@@ -2,6 +2,7 @@
 
 pub mod address;
 pub mod attempt;
+pub mod breaker;
 pub mod delivery;
 pub mod envelope;
 pub mod event;
@@ -9,7 +10,9 @@ pub mod event;
 pub(crate) mod fixtures;
 pub mod id;
 pub mod job;
+pub mod lane;
 pub mod next_step;
+pub mod operational;
 pub mod outcome;
 pub mod request;
 pub mod retry_policy;

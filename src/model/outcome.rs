@@ -130,7 +130,7 @@ pub enum Outcome {
     Redirected { status: u16, location: Option<String> },
     /// A 4xx that is neither 410 nor 429.
     Refused { status: u16 },
-    /// 429, with what its `Retry-After` asks for.
+    /// 429, with the wait that it asks for by `Retry-After` or as Discord does.
     Throttled { retry_after: Option<Duration> },
     /// 5xx; a 503 may carry a `Retry-After`.
     ServerError { status: u16, retry_after: Option<Duration> },
@@ -161,7 +161,7 @@ impl Outcome {
         }
     }
 
-    /// What the receiver asked for by `Retry-After`.
+    /// What the receiver asked for before this request comes again.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {

@@ -6,6 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     id::{CompanyId, WebhookId},
+    lane::Standing,
     retry_policy::RetryPolicy,
     signature::Secret,
 };
@@ -50,6 +51,10 @@ pub struct Webhook {
     pub timeout: Duration,
     /// Requests at once in a worker; absent where the service's default holds.
     pub max_in_flight: Option<u32>,
+    /// Requests a second over all workers; absent where there is no limit.
+    pub rate_limit: Option<f64>,
+    /// How its lane stands.
+    pub lane: Standing,
     /// Set while it is paused.
     pub pause: Option<Pause>,
     /// Deleted: what is open of it is cancelled, the history stays.

@@ -14,6 +14,10 @@ use super::{
     subscription::NonMatch,
 };
 
+mod lane;
+
+pub use lane::{Paced, of_lane, of_turn};
+
 /// Who has to do something for it to go on.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Move {

@@ -15,6 +15,8 @@ fn bare(body: &[u8]) -> Incoming<'_> {
         timestamp: None,
         company_id: None,
         traceparent: None,
+        content_type: None,
+        attributes: Attributes::default(),
     }
 }
 

@@ -1,0 +1,246 @@
+//! The breaker of a webhook's lane: what outcomes open and close it, and when a probe may try whether the receiver is
+//! back.
+//!
+//! ```text
+//!             5 failures in a row over all workers,
+//!             or half of 20 within a minute in one
+//!   closed ──────────────────────────────────────────▶ open ── a probe fails: the next in 5 s, 10 s … 5 min ─┐
+//!      ▲                                                │ ▲                                                   │
+//!      └──────────────────── any success ───────────────┘ └───────────────────────────────────────────────────┘
+//! ```
+//!
+//! A batch of finished attempts makes one [`Change`] for each webhook, and is judged at its end. The ledger applies it
+//! to the lane (`store::record_attempts`), for it alone sees all workers; [`Breaker::apply`] says the same in Rust, and
+//! a test holds one against the other. An open lane always has a next probe, so none stays open for want of a try.
+//!
+//! What does not count: a test's outcome, and for opening every answer below 500, for whoever answers is there.
+
+use std::time::Duration;
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    event::EventType,
+    id::{CompanyId, EventId},
+    outcome::OutcomeClass,
+};
+
+mod share;
+
+pub use share::{SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, Shares, WATCHED_MAX};
+
+/// The longest wait for the next probe, before jitter.
+pub const PROBE_WAIT_MAX: Duration = Duration::from_mins(5);
+/// By how much of itself jitter lengthens or shortens the wait for a probe at most.
+pub const PROBE_JITTER: f64 = 0.2;
+/// A hold-back that prolongs another by no more than this is no news to anybody.
+pub const HELD_BACK_ANEW: Duration = Duration::from_secs(1);
+/// How old `last_success_at` becomes before a success rewrites a lane that is well.
+pub const SUCCESS_SEEN_EVERY: Duration = Duration::from_mins(1);
+/// The longest reason that is kept of an opening, in characters.
+pub const REASON_MAX: usize = 400;
+/// What is said of a closing.
+pub const CLOSED_BECAUSE: &str = "the receiver accepted a delivery again";
+
+/// Event types that begin so are this service's own: of what they bring about nobody is told, or they would cause others.
+const OPERATIONAL: [&str; 2] = ["webhook.", "delivery."];
+
+/// When a breaker opens, and how its probes wait.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Policy {
+    /// Failures in a row that open it.
+    pub failures: u32,
+    /// The wait for the first probe; each that fails doubles it, up to [`PROBE_WAIT_MAX`].
+    pub probe_wait_min: Duration,
+}
+
+impl Policy {
+    /// The waits before jitter: for the first probe, the second, and so on; the last holds for all further ones.
+    #[must_use]
+    pub fn probe_waits(&self) -> Vec<Duration> {
+        let first = self.probe_wait_min.clamp(Duration::from_millis(1), PROBE_WAIT_MAX);
+        let doubled = std::iter::successors(Some(first), |wait| Some((*wait * 2).min(PROBE_WAIT_MAX)));
+        let mut waits: Vec<Duration> = doubled.take_while(|wait| *wait < PROBE_WAIT_MAX).collect();
+        waits.push(PROBE_WAIT_MAX);
+        waits
+    }
+
+    /// The wait for the next probe when so many have failed; `jitter` is from [`jitter`].
+    #[must_use]
+    pub fn probe_wait(&self, failed: u32, jitter: f64) -> Duration {
+        let waits = self.probe_waits();
+        let last = waits.len() - 1;
+        waits[usize::try_from(failed).map_or(last, |failed| failed.min(last))].mul_f64(jitter)
+    }
+}
+
+/// The factor that a random number from 0 to 1 lengthens or shortens a wait by.
+#[must_use]
+pub fn jitter(random: f64) -> f64 {
+    let random = if random.is_finite() { random.clamp(0.0, 1.0) } else { 0.5 };
+    1.0 - PROBE_JITTER + 2.0 * PROBE_JITTER * random
+}
+
+/// Whether outcomes of this class open a breaker: nobody was there, or nobody who works.
+#[must_use]
+pub const fn counts(class: OutcomeClass) -> bool {
+    matches!(class, OutcomeClass::ServerError | OutcomeClass::TimedOut | OutcomeClass::Unreachable)
+}
+
+/// Whether a type is one of this service's own.
+#[must_use]
+pub fn is_operational(event_type: &EventType) -> bool {
+    OPERATIONAL.iter().any(|begin| event_type.as_str().starts_with(begin))
+}
+
+/// What one finished attempt says of its lane. Those of tests say nothing and are not asked.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Heard {
+    /// Whose it is.
+    pub company: CompanyId,
+    /// The event it carried.
+    pub event: EventId,
+    /// Whether that is one of this service's own.
+    pub operational: bool,
+    /// What came of it.
+    pub class: OutcomeClass,
+    /// Whether it was the lane's one probe.
+    pub probe: bool,
+    /// For how long the receiver wants nothing more, already bounded.
+    pub hold_back: Option<Duration>,
+    /// The share of failures that this worker saw, where it asks to open.
+    pub share: Option<Share>,
+}
+
+/// What a batch of finished attempts does to a lane: the attempts of one webhook in the order of their ends, folded.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[expect(
+    clippy::struct_excessive_bools,
+    reason = "facts that do not exclude each other, a column each in the ledger's statement"
+)]
+pub struct Change {
+    /// How many attempts it is made of.
+    pub attempts: u32,
+    /// Whether there was a success.
+    pub succeeded: bool,
+    /// Failures that count since the last success.
+    pub failures: u32,
+    /// The event of the first failure of any class since the last success.
+    pub failed_event: Option<EventId>,
+    /// Whether more than one event has failed since.
+    pub failed_many: bool,
+    /// The share that asks to open.
+    pub share: Option<Share>,
+    /// What the last failure that counts was, in words.
+    pub last: String,
+    /// Whether a failure that counts was of an event that is not this service's own.
+    pub loud: bool,
+    /// Whether one of them was the probe.
+    pub probe: bool,
+    /// For how long nothing more may be sent.
+    pub hold_back: Duration,
+}
+
+impl Change {
+    /// Adds the next attempt; `why` is its outcome in words.
+    pub fn add(&mut self, heard: &Heard, why: &str) {
+        self.attempts = self.attempts.saturating_add(1);
+        self.probe |= heard.probe;
+        self.hold_back = self.hold_back.max(heard.hold_back.unwrap_or_default());
+        if heard.class == OutcomeClass::Accepted {
+            let Self { attempts, probe, hold_back, .. } = *self;
+            *self = Self { attempts, probe, hold_back, succeeded: true, ..Self::default() };
+            return;
+        }
+        let first = *self.failed_event.get_or_insert(heard.event);
+        self.failed_many |= first != heard.event;
+        if counts(heard.class) {
+            self.failures = self.failures.saturating_add(1);
+            self.loud |= !heard.operational;
+            self.share = heard.share.or(self.share);
+            self.last = why.chars().take(REASON_MAX).collect();
+        }
+    }
+
+    /// Whether all that failed and counts was this service's own.
+    #[must_use]
+    pub fn is_silent(&self) -> bool {
+        self.failures > 0 && !self.loud
+    }
+}
+
+/// What the ledger knows of a lane's breaker.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Breaker {
+    /// Failures in a row, over all workers.
+    pub failures: u32,
+    /// Set while it is open.
+    pub opened_at: Option<DateTime<Utc>>,
+    /// When one request may try; set exactly while it is open.
+    pub next_probe_at: Option<DateTime<Utc>>,
+    /// Probes that failed since the opening.
+    pub probes: u32,
+    /// The first failure of any class since the last success.
+    pub failing_since: Option<DateTime<Utc>>,
+    /// The event it was of.
+    pub failing_event: Option<EventId>,
+    /// Whether more than one event has failed since.
+    pub failing_many: bool,
+}
+
+/// What a change did that others hear of.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Transition {
+    /// Nothing is sent from now on but probes.
+    Opened,
+    /// The receiver is back.
+    Closed,
+}
+
+impl Breaker {
+    /// Applies a change at `now`. A lane that was open stays so where the same batch ends in what would open it.
+    pub fn apply(
+        &mut self,
+        change: &Change,
+        policy: &Policy,
+        jitter: f64,
+        now: DateTime<Utc>,
+    ) -> Option<Transition> {
+        let was_open = self.opened_at.is_some();
+        if change.succeeded {
+            *self = Self {
+                opened_at: self.opened_at,
+                next_probe_at: self.next_probe_at,
+                probes: self.probes,
+                ..Self::default()
+            };
+        }
+        self.failures = self.failures.saturating_add(change.failures);
+        if let Some(event) = change.failed_event {
+            self.failing_since.get_or_insert(now);
+            let first = *self.failing_event.get_or_insert(event);
+            self.failing_many |= change.failed_many || first != event;
+        }
+        let asks = change.failures > 0 && (self.failures >= policy.failures || change.share.is_some());
+        let wait = |failed| TimeDelta::from_std(policy.probe_wait(failed, jitter)).unwrap_or(TimeDelta::MAX);
+        if was_open && change.succeeded && !asks {
+            (self.opened_at, self.next_probe_at, self.probes) = (None, None, 0);
+            return Some(Transition::Closed);
+        }
+        if !was_open && !asks {
+            return None;
+        }
+        if !was_open || change.succeeded {
+            self.opened_at.get_or_insert(now);
+            (self.probes, self.next_probe_at) = (0, Some(now + wait(0)));
+        } else if change.probe {
+            // Whoever answers a probe is there, whatever he says: he is soon asked again.
+            self.probes = if change.failures > 0 { self.probes.saturating_add(1) } else { 0 };
+            self.next_probe_at = Some(now + wait(self.probes));
+        }
+        (!was_open).then_some(Transition::Opened)
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,142 @@
+//! Why a lane sends nothing now, or no faster: its breaker is open, its receiver asked to wait, it has a pace.
+
+use std::time::Duration;
+
+use chrono::{DateTime, SecondsFormat, Utc};
+
+use super::{Move, Why, span, why};
+use crate::model::lane::{Open, Standing};
+
+/// A lane with a pace, and how many deliveries go before one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Paced {
+    /// Requests a second, over all workers.
+    pub rate: f64,
+    /// Deliveries whose turn comes first.
+    pub ahead: u64,
+}
+
+/// Why nothing is sent in a lane; `None` where nothing holds it up. `failing_since` is the first failure since the last
+/// success, `reason` what stands in the ledger of the opening; either may be unknown to who asks.
+#[must_use]
+pub fn of_lane(
+    standing: &Standing,
+    failing_since: Option<DateTime<Utc>>,
+    reason: Option<&str>,
+    now: DateTime<Utc>,
+) -> Option<Why> {
+    let held_back = standing.held_back_until.and_then(|until| ahead(until, now));
+    match (standing.open, held_back) {
+        (Some(open), held_back) => {
+            Some(why(Move::Receiver, opened(open, failing_since, reason, held_back, now)))
+        }
+        (None, Some(wait)) => {
+            let wait = span(wait);
+            Some(why(
+                Move::Nobody,
+                format!("the receiver asked to wait; nothing is sent to it for another {wait}"),
+            ))
+        }
+        (None, None) => None,
+    }
+}
+
+/// Why a delivery waits in a lane that has a pace: `waits for its turn: 10/s, 340 ahead, about 34 s`.
+#[must_use]
+pub fn of_turn(paced: Paced) -> Why {
+    let Paced { rate, ahead } = paced;
+    // Exact enough for a person, and a rate is never that of a lane that stands still.
+    #[expect(clippy::cast_precision_loss, reason = "a guess of how long it takes")]
+    let seconds = ahead as f64 / rate.max(f64::MIN_POSITIVE);
+    let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
+    why(Move::Nobody, format!("waits for its turn: {}, {ahead} ahead, about {}", pace(rate), span(wait)))
+}
+
+fn opened(
+    open: Open,
+    failing_since: Option<DateTime<Utc>>,
+    reason: Option<&str>,
+    held_back: Option<Duration>,
+    now: DateTime<Utc>,
+) -> String {
+    let since = failing_since.unwrap_or(open.since).to_rfc3339_opts(SecondsFormat::Secs, true);
+    let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
+    // A probe waits for what the receiver asked for, too.
+    let probe = ahead(open.next_probe_at, now).max(held_back);
+    let probe = probe.map_or_else(|| "is due".to_owned(), |wait| format!("is due in {}", span(wait)));
+    format!("the receiver has failed since {since}{because}; the next probe {probe}")
+}
+
+/// `10/s`; a pace below one a second is told by the minute or the hour.
+fn pace(rate: f64) -> String {
+    let rounded = |rate: f64| (rate * 10.0).round() / 10.0;
+    match rate {
+        rate if rate >= 1.0 => format!("{}/s", rounded(rate)),
+        rate if rate * 60.0 >= 1.0 => format!("{}/min", rounded(rate * 60.0)),
+        rate => format!("{}/h", rounded(rate * 3_600.0)),
+    }
+}
+
+fn ahead(until: DateTime<Utc>, now: DateTime<Utc>) -> Option<Duration> {
+    (until - now).to_std().ok().filter(|wait| !wait.is_zero())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn at(seconds: i64) -> DateTime<Utc> {
+        DateTime::from_timestamp(1_795_435_200 + seconds, 0).expect("a time")
+    }
+
+    #[test]
+    fn a_lane_says_why_it_sends_nothing() {
+        let check =
+            |probe: Option<i64>, held: Option<i64>, reason: Option<&str>, expected: Option<(Move, &str)>| {
+                let standing = Standing {
+                    open: probe.map(|s| Open { since: at(-60), next_probe_at: at(s) }),
+                    held_back_until: held.map(at),
+                };
+                let found = of_lane(&standing, reason.map(|_| at(-90)), reason, at(0));
+                let found = found.as_ref().map(|why| (why.next, &*why.sentence));
+                assert_eq!(found, expected, "{standing:?}");
+            };
+        let refused = "5 attempts in a row failed; the last: 203.0.113.9:443 refused the connection";
+        check(None, None, None, None);
+        check(None, Some(0), None, None);
+        check(
+            None,
+            Some(34),
+            None,
+            Some((Move::Nobody, "the receiver asked to wait; nothing is sent to it for another 34 s")),
+        );
+        check(
+            Some(20),
+            None,
+            Some(refused),
+            Some((
+                Move::Receiver,
+                "the receiver has failed since 2026-11-23T11:58:30Z: 5 attempts in a row failed; the last: \
+                 203.0.113.9:443 refused the connection; the next probe is due in 20 s",
+            )),
+        );
+        let bare =
+            |probe| format!("the receiver has failed since 2026-11-23T11:59:00Z; the next probe {probe}");
+        check(Some(-1), None, None, Some((Move::Receiver, &bare("is due"))));
+        check(Some(20), Some(50), None, Some((Move::Receiver, &bare("is due in 50 s"))));
+        check(Some(20), Some(10), None, Some((Move::Receiver, &bare("is due in 20 s"))));
+    }
+
+    #[test]
+    fn a_turn_says_how_long_it_takes() {
+        let check = |rate: f64, ahead: u64, expected: &str| {
+            let found = of_turn(Paced { rate, ahead });
+            assert_eq!((&*found.sentence, found.next), (expected, Move::Nobody));
+        };
+        check(10.0, 340, "waits for its turn: 10/s, 340 ahead, about 34 s");
+        check(2.5, 0, "waits for its turn: 2.5/s, 0 ahead, about 0 ms");
+        check(0.5, 30, "waits for its turn: 30/min, 30 ahead, about 60 s");
+        check(0.01, 100, "waits for its turn: 36/h, 100 ahead, about 2 h");
+        check(1.0, 1_000_000, "waits for its turn: 1/s, 1000000 ahead, about 11 days");
+    }
+}
