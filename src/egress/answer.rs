@@ -1,11 +1,8 @@
 //! What an answer means and how much of it is kept.
 
-use std::time::{Duration, SystemTime};
+use std::time::Duration;
 
-use http::{
-    HeaderMap, StatusCode,
-    header::{DATE, HeaderName, LOCATION, RETRY_AFTER},
-};
+use http::{HeaderMap, StatusCode, header::LOCATION};
 
 use crate::model::{Outcome, Response};
 
@@ -38,42 +35,26 @@ pub(super) fn keep(response: &mut Response, part: &[u8], max: usize) -> bool {
     !response.truncated
 }
 
-/// What a whole answer means. `now` is for a `Retry-After` that is a date in an answer without one.
-pub(super) fn outcome(status: StatusCode, headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Outcome {
+/// What a whole answer means; `retry_after` is what a 429 or a 503 asks for.
+pub(super) fn outcome(status: StatusCode, headers: &HeaderMap, retry_after: Option<Duration>) -> Outcome {
     let code = status.as_u16();
     match code {
         200..=299 => Outcome::Accepted { status: code },
         410 => Outcome::Gone,
-        429 => Outcome::Throttled { retry_after: retry_after(headers, now) },
+        429 => Outcome::Throttled { retry_after },
         300..=399 => Outcome::Redirected { status: code, location: location(headers) },
         400..=499 => Outcome::Refused { status: code },
-        503 => Outcome::ServerError { status: code, retry_after: retry_after(headers, now) },
+        503 => Outcome::ServerError { status: code, retry_after },
         // A switch of protocols that nobody asked for, and codes from 600 that no standard knows, are the
         // server's fault as well.
         _ => Outcome::ServerError { status: code, retry_after: None },
     }
 }
 
-/// `Retry-After` (RFC 9110, section 10.2.3): seconds, or a date, which is taken relative to the answer's own
-/// `Date` so that the receiver's clock need not be right. A past date is zero; what is neither is nothing.
-fn retry_after(headers: &HeaderMap, now: impl FnOnce() -> SystemTime) -> Option<Duration> {
-    let value = text(headers, RETRY_AFTER)?.trim();
-    if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a number has mean "very long", which whoever asks bounds anyway.
-        return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
-    }
-    let until = httpdate::parse_http_date(value).ok()?;
-    let date = text(headers, DATE).and_then(|date| httpdate::parse_http_date(date.trim()).ok());
-    Some(until.duration_since(date.unwrap_or_else(now)).unwrap_or(Duration::ZERO))
-}
-
 fn location(headers: &HeaderMap) -> Option<String> {
     // What can be read as text is ASCII, so that it can be cut anywhere.
-    text(headers, LOCATION).map(|place| place.chars().take(LOCATION_BYTES_MAX).collect())
-}
-
-fn text(headers: &HeaderMap, name: HeaderName) -> Option<&str> {
-    headers.get(name)?.to_str().ok()
+    let place = headers.get(LOCATION)?.to_str().ok()?;
+    Some(place.chars().take(LOCATION_BYTES_MAX).collect())
 }
 
 #[cfg(test)]
@@ -81,19 +62,11 @@ mod tests {
     use super::*;
     use crate::model::OutcomeClass;
 
-    fn headers(pairs: &[(&'static str, &'static str)]) -> HeaderMap {
-        pairs.iter().map(|(n, v)| (HeaderName::from_static(n), v.parse().unwrap())).collect()
-    }
-
-    fn now() -> SystemTime {
-        httpdate::parse_http_date("Mon, 23 Nov 2026 12:00:00 GMT").unwrap()
-    }
-
     #[test]
     fn every_status_has_its_outcome() {
         let check = |code: u16, expected: OutcomeClass| {
             let status = StatusCode::from_u16(code).unwrap();
-            assert_eq!(outcome(status, &HeaderMap::new(), now).class(), expected, "{code}");
+            assert_eq!(outcome(status, &HeaderMap::new(), None).class(), expected, "{code}");
         };
         check(101, OutcomeClass::ServerError);
         check(200, OutcomeClass::Accepted);
@@ -112,33 +85,6 @@ mod tests {
         check(503, OutcomeClass::ServerError);
         check(599, OutcomeClass::ServerError);
         check(999, OutcomeClass::ServerError);
-    }
-
-    #[test]
-    fn retry_after_is_seconds_or_a_date_and_counts_on_429_and_503_only() {
-        let check = |code: u16, pairs: &[(&'static str, &'static str)], expected: Option<u64>| {
-            let status = StatusCode::from_u16(code).unwrap();
-            let found = outcome(status, &headers(pairs), now).retry_after();
-            assert_eq!(found, expected.map(Duration::from_secs), "{code} {pairs:?}");
-        };
-        let later = ("retry-after", "Mon, 23 Nov 2026 12:02:00 GMT");
-        check(429, &[("retry-after", "120")], Some(120));
-        check(429, &[("retry-after", " 7 ")], Some(7));
-        check(429, &[("retry-after", "0")], Some(0));
-        check(429, &[], None);
-        check(503, &[later], Some(120));
-        // The receiver's clock is a minute ahead; the wait is what it means by its own.
-        check(503, &[later, ("date", "Mon, 23 Nov 2026 12:01:00 GMT")], Some(60));
-        check(503, &[later, ("date", "yesterday")], Some(120));
-        check(503, &[("retry-after", "Mon, 23 Nov 2026 11:00:00 GMT")], Some(0));
-        check(503, &[("retry-after", "Monday, 23-Nov-26 12:00:30 GMT")], Some(30));
-        check(503, &[("retry-after", "99999999999999999999999")], Some(u64::from(u32::MAX)));
-        check(503, &[("retry-after", "-5")], None);
-        check(503, &[("retry-after", "1.5")], None);
-        check(503, &[("retry-after", "")], None);
-        check(503, &[("retry-after", "soon")], None);
-        check(500, &[("retry-after", "120")], None);
-        check(404, &[("retry-after", "120")], None);
     }
 
     #[test]
@@ -161,7 +107,7 @@ mod tests {
     fn a_redirect_keeps_where_it_points_but_no_novel() {
         let check = |place: &str, kept: usize| {
             let headers = HeaderMap::from_iter([(LOCATION, place.parse().unwrap())]);
-            let found = outcome(StatusCode::FOUND, &headers, now);
+            let found = outcome(StatusCode::FOUND, &headers, None);
             assert_eq!(found, Outcome::Redirected { status: 302, location: Some(place[..kept].to_owned()) });
         };
         check("/elsewhere", 10);

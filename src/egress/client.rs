@@ -12,6 +12,7 @@ use super::{
     Config, Error, answer,
     connect::{Connector, reset},
     guard::{Guard, Target},
+    hold_back,
     link::Link,
     pool::Pool,
     resolver::Resolver,
@@ -132,6 +133,9 @@ impl Inner {
         let (head, mut body) = head.into_parts();
         let response = course.response.insert(answer::begun(head.status, &head.headers));
         let max = answer::body_bytes_max(head.status);
+        let now = || SystemClock::local().into();
+        // What the head says counts even when the body does not come to its end.
+        course.hold_back = hold_back::asked(head.status, &head.headers, &[], now).hold_back;
         while !body.is_end_stream() {
             let Some(part) = deadline.within(Waiting::Rest, link.frame(&mut body)).await? else { break };
             let part = part.map_err(|e| Outcome::Cut { status: response.status, detail: words::cut(&e) })?;
@@ -139,10 +143,12 @@ impl Inner {
                 break;
             }
         }
+        let asked = hold_back::asked(head.status, &head.headers, &response.body, now);
+        course.hold_back = asked.hold_back;
         if link.finish(body).await {
             self.pool.put(origin, link);
         }
-        Ok(answer::outcome(head.status, &head.headers, || SystemClock::local().into()))
+        Ok(answer::outcome(head.status, &head.headers, asked.retry_after))
     }
 }
 

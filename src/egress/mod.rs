@@ -15,6 +15,7 @@ mod client;
 mod config;
 mod connect;
 mod guard;
+mod hold_back;
 mod link;
 mod pool;
 mod resolver;

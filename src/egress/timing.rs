@@ -26,12 +26,21 @@ pub(super) struct Course {
     pub response: Option<Response>,
     /// Whether the request was repeated on a fresh connection.
     pub repeated: bool,
+    /// For how long the receiver wants nothing more.
+    pub hold_back: Option<Duration>,
 }
 
 impl Course {
     pub fn begin() -> Self {
         let phases = Phases::default();
-        Self { began: Instant::now(), phases, address: None, response: None, repeated: false }
+        Self {
+            began: Instant::now(),
+            phases,
+            address: None,
+            response: None,
+            repeated: false,
+            hold_back: None,
+        }
     }
 
     /// Takes note of the first byte of the answer.
@@ -42,8 +51,8 @@ impl Course {
     /// The end, whatever it was.
     pub fn end(mut self, outcome: Outcome) -> Exchange {
         self.phases.total = self.began.elapsed();
-        let Self { phases, address, response, repeated, .. } = self;
-        Exchange { outcome, phases, address, response, repeated }
+        let Self { phases, address, response, repeated, hold_back, .. } = self;
+        Exchange { outcome, phases, address, response, repeated, hold_back }
     }
 }
 
