@@ -30,7 +30,7 @@ use super::{
 use crate::telemetry::{labels::ConnectionKind, metrics::BrokerMetrics};
 
 /// How long TCP, TLS, login and the declarations may take in all.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
+pub(super) const CONNECT_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// How long TCP alone may take.
 const TCP_TIMEOUT: Duration = Duration::from_secs(5);
@@ -347,7 +347,7 @@ impl Keeper {
     }
 }
 
-fn uri(config: &Config) -> Result<AMQPUri, Error> {
+pub(super) fn uri(config: &Config) -> Result<AMQPUri, Error> {
     let mut uri: AMQPUri = config.amqp_url.expose_secret().parse().map_err(Error::Url)?;
     uri.query.heartbeat.get_or_insert(HEARTBEAT_SECONDS);
     let millis = u64::try_from(TCP_TIMEOUT.as_millis()).unwrap_or(u64::MAX);

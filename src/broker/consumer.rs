@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    Error, Headers, Inner, Queue,
+    CONTENT_TYPE_KEPT, Error, Headers, Inner, Queue,
     acks::{self, Settle, Settled},
     connection::{CHANNEL_TIMEOUT, Session},
     error::on_channel,
@@ -38,6 +38,8 @@ const RENEW_AFTER: Duration = Duration::from_secs(5);
 pub struct Message {
     /// The bytes, as published.
     pub body: Bytes,
+    /// The exchange it was published to; empty for the default one, which only we use.
+    pub exchange: String,
     /// The key it was routed by.
     pub routing_key: String,
     /// Whether the broker has handed it out before.
@@ -48,6 +50,8 @@ pub struct Message {
     pub kind: Option<String>,
     /// Its time, in seconds since 1970.
     pub timestamp: Option<u64>,
+    /// What its body is: the property, or what we kept of it when we published the message again.
+    pub content_type: Option<String>,
     /// Its headers.
     pub headers: Headers,
     /// Says what became of it.
@@ -322,14 +326,20 @@ async fn arrival(stream: &mut lapin::Consumer, until: Instant) -> Option<Option<
 
 fn message(delivery: Delivery, settle: Settle) -> Message {
     let properties = delivery.properties;
+    let content_type = properties.content_type().clone().map(String::from);
+    let (message_id, kind) = (properties.message_id().clone(), properties.kind().clone());
+    let timestamp = *properties.timestamp();
+    let headers = Headers::received(properties);
     Message {
         body: Bytes::from(delivery.data),
+        exchange: delivery.exchange.into(),
         routing_key: delivery.routing_key.into(),
         redelivered: delivery.redelivered,
-        message_id: properties.message_id().clone().map(Into::into),
-        kind: properties.kind().clone().map(Into::into),
-        timestamp: *properties.timestamp(),
-        headers: Headers::received(properties),
+        message_id: message_id.map(Into::into),
+        kind: kind.map(Into::into),
+        timestamp,
+        content_type: content_type.or_else(|| headers.get_str(CONTENT_TYPE_KEPT).map(str::to_owned)),
+        headers,
         receipt: Receipt { tag: delivery.delivery_tag, settle },
     }
 }

@@ -1,12 +1,18 @@
 //! The header table of a message, without showing whose library reads it.
 
+use chrono::DateTime;
 use lapin::{
     BasicProperties,
     types::{AMQPValue, FieldTable, ShortString},
 };
 
+use crate::model::envelope::{Attributes, Value};
+
 /// AMQP's bound of names, keys, types and ids.
 const SHORT_BYTES_MAX: usize = 255;
+
+/// The content type that a message was published with; a header, for what we publish again has no such property.
+pub const CONTENT_TYPE_KEPT: &str = "xt-content-type";
 
 /// Named values of a message.
 #[derive(Clone, Debug)]
@@ -57,7 +63,14 @@ impl Headers {
         }
     }
 
-    /// The texts and numbers among the headers as a JSON object, for a record; what RabbitMQ added is left out.
+    /// The attributes of a CloudEvent among the headers.
+    #[must_use]
+    pub fn cloud_event(&self) -> Attributes<'_> {
+        let entries = self.table().into_iter().flat_map(FieldTable::inner);
+        Attributes::pick(entries.map(|(name, given)| (name.as_str(), value(given))))
+    }
+
+    /// The texts, numbers and times among the headers as a JSON object, for a record; what RabbitMQ added is left out.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let own = |name: &str| {
@@ -66,8 +79,15 @@ impl Headers {
                 && !name.starts_with("x-delivery")
         };
         let entries = self.table().into_iter().flat_map(FieldTable::inner);
-        let value = |value: &AMQPValue| text(value).map(Into::into).or_else(|| number(value).map(Into::into));
-        let json = |(name, given): (&ShortString, &AMQPValue)| Some((name.to_string(), value(given)?));
+        let json = |(name, given): (&ShortString, &AMQPValue)| {
+            let json = match value(given) {
+                Value::Text(text) => text.into(),
+                Value::Number(number) => number.into(),
+                Value::Time(time) => time.to_rfc3339_opts(chrono::SecondsFormat::Secs, true).into(),
+                Value::Other => return None,
+            };
+            Some((name.to_string(), json))
+        };
         serde_json::Value::Object(entries.filter(|(name, _)| own(name.as_str())).filter_map(json).collect())
     }
 
@@ -130,6 +150,14 @@ pub(super) fn short(text: &str) -> ShortString {
         end -= 1;
     }
     text[..end].into()
+}
+
+fn value(given: &AMQPValue) -> Value<'_> {
+    if let AMQPValue::Timestamp(seconds) = given {
+        let seconds = i64::try_from(*seconds).ok();
+        return seconds.and_then(|s| DateTime::from_timestamp(s, 0)).map_or(Value::Other, Value::Time);
+    }
+    text(given).map(Value::Text).or_else(|| number(given).map(Value::Number)).unwrap_or(Value::Other)
 }
 
 fn text(value: &AMQPValue) -> Option<&str> {

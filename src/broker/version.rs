@@ -24,18 +24,19 @@ const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
 /// Type, channel and size stand before a frame's content, and one byte behind it.
 const FRAME_HEADER_BYTES: usize = 7;
 
-/// Refuses a RabbitMQ that is too old. A server that does not say what it is passes: declaring will tell.
-pub(super) async fn check(uri: &AMQPUri) -> Result<(), Error> {
+/// Refuses a RabbitMQ that is too old, and gives its version. A server that does not say what it is passes: declaring
+/// will tell.
+pub(super) async fn check(uri: &AMQPUri) -> Result<Option<String>, Error> {
     let introduction = introduction(uri).await.map_err(|error| Error::Unreachable(error.to_string()))?;
-    let Some(properties) = introduction else { return Ok(()) };
+    let Some(properties) = introduction else { return Ok(None) };
     if text(&properties, "product").as_deref() != Some("RabbitMQ") {
-        return Ok(());
+        return Ok(None);
     }
     match text(&properties, "version") {
         Some(found) if is_too_old(&found) => Err(Error::TooOld { found }),
         found => {
             tracing::debug!(version = found.as_deref().unwrap_or("unknown"), "this is RabbitMQ");
-            Ok(())
+            Ok(found)
         }
     }
 }

@@ -1,0 +1,138 @@
+//! Looks at a server without changing anything: for a check-up by a person.
+//!
+//! A passive declaration says whether a queue is there and how many messages it holds, but not whether its arguments
+//! are ours. Declaring with arguments tells that, and changes nothing where the queue exists; so it is only done
+//! where the passive one has just found it. Bindings cannot be asked for over AMQP.
+
+use lapin::{
+    Connection, ConnectionProperties, ExchangeKind,
+    options::{ExchangeDeclareOptions, QueueDeclareOptions},
+    protocol::constants::REPLY_SUCCESS,
+    types::FieldTable,
+};
+use tokio::time::timeout;
+
+use super::{
+    Config, Error, Queue, Topology,
+    connection::{CONNECT_TIMEOUT, uri},
+    declare::table,
+    error::{is_not_found, on_channel, on_connect, on_declare},
+    topology::{ExchangeSpec, QueueSpec},
+    version,
+};
+
+/// What was found.
+#[derive(Debug)]
+pub struct Inspection {
+    /// The version that the server tells, if it is a RabbitMQ.
+    pub version: Option<String>,
+    /// Exchanges that are not there, by their names.
+    pub missing_exchanges: Vec<String>,
+    /// Queues that are not there, by their names.
+    pub missing_queues: Vec<String>,
+    /// What is there with other arguments than ours.
+    pub mismatches: Vec<Error>,
+    /// The queues that are there.
+    pub queues: Vec<Depth>,
+}
+
+/// What a queue holds.
+#[derive(Clone, Debug)]
+pub struct Depth {
+    /// Which it is.
+    pub queue: Queue,
+    /// Its name.
+    pub name: String,
+    /// Messages that wait; those handed out are not among them.
+    pub ready: u32,
+    /// How many take from it.
+    pub consumers: u32,
+}
+
+/// Looks at the server that these settings name.
+///
+/// # Errors
+/// When it cannot be reached, lets us not in, or is too old.
+pub async fn inspect(config: &Config) -> Result<Inspection, Error> {
+    let looked = timeout(CONNECT_TIMEOUT, look(config)).await;
+    looked.unwrap_or_else(|_| Err(Error::silent("the login or a question", CONNECT_TIMEOUT)))
+}
+
+async fn look(config: &Config) -> Result<Inspection, Error> {
+    let (uri, topology) = (uri(config)?, Topology::new(config));
+    let version = version::check(&uri).await?;
+    let name = format!("{} inspect", config.amqp_prefix);
+    let properties = ConnectionProperties::default().with_connection_name(name.into());
+    let connection = Connection::connect_uri(uri, properties).await.map_err(|error| on_connect(&error))?;
+    let mut found = Inspection {
+        version,
+        missing_exchanges: Vec::new(),
+        missing_queues: Vec::new(),
+        mismatches: Vec::new(),
+        queues: Vec::new(),
+    };
+    for exchange in topology.exchanges() {
+        match of_exchange(&connection, &exchange).await {
+            Ok(true) => {}
+            Ok(false) => found.missing_exchanges.push(exchange.name),
+            Err(mismatch @ Error::Mismatch { .. }) => found.mismatches.push(mismatch),
+            Err(error) => return Err(error),
+        }
+    }
+    for queue in topology.queues() {
+        let Some(depth) = depth(&connection, &queue).await? else {
+            found.missing_queues.push(queue.name);
+            continue;
+        };
+        found.queues.push(depth);
+        match arguments(&connection, &queue).await {
+            Err(mismatch @ Error::Mismatch { .. }) => found.mismatches.push(mismatch),
+            other => other?,
+        }
+    }
+    if let Err(error) = connection.close(REPLY_SUCCESS, "OK".into()).await {
+        tracing::debug!(%error, "the connection was closed already");
+    }
+    Ok(found)
+}
+
+/// Whether an exchange is there, as we declare it.
+async fn of_exchange(connection: &Connection, exchange: &ExchangeSpec) -> Result<bool, Error> {
+    let kind = || ExchangeKind::Custom(exchange.kind.to_owned());
+    // Each question has a channel of its own, for a refusal costs it.
+    let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
+    let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
+    let name = exchange.name.as_str();
+    match channel.exchange_declare(name.into(), kind(), passive, FieldTable::default()).await {
+        Ok(()) => {}
+        Err(error) if is_not_found(&error) => return Ok(false),
+        Err(error) => return Err(on_declare(&error)),
+    }
+    let options = ExchangeDeclareOptions { durable: true, ..ExchangeDeclareOptions::default() };
+    let declared = channel.exchange_declare(name.into(), kind(), options, table(&exchange.arguments)).await;
+    declared.map(|()| true).map_err(|error| on_declare(&error))
+}
+
+/// What a queue holds; none where it is not there.
+async fn depth(connection: &Connection, queue: &QueueSpec) -> Result<Option<Depth>, Error> {
+    let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    match channel.queue_declare(queue.name.as_str().into(), passive, FieldTable::default()).await {
+        Ok(found) => Ok(Some(Depth {
+            queue: queue.queue,
+            name: queue.name.clone(),
+            ready: found.message_count(),
+            consumers: found.consumer_count(),
+        })),
+        Err(error) if is_not_found(&error) => Ok(None),
+        Err(error) => Err(on_declare(&error)),
+    }
+}
+
+/// Asks whether a queue that is there has our arguments.
+async fn arguments(connection: &Connection, queue: &QueueSpec) -> Result<(), Error> {
+    let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
+    let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };
+    let declared = channel.queue_declare(queue.name.as_str().into(), options, table(&queue.arguments)).await;
+    declared.map(drop).map_err(|error| on_declare(&error))
+}
