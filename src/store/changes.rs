@@ -14,6 +14,7 @@ use std::{
 
 use backon::{BackoffBuilder, ExponentialBuilder};
 use sqlx::{
+    PgPool,
     postgres::{PgConnectOptions, PgListener, PgPoolOptions},
     types::Uuid,
 };
@@ -24,7 +25,7 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// The channel that the trigger on `webhooks` notifies.
+/// The channel that the trigger on `webhooks` notifies, and [`notify`].
 const CHANNEL: &str = "webhooks_changed";
 /// A connection that was cut without a word is noticed by asking it something this often.
 const PING_EVERY: Duration = Duration::from_secs(10);
@@ -38,6 +39,27 @@ pub enum Change {
     Webhook(CompanyId, WebhookId),
     /// Anything: notifications may have been lost.
     Everything,
+}
+
+/// Wakes every cache's entry of a webhook whose lane has changed; a change of the webhook itself does so by its trigger.
+pub async fn notify(pool: &PgPool, company: CompanyId, webhook: WebhookId) -> sqlx::Result<()> {
+    notify_all(pool, &[(company, webhook)]).await
+}
+
+/// The same for many: NOTIFY takes a global lock at commit, so it is one statement, and never part of a hot one.
+pub async fn notify_all(pool: &PgPool, changed: &[(CompanyId, WebhookId)]) -> sqlx::Result<()> {
+    let payloads: Vec<String> =
+        changed.iter().map(|(company, webhook)| format!("{company} {webhook}")).collect();
+    sqlx::query!(
+        "-- changes.notify
+        select pg_notify($1, payload)
+        from unnest($2::text[]) as p (payload)",
+        CHANNEL,
+        &payloads,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
 }
 
 /// Listens until shutdown and passes on what changed.

@@ -12,154 +12,11 @@ use std::time::Duration;
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{PgPool, types::Uuid};
 
+use super::waiting::{BEGINNING, Since};
 use crate::model::{
     CompanyId, DeliveryId, EventId, EventType, Trigger, WebhookId,
     id::{first_of_day, time_of},
 };
-
-/// What may be done with what waits for a webhook.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
-    /// Make jobs.
-    Open,
-    /// Hold everything.
-    Paused,
-    /// Cancel everything: it is inactive, deleted or unknown.
-    Closed,
-}
-
-/// A webhook for which something waits.
-#[derive(Clone, Debug)]
-pub struct Waiting {
-    /// The webhook.
-    pub webhook: WebhookId,
-    /// What may be done.
-    pub standing: Standing,
-    /// Whether a resume is releasing its held deliveries at a rate.
-    pub resuming: bool,
-    /// Whether ingest leaves its new deliveries to feed.
-    pub flagged: bool,
-    /// Whether the time of something that waits has come.
-    pub due: bool,
-}
-
-/// Which deliveries are looked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Which {
-    /// Pending, without a job.
-    Waiting,
-    /// Held.
-    Held,
-}
-
-/// The next webhooks after `after`, in the order of their ids, for which something waits or is held.
-pub async fn webhooks(
-    pool: &PgPool,
-    which: Which,
-    low: Uuid,
-    after: Uuid,
-    webhooks_max: i64,
-) -> sqlx::Result<Vec<Waiting>> {
-    let ids = match which {
-        // A loose index scan: one probe for each webhook, however many deliveries it has.
-        Which::Waiting => {
-            sqlx::query_scalar!(
-                r#"-- feed.waiting_webhooks
-                with recursive w as (
-                    (select webhook_id
-                     from webhook_deliveries
-                     where status = 'pending' and queued_at is null and id >= $1 and webhook_id > $2
-                     order by webhook_id
-                     limit 1)
-                    union all
-                    select (select d.webhook_id
-                            from webhook_deliveries d
-                            where d.status = 'pending' and d.queued_at is null and d.id >= $1
-                              and d.webhook_id > w.webhook_id
-                            order by d.webhook_id
-                            limit 1)
-                    from w
-                    where w.webhook_id is not null
-                )
-                select webhook_id as "id!" from w where webhook_id is not null limit $3"#,
-                low,
-                after,
-                webhooks_max,
-            )
-            .fetch_all(pool)
-            .await?
-        }
-        Which::Held => {
-            sqlx::query_scalar!(
-                r#"-- feed.held_webhooks
-                with recursive w as (
-                    (select webhook_id
-                     from webhook_deliveries
-                     where status = 'held' and id >= $1 and webhook_id > $2
-                     order by webhook_id
-                     limit 1)
-                    union all
-                    select (select d.webhook_id
-                            from webhook_deliveries d
-                            where d.status = 'held' and d.id >= $1 and d.webhook_id > w.webhook_id
-                            order by d.webhook_id
-                            limit 1)
-                    from w
-                    where w.webhook_id is not null
-                )
-                select webhook_id as "id!" from w where webhook_id is not null limit $3"#,
-                low,
-                after,
-                webhooks_max,
-            )
-            .fetch_all(pool)
-            .await?
-        }
-    };
-    standing(pool, low, &ids).await
-}
-
-async fn standing(pool: &PgPool, low: Uuid, ids: &[Uuid]) -> sqlx::Result<Vec<Waiting>> {
-    if ids.is_empty() {
-        return Ok(Vec::new());
-    }
-    let rows = sqlx::query!(
-        r#"-- feed.standing
-        select i.id as "id!",
-               w.paused_at is not null as "paused!",
-               coalesce(w.active and w.deleted_at is null, false) as "living!",
-               coalesce(l.waiting > 0, false) as "flagged!",
-               exists (select from webhook_deliveries d
-                       where d.webhook_id = i.id and (d.replay_id is not null) = false and d.status = 'pending'
-                         and d.queued_at is null and d.due_at <= now() and d.id >= $2)
-               or exists (select from webhook_deliveries d
-                       where d.webhook_id = i.id and (d.replay_id is not null) = true and d.status = 'pending'
-                         and d.queued_at is null and d.due_at <= now() and d.id >= $2) as "due!",
-               exists (select from replays r
-                       where r.webhook_id = i.id and r.kind = 'resume' and r.status <> 'done') as "resuming!"
-        from unnest($1::uuid[]) as i (id)
-        left join webhooks w on w.id = i.id
-        left join lanes l on l.webhook_id = i.id"#,
-        ids,
-        low,
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(rows
-        .into_iter()
-        .map(|row| Waiting {
-            webhook: WebhookId(row.id),
-            standing: match (row.living, row.paused) {
-                (false, _) => Standing::Closed,
-                (true, true) => Standing::Paused,
-                (true, false) => Standing::Open,
-            },
-            resuming: row.resuming,
-            flagged: row.flagged,
-            due: row.due,
-        })
-        .collect())
-}
 
 /// A delivery that was marked as queued: its job is to be published now.
 #[derive(Clone, Debug)]
@@ -180,24 +37,39 @@ pub struct Due {
     pub trigger: Trigger,
     /// When it was marked.
     pub queued_at: DateTime<Utc>,
+    /// When its time had come.
+    pub due_at: DateTime<Utc>,
     /// How often in a row a worker was gone that had claimed it.
     pub deaths: u32,
 }
 
-/// Marks what is due as queued, up to `room` for each webhook; oldest first, replays and recoveries last.
-pub async fn take(pool: &PgPool, low: Uuid, rooms: &[(WebhookId, i64)]) -> sqlx::Result<Vec<Due>> {
-    let (webhooks, rooms): (Vec<Uuid>, Vec<i64>) =
-        rooms.iter().map(|(webhook, room)| (webhook.0, *room)).unzip();
-    let rows = sqlx::query!(
+/// What a webhook may have now.
+#[derive(Clone, Copy, Debug)]
+pub struct Room {
+    /// The webhook.
+    pub webhook: WebhookId,
+    /// How many deliveries.
+    pub deliveries_max: i64,
+    /// Before which time nothing of its backlog waits.
+    pub since: Since,
+}
+
+/// Marks what is due as queued, up to `room` for each webhook, and gives it in the order in which it is to be published:
+/// oldest first, replays and recoveries last.
+pub async fn take(pool: &PgPool, low: Uuid, rooms: &[Room]) -> sqlx::Result<Vec<Due>> {
+    let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
+    let sinces: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.since.unwrap_or(BEGINNING)).collect();
+    let rooms: Vec<i64> = rooms.iter().map(|room| room.deliveries_max).collect();
+    let mut rows = sqlx::query!(
         r#"-- feed.take
         with picked as (
             select d.id, d.queued_at
-            from unnest($1::uuid[], $2::bigint[]) as w (id, room)
+            from unnest($1::uuid[], $2::bigint[], $4::timestamptz[]) as w (id, room, since)
             cross join lateral (
                 (select id, 0 as again, due_at, queued_at
                  from webhook_deliveries
                  where webhook_id = w.id and (case when replay_id is null then 0 else 1 end) = 0
-                   and status = 'pending' and queued_at is null and due_at <= now()
+                   and status = 'pending' and queued_at is null and due_at <= now() and due_at >= w.since
                    and coalesce(claimed_until, '-infinity') < now()
                    and id >= $3
                  order by due_at, id
@@ -220,13 +92,16 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[(WebhookId, i64)]) -> sqlx:
         from (select id, queued_at from picked order by id) p
         where d.id = p.id and d.status = 'pending' and d.queued_at is not distinct from p.queued_at
         returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.trigger,
-                  d.queued_at as "queued_at!", d.deaths"#,
+                  d.queued_at as "queued_at!", d.due_at, d.deaths, d.replay_id"#,
         &webhooks,
         &rooms,
         low,
+        &sinces,
     )
     .fetch_all(pool)
     .await?;
+    // An update returns its rows in no order of ours.
+    rows.sort_unstable_by_key(|row| (row.replay_id.is_some(), row.due_at, row.id));
     Ok(rows
         .into_iter()
         .filter_map(|row| {
@@ -239,6 +114,7 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[(WebhookId, i64)]) -> sqlx:
                 attempt: u32::try_from(row.attempts).unwrap_or(0) + 1,
                 trigger: row.trigger.parse().unwrap_or(Trigger::Event),
                 queued_at: row.queued_at,
+                due_at: row.due_at,
                 deaths: u32::try_from(row.deaths).unwrap_or(0),
             })
         })
@@ -308,90 +184,72 @@ pub async fn cancel(
 }
 
 /// Gives up what has waited for its webhook longer than it may: counted from the last attempt, else from intake,
-/// and never from before the end of a pause, for a pause is no fault of the delivery. What waits so long was placed
-/// before `high`, so only old days are looked at.
+/// and never from before the end of a pause, for a pause is no fault of the delivery.
+///
+/// Looks at the next `rows_max` deliveries behind `after` that were placed before `high`; returns the last of them,
+/// where there may be others behind it. What has waited so long was placed long ago, so only old days are looked at,
+/// and as a rule they owe nothing and `low` is behind them.
 pub async fn expire_parked(
     pool: &PgPool,
-    low: Uuid,
+    after: Uuid,
     high: Uuid,
     park_max: Duration,
     rows_max: i64,
-) -> sqlx::Result<u64> {
-    let done = sqlx::query!(
+) -> sqlx::Result<Option<Uuid>> {
+    let looked = sqlx::query!(
         r#"-- feed.expire_parked
-        with old as (
-            select d.id
+        with looked as (
+            select d.id, d.webhook_id, d.status, d.queued_at, d.due_at, d.attempted_at, d.created_at, d.claimed_until
             from webhook_deliveries d
-            where d.id >= $1
-              and d.id < $2
-              and d.status = 'pending'
-              and d.queued_at is null
-              and d.due_at <= now()
-              and coalesce(d.attempted_at, d.created_at) < now() - make_interval(secs => $3)
-              and coalesce(d.claimed_until, '-infinity') < now()
-              and not exists (select
-                              from webhook_versions v
-                              where v.webhook_id = d.webhook_id
-                                and v.paused
-                                and v.valid_to >= now() - make_interval(secs => $3))
+            where d.id > $1 and d.id < $2
             order by d.id
             limit $4
+        ), old as (
+            select l.id
+            from looked l
+            where l.status = 'pending'
+              and l.queued_at is null
+              and l.due_at <= now()
+              and coalesce(l.attempted_at, l.created_at) < now() - make_interval(secs => $3)
+              and coalesce(l.claimed_until, '-infinity') < now()
+              and not exists (select
+                              from webhook_versions v
+                              where v.webhook_id = l.webhook_id
+                                and v.paused
+                                and v.valid_to >= now() - make_interval(secs => $3))
+            order by l.id
         ), expired as (
             update webhook_deliveries d
             set status = 'dead', reason = 'expired', queued_at = null
             from old o
             where d.id = o.id
               and d.status = 'pending'
-              and d.queued_at is null
+              and d.queued_at is not distinct from null
               and coalesce(d.claimed_until, '-infinity') < now()
             returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.outcome, d.response_status
+        ), kept as (
+            insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome,
+                                      response_status, body)
+            select x.id, 'delivery', x.company_id, x.webhook_id, x.event_id, x.event_type, 'expired', x.attempts,
+                   x.outcome, x.response_status,
+                   convert_to('{"event_type":' || to_json(e.event_type) || ',"data":' || e.data
+                       || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
+            from expired x
+            left join events e on e.id = x.event_id
+            on conflict (id) do nothing
         )
-        insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome,
-                                  response_status, body)
-        select x.id, 'delivery', x.company_id, x.webhook_id, x.event_id, x.event_type, 'expired', x.attempts,
-               x.outcome, x.response_status,
-               convert_to('{"event_type":' || to_json(e.event_type) || ',"data":' || e.data
-                   || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
-        from expired x
-        left join events e on e.id = x.event_id
-        on conflict (id) do nothing"#,
-        low,
+        select id as "id!"
+        from looked
+        order by id
+        offset $4 - 1"#,
+        after,
         high,
         park_max.as_secs_f64(),
         rows_max,
     )
-    .execute(pool)
+    .fetch_optional(pool)
     .await?;
-    Ok(done.rows_affected())
-}
-
-/// Tells ingest whether a webhook has a backlog, so that what is new stands behind what waits.
-pub async fn flag(pool: &PgPool, webhooks: &[WebhookId], waiting: i64) -> sqlx::Result<()> {
-    let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.0).collect();
-    sqlx::query!(
-        "-- feed.flag
-        update lanes
-        set waiting = $2
-        where webhook_id = any($1)",
-        &ids,
-        waiting,
-    )
-    .execute(pool)
-    .await?;
-    Ok(())
-}
-
-/// The webhooks that are flagged.
-pub async fn flagged(pool: &PgPool) -> sqlx::Result<Vec<WebhookId>> {
-    let ids = sqlx::query_scalar!(
-        "-- feed.flagged
-        select webhook_id
-        from lanes
-        where waiting > 0"
-    )
-    .fetch_all(pool)
-    .await?;
-    Ok(ids.into_iter().map(WebhookId).collect())
+    Ok(looked.map(|last| last.id))
 }
 
 /// The first of `days` in which something is open; the days before owe nothing.

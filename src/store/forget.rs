@@ -30,3 +30,21 @@ pub async fn replays(pool: &PgPool, until: DateTime<Utc>, rows_max: i64) -> sqlx
     .await?;
     Ok(done.rows_affected())
 }
+
+/// Removes transitions of lanes from before `until`; returns how many.
+pub async fn lane_transitions(pool: &PgPool, until: DateTime<Utc>, rows_max: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- lane_transitions.forget
+        delete from lane_transitions
+        where (webhook_id, at, kind) in (select webhook_id, at, kind
+                                         from lane_transitions
+                                         where at < $1
+                                         order by at
+                                         limit $2)",
+        until,
+        rows_max,
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}

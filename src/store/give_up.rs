@@ -1,8 +1,36 @@
-//! Dead letters of deliveries that the broker handed back.
+//! Deliveries that the broker handed back, for their workers died: counted, and given up when that goes on.
 
 use sqlx::{PgExecutor, PgPool, types::Uuid};
 
 use crate::model::DeliveryId;
+
+/// Deaths after which a delivery is asked for alone. Few, for unlike the broker's count these are of workers that had
+/// claimed it: a restart with a backlog adds none for what only waited.
+pub const SUSPECT_AFTER_DEATHS: u32 = 3;
+
+/// Counts that deliveries were handed out alone as often as the broker does it and nobody got as far as to claim them,
+/// and gives them back to feed, which asks for them alone from now on.
+pub async fn died_unclaimed(pool: &PgPool, deliveries: &[DeliveryId], attempt: u32) -> sqlx::Result<()> {
+    let mut ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
+    ids.sort_unstable();
+    sqlx::query!(
+        "-- deliveries.died_unclaimed
+        update webhook_deliveries d
+        set deaths = least(greatest(d.deaths + 1, $3), 32767), queued_at = null
+        from unnest($1::uuid[]) as g (id)
+        where d.id = g.id
+          and d.status = 'pending'
+          and d.queued_at is not null
+          and d.attempts = $2 - 1
+          and coalesce(d.claimed_until, '-infinity') < now()",
+        &ids,
+        i32::try_from(attempt).unwrap_or(i32::MAX),
+        i32::try_from(SUSPECT_AFTER_DEATHS).unwrap_or(i32::MAX),
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
 
 /// Gives up deliveries whose attempt of that number is still owed and not under way, each with its dead letter: both or neither.
 pub async fn give_up(

@@ -7,6 +7,7 @@
 //! Begin with the folder `migrations`, which says what the tables mean, then `webhooks.rs`.
 
 pub mod changes;
+pub mod checkup;
 pub mod claim;
 pub mod dead_letters;
 pub mod fault;
@@ -16,6 +17,9 @@ pub mod give_up;
 pub mod history;
 pub mod ingest_batch;
 pub mod intake_keys;
+pub mod lane_report;
+pub mod lane_transitions;
+pub mod lanes;
 pub mod lease;
 pub mod ledger;
 pub mod migrate;
@@ -29,6 +33,7 @@ pub mod set_aside;
 pub mod subscribed;
 pub mod tide_marks;
 pub mod time;
+pub mod waiting;
 pub mod webhooks;
 
 pub use pool::{Config, hot_pool, pool};

@@ -2,7 +2,10 @@
 
 use sqlx::{PgPool, types::Uuid};
 
-use super::{replay_rows::Open, replays::Filter};
+use super::{
+    replay_rows::Open,
+    replays::{Filter, Kind},
+};
 use crate::model::{DeliveryId, EventId, Status, WebhookId, id::first_at};
 
 /// Rows of the history that one look goes through.
@@ -49,6 +52,9 @@ impl Chunk {
 pub async fn next_chunk(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Chunk> {
     if !replay.filter.deliveries.is_empty() {
         return Ok(Chunk::of(named(pool, replay, rows_max).await?, replay, rows_max));
+    }
+    if replay.kind == Kind::Recovery.as_str() {
+        return Ok(Chunk::of(of_outage(pool, replay, rows_max).await?, replay, rows_max));
     }
     match replay.filter.status.unwrap_or(Status::Dead) {
         Status::Dead => Ok(Chunk::of(dead(pool, replay, rows_max).await?, replay, rows_max)),
@@ -106,6 +112,35 @@ async fn dead(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<S
         low(&replay.filter),
         high(&replay.filter),
         replay.started_at,
+        rows_max,
+    )
+    .fetch_all(pool)
+    .await
+    .map(read)
+}
+
+/// The open dead letters that a webhook has of an outage, those of the oldest events first.
+async fn of_outage(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<Source>> {
+    sqlx::query_as!(
+        Row,
+        r#"-- replays.sources_of_outage
+        select l.id as "id!", l.event_id as "event_id!", l.webhook_id as "webhook_id!",
+               coalesce(l.event_type, '') as "event_type!",
+               coalesce(w.active and w.deleted_at is null, false) as "living!"
+        from dead_letters l
+        left join webhooks w on w.id = l.webhook_id and w.company_id = $1
+        where l.webhook_id = $2 and l.kind = 'delivery' and l.status = 'open' and l.id > $3
+          and l.company_id = $1 and l.event_id is not null
+          and l.created_at >= coalesce($4, '-infinity'::timestamptz)
+          and l.created_at <= coalesce($5, 'infinity'::timestamptz)
+          and not exists (select from webhook_deliveries d where d.id = l.id and d.trigger = 'recovery')
+        order by l.id
+        limit $6"#,
+        replay.company.0,
+        webhook(replay),
+        replay.cursor,
+        replay.filter.dead_since,
+        replay.filter.dead_until,
         rows_max,
     )
     .fetch_all(pool)

@@ -60,6 +60,12 @@ pub struct Filter {
     /// Only before then.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,
+    /// Of a recovery: only what was given up then or later.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_since: Option<DateTime<Utc>>,
+    /// Of a recovery: only what was given up then or before.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dead_until: Option<DateTime<Utc>>,
 }
 
 /// An order as it stands.

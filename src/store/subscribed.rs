@@ -14,7 +14,7 @@ pub struct Subscribed {
     pub events: Vec<String>,
     /// Whether its deliveries begin held.
     pub paused: bool,
-    /// Whether feed has more for it than fits its window.
+    /// Whether feed has more for it than fits its window, or its lane lets nothing start: feed gets what is new as well.
     pub backlog: bool,
 }
 
@@ -23,7 +23,7 @@ pub async fn of_company(pool: &PgPool, company: CompanyId) -> sqlx::Result<(Date
     let rows = sqlx::query!(
         r#"-- webhooks.subscribed
         select t.now as "now!", w.id as "id?", w.events as "events?", w.paused_at is not null as "paused!",
-               coalesce(l.waiting > 0, false) as "backlog!"
+               coalesce(l.waiting > 0 or l.opened_at is not null or l.held_back_until > now(), false) as "backlog!"
         from (select now() as now) t
         left join webhooks w on w.company_id = $1 and w.active and w.deleted_at is null
         left join lanes l on l.webhook_id = w.id

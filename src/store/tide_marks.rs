@@ -108,16 +108,19 @@ pub async fn rescue(
         update webhook_deliveries d
         set queued_at = null, rescues = least(d.rescues + 1, 32767)
         from (select id, queued_at
-              from webhook_deliveries
-              where status = 'pending'
-                and queued_at is not null
-                and id >= $1
-                and greatest(queued_at, due_at) <= $2
-                and greatest(queued_at, due_at)
-                    <= ($3::timestamptz[])[least(rescues, cardinality($3::timestamptz[]) - 1) + 1]
-                and coalesce(claimed_until, '-infinity') < now()
-              order by id
-              limit $4) lost
+              -- Along the index, which ends with the first that are too many; only those are sorted for their locks.
+              from (select id, queued_at
+                    from webhook_deliveries
+                    where status = 'pending'
+                      and queued_at is not null
+                      and id >= $1
+                      and greatest(queued_at, due_at) <= $2
+                      and greatest(queued_at, due_at)
+                          <= ($3::timestamptz[])[least(rescues, cardinality($3::timestamptz[]) - 1) + 1]
+                      and coalesce(claimed_until, '-infinity') < now()
+                    order by greatest(queued_at, due_at)
+                    limit $4) first
+              order by id) lost
         where d.id = lost.id
           and d.status = 'pending'
           and d.queued_at = lost.queued_at

@@ -26,7 +26,7 @@ macro_rules! webhooks {
             $sql + r#"
             select
                 id as "id!",
-                company_id as "company_id!",
+                webhook.company_id as "company_id!",
                 name as "name!",
                 description,
                 url as "url!",
@@ -42,14 +42,19 @@ macro_rules! webhooks {
                 timeout_seconds as "timeout_seconds!",
                 max_in_flight,
                 rate_limit,
+                auto_recover as "auto_recover!",
                 paused_at,
                 paused_by,
                 pause_reason,
                 created_at as "created_at!",
                 updated_at as "updated_at!",
                 created_by,
-                deleted_at
+                deleted_at,
+                l.opened_at as "opened_at?",
+                l.next_probe_at as "next_probe_at?",
+                l.held_back_until as "held_back_until?"
             from webhook
+            left join lanes l on l.webhook_id = webhook.id
             order by name, id
             "#,
             $($argument),*
@@ -68,8 +73,9 @@ pub async fn create(db: impl PgExecutor<'_>, new: New) -> Result<Row> {
             with webhook as (
                 insert into webhooks (
                     company_id, name, description, url, events, active, secret, headers,
-                    retry_count, retry_schedule, timeout_seconds, max_in_flight, rate_limit, created_by)
-                values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14)
+                    retry_count, retry_schedule, timeout_seconds, max_in_flight, rate_limit, created_by,
+                    auto_recover)
+                values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15)
                 returning *
             )",
         new.company.uuid(),
@@ -86,6 +92,7 @@ pub async fn create(db: impl PgExecutor<'_>, new: New) -> Result<Row> {
         new.max_in_flight,
         new.rate_limit,
         new.created_by,
+        new.auto_recover,
     );
     Ok(row.fetch_one(db).await?)
 }
@@ -154,6 +161,7 @@ pub async fn update(
                     timeout_seconds = coalesce($14, timeout_seconds),
                     max_in_flight = case when $15 then $16 else max_in_flight end,
                     rate_limit = case when $17 then $18 else rate_limit end,
+                    auto_recover = coalesce($19, auto_recover),
                     updated_at = now()
                 where company_id = $1
                     and id = $2
@@ -178,6 +186,7 @@ pub async fn update(
         change.max_in_flight.flatten(),
         change.rate_limit.is_some(),
         change.rate_limit.flatten(),
+        change.auto_recover,
     );
     Ok(row.fetch_optional(db).await?)
 }

@@ -6,7 +6,11 @@ use chrono::{DateTime, Utc};
 use secrecy::{ExposeSecret, SecretString};
 use serde_json::Value;
 
-use crate::model::{CompanyId, RetryPolicy, Secret, Webhook, WebhookId, webhook::Pause};
+use crate::model::{
+    CompanyId, RetryPolicy, Secret, Webhook, WebhookId,
+    lane::{Open, Standing},
+    webhook::Pause,
+};
 
 /// A row of `webhooks`.
 #[derive(Clone, Debug)]
@@ -43,6 +47,8 @@ pub struct Row {
     pub max_in_flight: Option<i32>,
     /// Requests a second over all workers.
     pub rate_limit: Option<f64>,
+    /// Whether the end of an outage sends again what was given up in it.
+    pub auto_recover: bool,
     /// When it was paused.
     pub paused_at: Option<DateTime<Utc>>,
     /// By whom.
@@ -57,6 +63,9 @@ pub struct Row {
     pub created_by: Option<String>,
     /// When it was deleted.
     pub deleted_at: Option<DateTime<Utc>>,
+    pub(super) opened_at: Option<DateTime<Utc>>,
+    pub(super) next_probe_at: Option<DateTime<Utc>>,
+    pub(super) held_back_until: Option<DateTime<Utc>>,
 }
 
 impl Row {
@@ -117,6 +126,13 @@ impl From<Row> for Webhook {
             guide_signature_is_previous: row.guide_signature_is_previous,
             timeout: Duration::from_secs(u64::try_from(row.timeout_seconds).unwrap_or_default()),
             max_in_flight: row.max_in_flight.and_then(|max| u32::try_from(max).ok()),
+            rate_limit: row.rate_limit,
+            lane: Standing {
+                open: row
+                    .opened_at
+                    .map(|since| Open { since, next_probe_at: row.next_probe_at.unwrap_or(since) }),
+                held_back_until: row.held_back_until,
+            },
             pause,
             deleted: row.deleted_at.is_some(),
         }
@@ -152,6 +168,8 @@ pub struct New {
     pub max_in_flight: Option<i32>,
     /// Requests a second over all workers.
     pub rate_limit: Option<f64>,
+    /// Whether the end of an outage sends again what was given up in it.
+    pub auto_recover: bool,
     /// Who makes it.
     pub created_by: Option<String>,
 }
@@ -172,6 +190,7 @@ pub struct Change {
     pub timeout_seconds: Option<i32>,
     pub max_in_flight: Option<Option<i32>>,
     pub rate_limit: Option<Option<f64>>,
+    pub auto_recover: Option<bool>,
 }
 
 /// What becomes of the deliveries that a pause held.

@@ -1,0 +1,252 @@
+//! The webhooks for which something waits in the ledger, and what their lanes allow.
+//!
+//! Neither finding them nor asking for one of them counts a backlog: each probe of an index ends at its first row.
+
+use chrono::{DateTime, Utc};
+use sqlx::{PgPool, types::Uuid};
+
+use crate::model::{WebhookId, lane};
+
+/// Before all that is in the ledger.
+pub(super) const BEGINNING: DateTime<Utc> = DateTime::UNIX_EPOCH;
+
+/// What may be done with what waits for a webhook.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Standing {
+    /// Make jobs.
+    Open,
+    /// Hold everything.
+    Paused,
+    /// Cancel everything: it is inactive, deleted or unknown.
+    Closed,
+}
+
+/// A webhook for which something waits.
+#[derive(Clone, Debug)]
+pub struct Waiting {
+    /// The webhook.
+    pub webhook: WebhookId,
+    /// What may be done.
+    pub standing: Standing,
+    /// Whether a resume is releasing its held deliveries at a rate.
+    pub resuming: bool,
+    /// Whether the time of something that waits has come.
+    pub due: bool,
+    /// Whether the time of something that a replay or recovery made has come: these come last and are no backlog.
+    pub again_due: bool,
+    /// What its lane allows.
+    pub lane: Lane,
+}
+
+/// A lane as the ledger knows it, at an instant of the ledger.
+#[derive(Clone, Copy, Debug)]
+pub struct Lane {
+    /// Now.
+    pub now: DateTime<Utc>,
+    /// Its breaker, and until when it is held back.
+    pub standing: lane::Standing,
+    /// A worker has leased the one probe until then.
+    pub probe_leased_until: Option<DateTime<Utc>>,
+    /// Requests a second, where they are limited.
+    pub rate_limit: Option<f64>,
+    /// The next slot that no worker has reserved.
+    pub next_slot_at: Option<DateTime<Utc>>,
+    /// When a worker last had no room for what was fed.
+    pub full_at: Option<DateTime<Utc>>,
+}
+
+/// Which deliveries are looked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Which {
+    /// Pending, without a job.
+    Waiting,
+    /// Held.
+    Held,
+}
+
+/// Before which time nothing waits for a webhook; absent where that is not known.
+pub type Since = Option<DateTime<Utc>>;
+
+/// The next webhooks after `after`, in the order of their ids, for which something waits or is held.
+pub async fn webhooks(
+    pool: &PgPool,
+    which: Which,
+    low: Uuid,
+    after: Uuid,
+    webhooks_max: i64,
+) -> sqlx::Result<Vec<WebhookId>> {
+    let ids = match which {
+        // A loose index scan: one probe for each webhook, however many deliveries it has.
+        Which::Waiting => {
+            sqlx::query_scalar!(
+                r#"-- feed.waiting_webhooks
+                with recursive w as (
+                    (select webhook_id
+                     from webhook_deliveries
+                     where status = 'pending' and queued_at is null and id >= $1 and webhook_id > $2
+                     order by webhook_id, (case when replay_id is null then 0 else 1 end), due_at, id
+                     limit 1)
+                    union all
+                    select (select d.webhook_id
+                            from webhook_deliveries d
+                            where d.status = 'pending' and d.queued_at is null and d.id >= $1
+                              and d.webhook_id > w.webhook_id
+                            order by d.webhook_id, (case when d.replay_id is null then 0 else 1 end), d.due_at, d.id
+                            limit 1)
+                    from w
+                    where w.webhook_id is not null
+                )
+                select webhook_id as "id!" from w where webhook_id is not null limit $3"#,
+                low,
+                after,
+                webhooks_max,
+            )
+            .fetch_all(pool)
+            .await?
+        }
+        Which::Held => {
+            sqlx::query_scalar!(
+                r#"-- feed.held_webhooks
+                with recursive w as (
+                    (select webhook_id
+                     from webhook_deliveries
+                     where status = 'held' and id >= $1 and webhook_id > $2
+                     order by webhook_id
+                     limit 1)
+                    union all
+                    select (select d.webhook_id
+                            from webhook_deliveries d
+                            where d.status = 'held' and d.id >= $1 and d.webhook_id > w.webhook_id
+                            order by d.webhook_id
+                            limit 1)
+                    from w
+                    where w.webhook_id is not null
+                )
+                select webhook_id as "id!" from w where webhook_id is not null limit $3"#,
+                low,
+                after,
+                webhooks_max,
+            )
+            .fetch_all(pool)
+            .await?
+        }
+    };
+    Ok(ids.into_iter().map(WebhookId).collect())
+}
+
+/// How webhooks stand, and whether something of theirs is due. What a webhook has waiting from before its `Since` is
+/// not looked for: the index is full of the entries of what has been fed since it was vacuumed last, and going through
+/// them anew each time would make the cost of a round grow with what was fed.
+pub async fn standing(
+    pool: &PgPool,
+    low: Uuid,
+    webhooks: &[(WebhookId, Since)],
+) -> sqlx::Result<Vec<Waiting>> {
+    if webhooks.is_empty() {
+        return Ok(Vec::new());
+    }
+    let (ids, sinces): (Vec<Uuid>, Vec<DateTime<Utc>>) =
+        webhooks.iter().map(|(webhook, since)| (webhook.0, since.unwrap_or(BEGINNING))).unzip();
+    let ids = &ids;
+    let rows = sqlx::query!(
+        r#"-- feed.standing
+        select i.id as "id!",
+               now() as "now!",
+               w.paused_at is not null as "paused!",
+               coalesce(w.active and w.deleted_at is null, false) as "living!",
+               w.rate_limit as "rate_limit?",
+               l.opened_at as "opened_at?",
+               l.next_probe_at as "next_probe_at?",
+               l.probe_leased_until as "probe_leased_until?",
+               l.held_back_until as "held_back_until?",
+               l.next_slot_at as "next_slot_at?",
+               l.full_at as "full_at?",
+               coalesce((select d.due_at
+                         from webhook_deliveries d
+                         where d.webhook_id = i.id and (case when d.replay_id is null then 0 else 1 end) = 0
+                           and d.status = 'pending' and d.queued_at is null and d.id >= $2 and d.due_at >= i.since
+                         order by d.due_at, d.id
+                         limit 1) <= now(), false) as "due!",
+               coalesce((select d.due_at
+                         from webhook_deliveries d
+                         where d.webhook_id = i.id and (case when d.replay_id is null then 0 else 1 end) = 1
+                           and d.status = 'pending' and d.queued_at is null and d.id >= $2
+                         order by d.due_at, d.id
+                         limit 1) <= now(), false) as "again_due!",
+               exists (select from replays r
+                       where r.webhook_id = i.id and r.kind = 'resume' and r.status <> 'done') as "resuming!"
+        from unnest($1::uuid[], $3::timestamptz[]) as i (id, since)
+        left join webhooks w on w.id = i.id
+        left join lanes l on l.webhook_id = i.id"#,
+        ids,
+        low,
+        &sinces,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows
+        .into_iter()
+        .map(|row| Waiting {
+            webhook: WebhookId(row.id),
+            standing: match (row.living, row.paused) {
+                (false, _) => Standing::Closed,
+                (true, true) => Standing::Paused,
+                (true, false) => Standing::Open,
+            },
+            resuming: row.resuming,
+            due: row.due,
+            again_due: row.again_due,
+            lane: Lane {
+                now: row.now,
+                standing: lane::Standing {
+                    open: row
+                        .opened_at
+                        .map(|since| lane::Open { since, next_probe_at: row.next_probe_at.unwrap_or(since) }),
+                    held_back_until: row.held_back_until,
+                },
+                probe_leased_until: row.probe_leased_until,
+                rate_limit: row.rate_limit,
+                next_slot_at: row.next_slot_at,
+                full_at: row.full_at,
+            },
+        })
+        .collect())
+}
+
+/// Tells ingest whether webhooks have a backlog, so that what is new stands behind what waits.
+pub async fn flag(pool: &PgPool, webhooks: &[WebhookId], waiting: i64) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.0).collect();
+    sqlx::query!(
+        "-- feed.flag
+        with flagged as (
+            -- In the order of the key, as recorders lock them too.
+            select webhook_id
+            from lanes
+            where webhook_id = any($1) and waiting <> $2
+            order by webhook_id
+            for update
+        )
+        update lanes l
+        set waiting = $2
+        from flagged f
+        where l.webhook_id = f.webhook_id",
+        &ids,
+        waiting,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
+/// The webhooks that are flagged.
+pub async fn flagged(pool: &PgPool) -> sqlx::Result<Vec<WebhookId>> {
+    let ids = sqlx::query_scalar!(
+        "-- feed.flagged
+        select webhook_id
+        from lanes
+        where waiting > 0"
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(ids.into_iter().map(WebhookId).collect())
+}
