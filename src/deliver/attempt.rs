@@ -1,20 +1,41 @@
-//! One attempt, step by step: seal, post, free the place, decide, say, hand over to be recorded.
+//! One attempt, step by step: await the slot, seal, post, free the place, decide, say, hand over to be recorded.
 
 use bytes::Bytes;
 use http::HeaderMap;
 use url::Url;
 
-use super::{Place, Worker, hand::Task, recorder::Finished};
+use super::{Place, Worker, hand::Task, probe::Probe, recorder::Finished};
 use crate::{
     clock::Clock,
     model::{Attempt, Exchange, NextStep, Outcome, Phases, Sealed, request, why},
+    telemetry::labels::{ParkedFor, SlotFate},
 };
 
 /// Makes the attempt that a task asks for. `place` is given back as soon as the request has ended, so that
 /// recording costs the lane nothing.
-pub(super) async fn attempt(task: Task, body: Bytes, traceparent: Option<String>, place: Place) {
+///
+/// In a lane with a pace it begins at its slot; where that has passed and no other is near, the delivery is parked, and
+/// with it its claim ends, if it `holds_claim`.
+pub(super) async fn attempt(
+    task: Task,
+    body: Bytes,
+    traceparent: Option<String>,
+    place: Place,
+    holds_claim: bool,
+) {
     let worker = std::sync::Arc::clone(&place.worker);
-    let started_at = worker.clock.now();
+    let started_at = match task.slot {
+        None => worker.clock.now(),
+        Some(slot) => {
+            let Some(now) = worker.at_slot(&task, slot).await else {
+                let wait = worker.until_next_slot(&task);
+                worker.park(&task, wait, ParkedFor::Pace, holds_claim);
+                return;
+            };
+            worker.metrics.deliver_slots.inc(SlotFate::Used);
+            now
+        }
+    };
     let sealed = seal(&task, &body, traceparent.as_deref(), started_at);
     let (request_head, exchange) = match sealed {
         Ok((url, headers)) => {
@@ -49,9 +70,10 @@ pub(super) async fn attempt(task: Task, body: Bytes, traceparent: Option<String>
         request_head,
         exchange,
     };
+    let probe = task.probe.map(Probe::spend).is_some();
     say(&worker, &attempt, &next);
     // The recorder lives as long as the worker.
-    let _ = worker.finished.send(Finished { attempt, next, hand: task.hand });
+    let _ = worker.finished.send(Finished { attempt, next, hand: task.hand, probe });
 }
 
 /// The URL and the signed headers; or why there can be no request.
@@ -99,12 +121,13 @@ fn fault(reason: String) -> Exchange {
         address: None,
         response: None,
         repeated: false,
+        hold_back: None,
     }
 }
 
 /// One line with the whole attempt in it, and its figures.
 fn say(worker: &Worker, attempt: &Attempt, next: &NextStep) {
-    let Exchange { outcome, phases, address, response, repeated } = &attempt.exchange;
+    let Exchange { outcome, phases, address, response, repeated, .. } = &attempt.exchange;
     let class = outcome.class();
     worker.metrics.deliver_attempts.inc((class, attempt.trigger));
     worker.metrics.deliver_attempt_seconds.observe(class, phases.total);

@@ -1,6 +1,9 @@
 //! Puts the questions of jobs that are not fresh to the ledger, in batches of whatever has gathered.
 
-use std::{sync::Weak, time::Duration};
+use std::{
+    sync::Weak,
+    time::{Duration, Instant},
+};
 
 use bytes::Bytes;
 use futures_util::FutureExt;
@@ -15,7 +18,7 @@ use crate::{
         ledger::{BadRow, Ledger},
         set_aside::{self, Aside},
     },
-    telemetry::labels::JobResult,
+    telemetry::labels::{JobResult, ParkedFor},
 };
 
 /// Questions put in one statement.
@@ -72,8 +75,10 @@ impl Worker {
             })
             .collect();
         let questions = &questions;
+        let began = Instant::now();
         let answers =
             ledger.persist("claim", |pool| async move { claim::claim(&pool, questions).await }.boxed()).await;
+        self.pacing.claimed_within(began.elapsed());
         let answers = match answers {
             Ok(answers) => answers,
             Err(bad) => {
@@ -120,7 +125,7 @@ impl Worker {
                     }
                 };
                 self.metrics.deliver_jobs.inc(JobResult::Claimed);
-                tokio::spawn(attempt::attempt(task, body, traceparent, place));
+                tokio::spawn(attempt::attempt(task, body, traceparent, place, true));
                 return None;
             }
             Answer::Superseded { .. } => {
@@ -128,6 +133,7 @@ impl Worker {
                 JobResult::Superseded
             }
             Answer::NotYetDue => {
+                self.metrics.deliver_parked.inc(ParkedFor::NotDue);
                 self.asides.send(hand, delivery, Aside::Parked(Duration::ZERO), false);
                 JobResult::Parked
             }

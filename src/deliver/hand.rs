@@ -7,7 +7,7 @@ use std::sync::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::webhooks::Known;
+use super::{probe::Probe, slow::JobNumber, webhooks::Known};
 use crate::{
     broker::Receipt,
     model::{DeliveryId, Job},
@@ -16,6 +16,8 @@ use crate::{
 /// A job whose receipt is still to be given.
 pub(super) struct Hand {
     pub job: Job,
+    /// Tells it from the worker's other jobs.
+    pub number: JobNumber,
     /// Whether the broker handed it out before.
     redelivered: bool,
     open: AtomicUsize,
@@ -24,8 +26,9 @@ pub(super) struct Hand {
 }
 
 impl Hand {
-    pub(super) fn new(job: Job, redelivered: bool, receipt: Receipt) -> Arc<Self> {
+    pub(super) fn new(job: Job, number: JobNumber, redelivered: bool, receipt: Receipt) -> Arc<Self> {
         Arc::new(Self {
+            number,
             redelivered,
             open: AtomicUsize::new(job.deliveries.len()),
             died: AtomicBool::new(false),
@@ -77,4 +80,8 @@ pub(super) struct Task {
     pub hand: Arc<Hand>,
     pub delivery: DeliveryId,
     pub known: Arc<Known>,
+    /// Its turn, where its lane has a pace and it has got one.
+    pub slot: Option<DateTime<Utc>>,
+    /// Set where it tries whether a receiver is back.
+    pub probe: Option<Probe>,
 }

@@ -1,17 +1,34 @@
 //! Lanes: what may start now, webhook by webhook.
 //!
-//! A lane lets at most its limit of requests be in flight in this worker; what cannot start waits in its order, and
+//! A lane lets at most its limit of requests be in flight in this worker, and where it has a pace each start takes a
+//! slot (`pace.rs`); what may take long is bounded over all lanes (`slow.rs`). What cannot start waits in its order, and
 //! what has waited too long, and would go on waiting at the pace of its lane, is given back to be parked. A lane that
 //! is merely busy keeps what its turn will soon come to: parking costs two writes and a job. Free places go round the
-//! lanes, so that a webhook with
-//! thousands waiting costs another no more than one turn. No IO and no clock: instants come in as arguments.
+//! lanes, so that a webhook with thousands waiting costs another no more than one turn.
+//!
+//! A lane that is idle is forgotten; a lane without a pace pays nothing for those that have one. No IO and no clock:
+//! instants come in as arguments. `pacing.rs` brings the slots.
+
+mod paced;
+#[cfg(test)]
+mod tests;
 
 use std::{
-    collections::{HashMap, VecDeque},
-    time::Instant,
+    collections::{BTreeSet, HashMap, HashSet, VecDeque},
+    time::{Duration, Instant},
 };
 
+use chrono::{DateTime, Utc};
+
+use super::{
+    pace::Pace,
+    slow::{JobNumber, Slow},
+};
 use crate::model::WebhookId;
+
+/// What is looked for four times a second and was in flight at so many looks before has been so for a second, or
+/// will have been before the next.
+const SLOW_AFTER_LOOKS: u32 = 4;
 
 /// The lanes of a worker. `T` is what waits.
 #[derive(Debug)]
@@ -19,9 +36,25 @@ pub(super) struct Lanes<T> {
     by_webhook: HashMap<WebhookId, Lane<T>>,
     /// Lanes with somebody waiting and a place free, each once, in the order of their turns.
     turns: VecDeque<WebhookId>,
+    /// Lanes whose turn it was, and which may start nothing until fewer jobs are slow: those with nothing in flight, and
+    /// the others.
+    held_up_first: VecDeque<WebhookId>,
+    held_up: VecDeque<WebhookId>,
+    /// Lanes with a pace.
+    paced: BTreeSet<WebhookId>,
+    /// What is in flight, by the key of its place; and the keys that are free.
+    started: Vec<Option<Started>>,
+    free: Vec<usize>,
+    slow: Slow,
     in_flight: usize,
     in_flight_max: usize,
     waiting: usize,
+    /// Tasks that may wait for slots, in all lanes together.
+    paced_waiting_max: usize,
+    /// The lane that was the last to ask for slots.
+    asked_last: WebhookId,
+    /// How often was looked for what is overdue.
+    looks: u32,
     stopped: bool,
 }
 
@@ -29,92 +62,287 @@ pub(super) struct Lanes<T> {
 struct Lane<T> {
     in_flight: usize,
     limit: usize,
-    waiting: VecDeque<(Instant, T)>,
-    has_turn: bool,
+    waiting: VecDeque<Waiting<T>>,
+    turn: Turn,
     /// Starts since the last look for what is overdue, and between the two looks before.
-    started: usize,
-    started_before: usize,
+    begun: usize,
+    begun_before: usize,
+    /// Whether the last request to end took less than a second, and none is in flight for longer.
+    answers_in_time: bool,
+    /// Requests in flight for a second.
+    slow: usize,
+    /// Boxed, for most lanes have none.
+    pace: Option<Box<Pace>>,
+}
+
+#[derive(Debug)]
+struct Waiting<T> {
+    since: Instant,
+    job: JobNumber,
+    task: T,
+}
+
+/// Which queue a lane stands in.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Turn {
+    None,
+    Queued,
+    HeldUp,
+}
+
+/// Something in flight.
+#[derive(Debug)]
+struct Started {
+    webhook: WebhookId,
+    job: JobNumber,
+    /// The look before its start.
+    look: u32,
+    /// Whether it has been in flight for a second.
+    slow: bool,
+    /// Whether it makes its job count.
+    counts: bool,
+}
+
+/// How a task is offered: the present limits of its lane, and the job that it is of.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Offer {
+    pub webhook: WebhookId,
+    pub job: JobNumber,
+    /// Requests in flight at most.
+    pub limit: usize,
+    /// Starts a second over all workers, where they are limited.
+    pub rate: Option<f64>,
+}
+
+/// A task that starts.
+#[derive(Debug)]
+pub(super) struct Start<T> {
+    pub task: T,
+    /// Its place, to be given back by [`Lanes::ended`].
+    pub place: usize,
+    /// Its slot, where the lane has a pace.
+    pub slot: Option<DateTime<Utc>>,
+}
+
+/// A task that has waited too long.
+#[derive(Debug, PartialEq, Eq)]
+pub(super) struct Overdue<T> {
+    pub task: T,
+    /// For how long it is to be parked at least, where its pace says so.
+    pub for_pace: Option<Duration>,
+    /// Whether its lane holds places enough. Otherwise it is others that hold them.
+    pub is_full: bool,
+}
+
+/// What a lane would have of the ledger.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Want {
+    pub webhook: WebhookId,
+    /// The distance of two slots.
+    pub every: Duration,
+    /// How many slots.
+    pub slots: usize,
 }
 
 impl<T> Lanes<T> {
-    /// Lanes that together let `in_flight_max` requests be in flight.
-    pub(super) fn new(in_flight_max: usize) -> Self {
+    /// Lanes that together let `in_flight_max` requests be in flight, for a worker that holds `prefetch` jobs of a
+    /// queue.
+    pub(super) fn new(in_flight_max: usize, prefetch: usize) -> Self {
         Self {
             by_webhook: HashMap::new(),
             turns: VecDeque::new(),
+            held_up_first: VecDeque::new(),
+            held_up: VecDeque::new(),
+            paced: BTreeSet::new(),
+            started: Vec::new(),
+            free: Vec::new(),
+            slow: Slow::new(prefetch),
             in_flight: 0,
             in_flight_max,
             waiting: 0,
+            // A quarter of what the worker holds may wait for slots, or fast lanes with a pace would fill it.
+            paced_waiting_max: (prefetch / 4).max(1),
+            asked_last: WebhookId(uuid::Uuid::nil()),
+            looks: 0,
             stopped: false,
         }
     }
 
-    /// Puts a task at the end of its lane. `limit` is the lane's present one.
-    pub(super) fn offer(&mut self, webhook: WebhookId, limit: usize, now: Instant, task: T) {
-        let lane = self.by_webhook.entry(webhook).or_insert_with(|| Lane {
-            in_flight: 0,
-            limit,
-            waiting: VecDeque::new(),
-            has_turn: false,
-            started: 0,
-            started_before: 0,
-        });
-        lane.limit = limit;
-        lane.waiting.push_back((now, task));
+    /// Puts a task at the end of its lane.
+    pub(super) fn offer(&mut self, offer: Offer, now: Instant, task: T) {
+        let webhook = offer.webhook;
+        let lane = self.by_webhook.entry(webhook).or_insert_with(|| Lane::new(offer.limit));
+        lane.limit = offer.limit;
+        match (offer.rate, &mut lane.pace) {
+            (None, None) => {}
+            (Some(rate), Some(pace)) => pace.set_rate(rate),
+            (Some(rate), none) => {
+                *none = Some(Box::new(Pace::new(rate)));
+                self.paced.insert(webhook);
+            }
+            (None, some) => {
+                *some = None;
+                self.paced.remove(&webhook);
+            }
+        }
+        lane.waiting.push_back(Waiting { since: now, job: offer.job, task });
         self.waiting += 1;
         self.give_turn(webhook);
     }
 
     /// The next task that may start, if any. Its place is taken until [`Lanes::ended`].
-    pub(super) fn next(&mut self) -> Option<T> {
+    pub(super) fn next(&mut self) -> Option<Start<T>> {
         if self.stopped || self.in_flight >= self.in_flight_max {
             return None;
         }
-        while let Some(webhook) = self.turns.pop_front() {
+        while let Some(webhook) = self.next_turn() {
             let Some(lane) = self.by_webhook.get_mut(&webhook) else { continue };
-            lane.has_turn = false;
-            if lane.in_flight >= limit_now(lane.limit, self.in_flight, self.in_flight_max) {
+            lane.turn = Turn::None;
+            if !lane.may_start(limit_now(lane.limit, self.in_flight, self.in_flight_max)) {
                 continue;
             }
-            let Some((_, task)) = lane.waiting.pop_front() else { continue };
+            let counts = !lane.answers_in_time;
+            let first = lane.in_flight == 0;
+            let job = lane.waiting.front().map(|task| task.job);
+            if counts && job.is_some_and(|job| !self.slow.has_room_for(job, first)) {
+                lane.turn = Turn::HeldUp;
+                if first { &mut self.held_up_first } else { &mut self.held_up }.push_back(webhook);
+                continue;
+            }
+            let slot = lane.pace.as_mut().and_then(|pace| pace.take());
+            let Some(Waiting { job, task, .. }) = lane.waiting.pop_front() else { continue };
             lane.in_flight += 1;
-            lane.started += 1;
+            lane.begun += 1;
             self.in_flight += 1;
             self.waiting -= 1;
+            if counts {
+                self.slow.add(job);
+            }
+            let place = self.place(Started { webhook, job, look: self.looks, slow: false, counts });
             self.give_turn(webhook);
-            return Some(task);
+            return Some(Start { task, place, slot });
         }
         None
     }
 
+    /// The lane whose turn it is: one that was held up, once it no longer is, else the first in the row.
+    fn next_turn(&mut self) -> Option<WebhookId> {
+        for (row, first) in [(&mut self.held_up_first, true), (&mut self.held_up, false)] {
+            while self.slow.has_room(first)
+                && let Some(webhook) = row.pop_front()
+            {
+                if self.by_webhook.get(&webhook).is_some_and(|lane| lane.turn == Turn::HeldUp) {
+                    return Some(webhook);
+                }
+            }
+        }
+        self.turns.pop_front()
+    }
+
+    fn place(&mut self, started: Started) -> usize {
+        if let Some(key) = self.free.pop() {
+            self.started[key] = Some(started);
+            return key;
+        }
+        self.started.push(Some(started));
+        self.started.len() - 1
+    }
+
     /// Frees the place of a task that was started.
-    pub(super) fn ended(&mut self, webhook: WebhookId) {
+    pub(super) fn ended(&mut self, place: usize) {
+        let Some(started) = self.started.get_mut(place).and_then(Option::take) else { return };
+        self.free.push(place);
+        self.in_flight -= 1;
+        if started.counts {
+            self.slow.remove(started.job);
+        }
+        let webhook = started.webhook;
         let Some(lane) = self.by_webhook.get_mut(&webhook) else { return };
-        lane.in_flight = lane.in_flight.saturating_sub(1);
-        self.in_flight = self.in_flight.saturating_sub(1);
+        lane.in_flight -= 1;
+        lane.slow -= usize::from(started.slow);
+        lane.answers_in_time = lane.slow == 0 && self.looks - started.look < SLOW_AFTER_LOOKS;
         if lane.in_flight == 0 && lane.waiting.is_empty() {
             self.by_webhook.remove(&webhook);
-        } else {
-            self.give_turn(webhook);
+            self.paced.remove(&webhook);
+            return;
         }
+        if lane.turn == Turn::HeldUp && (lane.answers_in_time || lane.in_flight == 0) {
+            lane.turn = Turn::None;
+        }
+        self.give_turn(webhook);
     }
 
     /// Takes out what has waited since before `since`, but for as many at the front of each lane as it started since
-    /// the last look: their turn comes soon. To be called once in the time that something may wait.
-    pub(super) fn overdue(&mut self, since: Instant) -> Vec<T> {
+    /// the last look, or has slots for: their turn comes soon. To be called once in the time that something may wait.
+    pub(super) fn overdue(&mut self, since: Instant, now: DateTime<Utc>) -> Vec<Overdue<T>> {
+        self.looks += 1;
+        self.find_slow();
         let mut overdue = Vec::new();
         if self.stopped {
             return overdue;
         }
-        self.by_webhook.retain(|_, lane| {
-            let soon = lane.started.max(lane.started_before).min(lane.waiting.len());
-            lane.started_before = std::mem::take(&mut lane.started);
-            let late = lane.waiting.iter().skip(soon).take_while(|(at, _)| *at < since).count();
-            overdue.extend(lane.waiting.drain(soon..soon + late).map(|(_, task)| task));
-            lane.in_flight > 0 || !lane.waiting.is_empty()
+        let lanes = self.paced.iter().filter_map(|id| self.by_webhook.get(id));
+        let paced_waiting: usize = lanes.map(|lane| lane.waiting.len()).sum();
+        let crowded = paced_waiting > self.paced_waiting_max;
+        let paced = &mut self.paced;
+        self.by_webhook.retain(|webhook, lane| {
+            let stay = lane.begun.max(lane.begun_before);
+            let stay = match &lane.pace {
+                None => stay,
+                Some(pace) if crowded => pace.in_hand(),
+                // No slot is asked for where no place is free.
+                Some(pace) if lane.in_flight < lane.limit => pace.stay(now).max(pace.in_hand() + stay),
+                Some(pace) => pace.in_hand() + stay,
+            };
+            lane.begun_before = std::mem::take(&mut lane.begun);
+            lane.take_out(stay, Some(since), now, &mut overdue);
+            let lives = lane.in_flight > 0 || !lane.waiting.is_empty();
+            if !lives && lane.pace.is_some() {
+                paced.remove(webhook);
+            }
+            lives
         });
         self.waiting -= overdue.len();
+        self.forget_turns();
         overdue
+    }
+
+    /// Finds what has now been in flight for a second.
+    fn find_slow(&mut self) {
+        for started in self.started.iter_mut().flatten() {
+            if started.slow || self.looks - started.look < SLOW_AFTER_LOOKS {
+                continue;
+            }
+            started.slow = true;
+            if !std::mem::replace(&mut started.counts, true) {
+                self.slow.add(started.job);
+            }
+            if let Some(lane) = self.by_webhook.get_mut(&started.webhook) {
+                lane.slow += 1;
+                lane.answers_in_time = false;
+            }
+        }
+    }
+
+    /// Drops the turns of lanes that are gone or have had theirs, so that the rows are no longer than the lanes.
+    fn forget_turns(&mut self) {
+        let lanes = &mut self.by_webhook;
+        let mut seen = HashSet::new();
+        for (row, turn) in [
+            (&mut self.turns, Turn::Queued),
+            (&mut self.held_up_first, Turn::HeldUp),
+            (&mut self.held_up, Turn::HeldUp),
+        ] {
+            row.retain(|webhook| {
+                lanes.get_mut(webhook).is_some_and(|lane| {
+                    let stays = lane.turn == turn && !lane.waiting.is_empty() && seen.insert(*webhook);
+                    if lane.waiting.is_empty() {
+                        lane.turn = Turn::None;
+                    }
+                    stays
+                })
+            });
+        }
     }
 
     /// From now on nothing starts.
@@ -139,12 +367,57 @@ impl<T> Lanes<T> {
 
     fn give_turn(&mut self, webhook: WebhookId) {
         if let Some(lane) = self.by_webhook.get_mut(&webhook)
-            && !lane.has_turn
-            && !lane.waiting.is_empty()
-            && lane.in_flight < limit_now(lane.limit, self.in_flight, self.in_flight_max)
+            && lane.turn == Turn::None
+            && lane.may_start(limit_now(lane.limit, self.in_flight, self.in_flight_max))
         {
-            lane.has_turn = true;
+            lane.turn = Turn::Queued;
             self.turns.push_back(webhook);
+        }
+    }
+}
+
+impl<T> Lane<T> {
+    fn new(limit: usize) -> Self {
+        Self {
+            in_flight: 0,
+            limit,
+            waiting: VecDeque::new(),
+            turn: Turn::None,
+            begun: 0,
+            begun_before: 0,
+            answers_in_time: false,
+            slow: 0,
+            pace: None,
+        }
+    }
+
+    /// Whether there is somebody, a place, and a slot where one is needed.
+    fn may_start(&self, limit: usize) -> bool {
+        self.in_flight < limit
+            && !self.waiting.is_empty()
+            && self.pace.as_ref().is_none_or(|pace| pace.is_ripe())
+    }
+
+    /// Takes out all but the first `stay`; only what waits since before `since`, if that is given.
+    fn take_out(
+        &mut self,
+        stay: usize,
+        since: Option<Instant>,
+        now: DateTime<Utc>,
+        out: &mut Vec<Overdue<T>>,
+    ) {
+        let stay = stay.min(self.waiting.len());
+        let late = |waiting: &Waiting<T>| since.is_none_or(|since| waiting.since < since);
+        let count = self.waiting.iter().skip(stay).take_while(|waiting| late(waiting)).count();
+        let slots = self.pace.as_ref().map_or(0, |pace| pace.in_hand());
+        for (n, waiting) in self.waiting.drain(stay..stay + count).enumerate() {
+            let position = (stay + n).saturating_sub(slots);
+            let for_pace = self.pace.as_mut().map(|pace| pace.park(position, now));
+            out.push(Overdue {
+                task: waiting.task,
+                for_pace,
+                is_full: self.in_flight >= self.limit.min(FEW),
+            });
         }
     }
 }
@@ -156,149 +429,4 @@ const FEW: usize = 4;
 /// do not answer would hold them all. Who is passed over holds some, and gets its turn back when one of them ends.
 fn limit_now(limit: usize, in_flight: usize, in_flight_max: usize) -> usize {
     if in_flight * 2 >= in_flight_max { limit.min(FEW) } else { limit }
-}
-
-#[cfg(test)]
-mod tests {
-    use std::time::Duration;
-
-    use proptest::prelude::*;
-    use uuid::Uuid;
-
-    use super::*;
-
-    fn webhook(n: u16) -> WebhookId {
-        WebhookId(Uuid::from_u128(n.into()))
-    }
-
-    #[test]
-    fn a_webhook_with_many_waiting_costs_another_one_turn() {
-        let (mut lanes, now) = (Lanes::new(100), Instant::now());
-        for task in 0..50 {
-            lanes.offer(webhook(1), 100, now, (1, task));
-        }
-        lanes.offer(webhook(2), 100, now, (2, 0));
-        let started: Vec<_> = std::iter::from_fn(|| lanes.next()).take(3).collect();
-        assert_eq!(started, [(1, 0), (2, 0), (1, 1)]);
-    }
-
-    #[test]
-    fn a_full_lane_keeps_its_order_and_gives_back_what_waited_too_long() {
-        let (mut lanes, now) = (Lanes::new(100), Instant::now());
-        let at = |ms| now + Duration::from_millis(ms);
-        for task in 0..4_u64 {
-            lanes.offer(webhook(1), 1, at(task * 100), task);
-        }
-        assert_eq!(lanes.next(), Some(0));
-        assert_eq!(lanes.next(), None);
-        // One was started since the last look, so the next one's turn may come soon.
-        assert_eq!(lanes.overdue(at(250)), [2]);
-        assert_eq!(lanes.overdue(at(250)), [0_u64; 0]);
-        // Nothing was started since the two looks before: nobody's turn comes soon.
-        assert_eq!(lanes.overdue(at(250)), [1]);
-        lanes.ended(webhook(1));
-        assert_eq!(lanes.next(), Some(3));
-        lanes.ended(webhook(1));
-        assert!(lanes.by_webhook.is_empty(), "an idle lane is forgotten");
-    }
-
-    #[test]
-    fn a_busy_lane_parks_nothing_that_it_will_soon_start() {
-        let (mut lanes, now) = (Lanes::new(100), Instant::now());
-        for task in 0..100 {
-            lanes.offer(webhook(1), 10, now, task);
-        }
-        for _ in 0..40 {
-            assert!(lanes.next().is_some());
-            lanes.ended(webhook(1));
-        }
-        let overdue = lanes.overdue(now + Duration::from_secs(1));
-        assert_eq!(overdue, (80..100).collect::<Vec<_>>(), "40 started, 40 will soon");
-        assert_eq!(lanes.waiting(), 40);
-    }
-
-    #[test]
-    fn receivers_that_do_not_answer_leave_places_for_the_others() {
-        let (mut lanes, now) = (Lanes::new(16), Instant::now());
-        for task in 0..100 {
-            lanes.offer(webhook(1), 100, now, (1, task));
-        }
-        let hung = std::iter::from_fn(|| lanes.next()).count();
-        assert_eq!(hung, 8, "half of the places");
-        lanes.offer(webhook(2), 100, now, (2, 0));
-        assert_eq!(lanes.next(), Some((2, 0)));
-        // One of the first ends: it has more than few, so the place is kept for others.
-        lanes.ended(webhook(1));
-        assert_eq!(lanes.next(), None);
-        lanes.ended(webhook(2));
-        lanes.ended(webhook(1));
-        assert_eq!(lanes.next(), Some((1, 8)), "less than half is taken");
-    }
-
-    #[derive(Clone, Copy, Debug)]
-    enum Step {
-        Offer(u16),
-        Start,
-        End(usize),
-        Overdue(u8),
-    }
-
-    fn steps() -> impl Strategy<Value = Vec<Step>> {
-        let step = prop_oneof![
-            3 => (0_u16..4).prop_map(Step::Offer),
-            3 => Just(Step::Start),
-            2 => (0_usize..64).prop_map(Step::End),
-            1 => (0_u8..20).prop_map(Step::Overdue),
-        ];
-        prop::collection::vec(step, 0..200)
-    }
-
-    proptest! {
-        #[test]
-        fn no_interleaving_exceeds_a_limit_or_loses_a_task(steps in steps(), limit in 1_usize..4, total in 1_usize..6) {
-            let (mut lanes, now) = (Lanes::new(total), Instant::now());
-            let (mut offered, mut given_back) = (0_u32, 0);
-            let mut running: Vec<u16> = Vec::new();
-            let (mut ended, mut clock) = (0, 0_u64);
-            for step in steps {
-                clock += 1;
-                match step {
-                    Step::Offer(w) => {
-                        lanes.offer(webhook(w), limit, now + Duration::from_millis(clock), w);
-                        offered += 1;
-                    }
-                    Step::Start => running.extend(lanes.next()),
-                    Step::End(i) if !running.is_empty() => {
-                        let w = running.swap_remove(i % running.len());
-                        lanes.ended(webhook(w));
-                        ended += 1;
-                    }
-                    Step::End(_) => {}
-                    Step::Overdue(age) => {
-                        let since = now + Duration::from_millis(clock.saturating_sub(age.into()));
-                        given_back += lanes.overdue(since).len();
-                    }
-                }
-                prop_assert!(running.len() <= total);
-                for w in 0..4 {
-                    prop_assert!(running.iter().filter(|r| **r == w).count() <= limit);
-                }
-            }
-            // Nobody is stuck: with everything ended, all that waits can start.
-            let mut rest = 0;
-            loop {
-                for w in running.drain(..) {
-                    lanes.ended(webhook(w));
-                    ended += 1;
-                }
-                let Some(w) = lanes.next() else { break };
-                running.push(w);
-                rest += 1;
-            }
-            prop_assert!(lanes.by_webhook.is_empty());
-            prop_assert_eq!((lanes.in_flight(), lanes.waiting()), (0, 0));
-            prop_assert_eq!(offered as usize, ended + given_back);
-            prop_assert!(rest <= offered as usize);
-        }
-    }
 }

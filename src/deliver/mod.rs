@@ -2,7 +2,8 @@
 //!
 //! ```text
 //! job ─▶ webhook's present state ─▶ lane ─▶ fresh? else claim ─▶ request ─▶ record ─▶ next job ─▶ acknowledge
-//!            └─▶ held, cancelled       └─▶ parked (no room within 250 ms)
+//!            ├─▶ held, cancelled       └─▶ parked (no room within 250 ms, its turn is far)
+//!            └─▶ parked (breaker open, held back)
 //! ```
 //!
 //! A fresh job brings its body; any other must claim its delivery, and the ledger decides whether there is still
@@ -14,21 +15,28 @@
 //! wait in memory and are committed first. Nobody gives a job back to the broker: it would burn its delivery limit.
 //!
 //! Begin with `attempt.rs`: its steps stand in the order in which they happen. `taking.rs` says when jobs are taken at
-//! all, `lane.rs` what may start, `claim.rs` asks the ledger, `recorder.rs` writes what came of it, `aside.rs` what did
-//! not come about.
+//! all, `gate.rs` what becomes of their deliveries, `lane.rs` what may start (with `pace.rs` and `slow.rs`), `claim.rs`,
+//! `pacing.rs` and `probe.rs` ask the ledger, `recorder.rs` writes what came of it, `outcomes.rs` what it says of the
+//! lane, `aside.rs` what did not come about.
 
 mod aside;
 mod attempt;
 mod claim;
+mod gate;
 mod hand;
 mod lane;
+mod outcomes;
+mod pace;
+mod pacing;
+mod probe;
 mod recorder;
+mod slow;
 mod taking;
 mod webhooks;
 
 use std::{
-    collections::HashMap,
-    sync::{Arc, Mutex},
+    collections::BTreeSet,
+    sync::{Arc, Mutex, atomic::AtomicU64},
     time::{Duration, Instant},
 };
 
@@ -46,18 +54,24 @@ pub use webhooks::Webhooks;
 use self::{
     aside::Asides,
     claim::Claims,
-    hand::{Hand, Task},
+    gate::why_not,
+    hand::Task,
     lane::Lanes,
+    outcomes::Outcomes,
+    pacing::{Keepers, Pacing},
     recorder::Recorder,
 };
 use crate::{
-    broker::{self, Broker, Consumer, Message, Queue, tide_marks::TideMark},
+    broker::{Broker, Consumer, Queue},
     clock::{Clock, SystemClock},
     egress,
-    model::{DeliveryId, Trigger, WebhookId},
+    model::{WebhookId, breaker},
     shutdown::Shutdown,
-    store::{ledger::Ledger, set_aside::Aside, tide_marks},
-    telemetry::{Metrics, labels::JobResult},
+    store::{lanes, ledger::Ledger},
+    telemetry::{
+        Metrics,
+        labels::{JobResult, ParkedFor},
+    },
 };
 
 /// What has waited so long for its lane, and would wait as long again, is parked.
@@ -88,6 +102,14 @@ pub struct Config {
     /// The longest `Retry-After` that is followed
     #[arg(long, env = "RETRY_AFTER_MAX", default_value = "24h", value_parser = humantime::parse_duration)]
     pub retry_after_max: Duration,
+
+    /// Failures in a row, over all workers, that open the breaker of a webhook
+    #[arg(long, env = "BREAKER_FAILURES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    pub breaker_failures: u32,
+
+    /// The wait for the first probe of an open breaker; each probe that fails doubles it, up to 5 minutes
+    #[arg(long, env = "PROBE_WAIT_MIN", default_value = "5s", value_parser = humantime::parse_duration)]
+    pub probe_wait_min: Duration,
 
     /// How long after its timeout an attempt may take to be recorded, before another may start it
     #[arg(long, env = "LEASE_MARGIN", default_value = "10s", value_parser = humantime::parse_duration)]
@@ -131,6 +153,10 @@ struct Worker {
     idle: Notify,
     /// Told whenever fewer than [`WAITING_MAX`] may be waiting again.
     room: Notify,
+    /// Jobs taken so far, which numbers them.
+    jobs: AtomicU64,
+    pacing: Pacing,
+    asked: probe::Asked,
     claims: Claims,
     asides: Asides,
     finished: mpsc::UnboundedSender<recorder::Finished>,
@@ -153,7 +179,13 @@ impl Deliver {
     pub fn new(config: &Config, parts: &Parts<'_>) -> Self {
         let (finished, recorded) = mpsc::unbounded_channel();
         let worker = Arc::new_cyclic(|worker| Worker {
-            lanes: Mutex::new(Lanes::new(usize::try_from(config.in_flight_max).unwrap_or(usize::MAX))),
+            lanes: Mutex::new(Lanes::new(
+                usize::try_from(config.in_flight_max).unwrap_or(usize::MAX),
+                parts.prefetch.into(),
+            )),
+            jobs: AtomicU64::new(0),
+            pacing: Pacing::default(),
+            asked: probe::Asked::default(),
             idle: Notify::new(),
             room: Notify::new(),
             claims: Claims::start(worker.clone(), parts.ledger.clone(), &parts.shutdown),
@@ -177,6 +209,10 @@ impl Deliver {
             publisher: parts.broker.publisher(),
             metrics: parts.metrics.clone(),
             shutdown: parts.shutdown.clone(),
+            outcomes: Outcomes::new(
+                breaker::Policy { failures: config.breaker_failures, probe_wait_min: config.probe_wait_min },
+                config.retry_after_max,
+            ),
         };
         let consumers = parts
             .broker
@@ -194,6 +230,7 @@ impl Deliver {
         let Self { worker, consumers, recorder } = self;
         let mut recorder = tokio::spawn(recorder.run());
         let parking = tokio::spawn(park(Arc::clone(&worker)));
+        let keepers = Keepers::start(&worker);
         let mut taking: JoinSet<()> =
             consumers.into_iter().map(|consumer| taking::take(Arc::clone(&worker), consumer)).collect();
         let ended = tokio::select! {
@@ -201,6 +238,7 @@ impl Deliver {
             recorder = &mut recorder => recorder,
         };
         parking.abort();
+        drop(keepers);
         if !worker.shutdown.is_asked() {
             // Requests whose end nobody records must not be made: the process is started anew instead.
             tracing::error!(?ended, "a part of the worker has ended by itself");
@@ -231,114 +269,69 @@ async fn park(worker: Arc<Worker>) {
     loop {
         ticks.tick().await;
         let Some(since) = Instant::now().checked_sub(PARK_AFTER) else { continue };
-        let overdue = worker.lanes(|lanes| lanes.overdue(since));
-        for task in overdue {
-            worker.metrics.deliver_jobs.inc(JobResult::Parked);
-            worker.asides.send(&task.hand, task.delivery, Aside::Parked(PARKED_FOR), false);
+        let now = worker.clock.now();
+        let overdue = worker.lanes(|lanes| lanes.overdue(since, now));
+        let mut full = BTreeSet::new();
+        for lane::Overdue { task, for_pace, is_full } in overdue {
+            let why = if for_pace.is_some() { ParkedFor::Pace } else { ParkedFor::NoRoom };
+            if for_pace.is_none() && is_full {
+                full.insert(task.known.webhook.id);
+            }
+            worker.park(&task, for_pace.unwrap_or(PARKED_FOR), why, false);
         }
         worker.room.notify_waiters();
+        worker.report_full(full.into_iter().collect());
     }
 }
 
 impl Worker {
+    /// Tells feed of lanes that have no room. If that fails they are told of again, with the next that is parked.
+    fn report_full(&self, full: Vec<WebhookId>) {
+        if full.is_empty() {
+            return;
+        }
+        let pool = self.ledger.pool().clone();
+        self.shutdown.spawn(async move {
+            if let Err(error) = lanes::report_full(&pool, &full).await {
+                tracing::debug!(%error, "feed was not told that lanes have no room");
+            }
+        });
+    }
+
     fn lanes<R>(&self, work: impl FnOnce(&mut Lanes<Task>) -> R) -> R {
         // A panic cannot leave the lanes half changed: no step of theirs calls anything foreign.
         work(&mut self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// A message of a deliveries queue: a job, a tide mark, or something that is neither.
-    async fn take(self: &Arc<Self>, message: Message) {
-        if let Some(mark) = broker::tide_marks::decode(&message) {
-            self.tide_mark(mark, message);
-            return;
-        }
-        match broker::jobs::decode(&message) {
-            Ok(job) => self.take_job(Hand::new(job, message.redelivered, message.receipt)).await,
-            Err(bad) => {
-                tracing::error!(%bad, "a message in a deliveries queue is no job; it is now a dead letter");
-                self.metrics.deliver_jobs.inc(JobResult::Bad);
-                message.receipt.reject();
-            }
-        }
-    }
-
-    /// Writes down that the mark came through. If that fails, the next mark says the same.
-    fn tide_mark(&self, mark: TideMark, message: Message) {
-        let pool = self.ledger.pool().clone();
-        self.shutdown.spawn(async move {
-            if let Err(error) = tide_marks::through(&pool, mark.shard, mark.number).await {
-                tracing::debug!(%error, "a tide mark was not recorded");
-            }
-            message.receipt.ack();
-        });
-    }
-
-    /// Looks at the present state of each webhook, sets aside what may not be sent, and offers the rest to the lanes.
-    async fn take_job(self: &Arc<Self>, hand: Arc<Hand>) {
-        let mut missing = Vec::new();
-        let mut known = HashMap::with_capacity(hand.job.deliveries.len());
-        for (_, webhook) in &hand.job.deliveries {
-            match self.webhooks.cached(*webhook).await {
-                Some(found) => drop(known.insert(*webhook, found)),
-                None => missing.push(*webhook),
-            }
-        }
-        if !missing.is_empty() {
-            match self.webhooks.read(&missing).await {
-                Ok(read) => known.extend(read),
-                Err(bad) => {
-                    // The job stays with us unacknowledged and comes back with the next connection.
-                    tracing::error!(%bad, "cannot read the webhooks of a job");
-                    return;
-                }
-            }
-        }
-        for &(delivery, webhook) in &hand.job.deliveries {
-            match known.get(&webhook) {
-                Some(known) => {
-                    self.admit(Task { hand: Arc::clone(&hand), delivery, known: Arc::clone(known) });
-                }
-                None => self.cancel(&hand, delivery, "webhook unknown"),
-            }
-        }
-        self.start_what_may();
-    }
-
-    fn admit(&self, task: Task) {
-        let webhook = &task.known.webhook;
-        let test = task.hand.job.trigger == Trigger::Test;
-        if webhook.company != task.hand.job.company {
-            self.cancel(&task.hand, task.delivery, "webhook unknown");
-        } else if webhook.deleted {
-            self.cancel(&task.hand, task.delivery, "webhook deleted");
-        } else if !webhook.active && !test {
-            self.cancel(&task.hand, task.delivery, "webhook inactive");
-        } else if webhook.pause.is_some() && !test {
-            self.metrics.deliver_jobs.inc(JobResult::Held);
-            self.asides.send(&task.hand, task.delivery, Aside::Held, false);
-        } else {
-            let limit = webhook.max_in_flight.map_or(self.lane_in_flight_max, |max| max as usize);
-            let id = webhook.id;
-            self.lanes(|lanes| lanes.offer(id, limit, Instant::now(), task));
-        }
-    }
-
-    fn cancel(&self, hand: &Arc<Hand>, delivery: DeliveryId, reason: &'static str) {
-        self.metrics.deliver_jobs.inc(JobResult::Cancelled);
-        self.asides.send(hand, delivery, Aside::Cancelled(reason), false);
-    }
-
     /// Starts whatever has a place: fresh tasks go to their request, the others put their question to the ledger.
     fn start_what_may(self: &Arc<Self>) {
-        while let Some(task) = self.lanes(Lanes::next) {
-            let place = Place { worker: Arc::clone(self), webhook: task.known.webhook.id };
+        while let Some(lane::Start { mut task, place, slot }) = self.lanes(Lanes::next) {
+            task.slot = slot;
+            if !self.webhooks.is_current(&task.known) {
+                // It was changed, or its breaker opened, while the task waited.
+                self.free(place);
+                self.admit_again(task);
+                continue;
+            }
+            let place = Place { worker: Arc::clone(self), key: place, paced: slot.is_some() };
             if task.hand.is_fresh(self.clock.now(), self.fresh_max) {
                 self.metrics.deliver_jobs.inc(JobResult::Fresh);
                 let (body, trace) = (task.hand.job.body.clone(), task.hand.job.traceparent.clone());
-                tokio::spawn(attempt::attempt(task, body, trace, place));
+                tokio::spawn(attempt::attempt(task, body, trace, place, false));
             } else {
                 self.claims.send(task, place);
             }
+        }
+    }
+
+    /// Frees a place in a lane.
+    fn free(&self, place: usize) {
+        let in_flight = self.lanes(|lanes| {
+            lanes.ended(place);
+            lanes.in_flight()
+        });
+        if in_flight == 0 {
+            self.idle.notify_waiters();
         }
     }
 
@@ -358,17 +351,16 @@ impl Worker {
 /// A place in a lane, given back when dropped.
 struct Place {
     worker: Arc<Worker>,
-    webhook: WebhookId,
+    key: usize,
+    /// Whether its lane has a pace.
+    paced: bool,
 }
 
 impl Drop for Place {
     fn drop(&mut self) {
-        let in_flight = self.worker.lanes(|lanes| {
-            lanes.ended(self.webhook);
-            lanes.in_flight()
-        });
-        if in_flight == 0 {
-            self.worker.idle.notify_waiters();
+        self.worker.free(self.key);
+        if self.paced {
+            self.worker.pacing.look();
         }
         self.worker.start_what_may();
         if self.worker.lanes(|lanes| lanes.waiting()) < WAITING_MAX {

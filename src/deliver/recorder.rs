@@ -3,15 +3,18 @@
 //! A batch is what has finished while the last one was written: under load batches grow by themselves, at leisure
 //! each attempt is recorded at once. Nothing waits for a batch to fill.
 //!
+//! The same statement does to the lanes what follows from the outcomes: counts, opens, closes, holds back. What others
+//! must hear of is told to every cache in the background; who misses it learns of it when its entry is too old.
+//!
 //! An attempt that the ledger refuses is written without the texts that came from outside, so that no request is
 //! ever sent again because its record could not be written.
 
-use std::{collections::HashMap, sync::Arc, time::Duration};
+use std::{sync::Arc, time::Duration};
 
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::hand::Hand;
+use super::{hand::Hand, outcomes::Outcomes};
 use crate::{
     broker::{Fate, Publisher, jobs::encode_retry},
     model::{Attempt, DeliveryId, Job, NextStep, RetryTier, Wait, why},
@@ -19,7 +22,7 @@ use crate::{
     store::{
         self, dead_letters,
         ledger::{Ledger, bisect},
-        record_attempts::{self, After, Becomes, Row},
+        record_attempts::{self, After, Becomes, Recorded, Row},
         set_aside,
     },
     telemetry::{Metrics, labels::Step},
@@ -33,6 +36,8 @@ pub(super) struct Finished {
     pub attempt: Attempt,
     pub next: NextStep,
     pub hand: Arc<Hand>,
+    /// Whether it was the one probe of an open lane.
+    pub probe: bool,
 }
 
 /// The task that records.
@@ -42,6 +47,7 @@ pub(super) struct Recorder {
     pub publisher: Publisher,
     pub metrics: Metrics,
     pub shutdown: Shutdown,
+    pub outcomes: Outcomes,
 }
 
 impl Recorder {
@@ -53,11 +59,13 @@ impl Recorder {
         }
     }
 
-    async fn record(&self, mut batch: Vec<Finished>) {
+    async fn record(&mut self, mut batch: Vec<Finished>) {
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         self.metrics.record_batch_attempts.observe(f64::from(size));
-        let rows: Vec<Row> = batch.iter_mut().map(row).collect();
-        let recorded = self.write(&rows).await;
+        let outcomes = &mut self.outcomes;
+        let rows: Vec<Row> = batch.iter_mut().map(|finished| row(finished, outcomes)).collect();
+        let Recorded { deliveries: recorded, lanes } = self.write(&rows).await;
+        self.outcomes.tell(lanes, &self.ledger, &self.metrics, &self.shutdown);
         let mut retries = Vec::new();
         let mut missing = Vec::new();
         for finished in batch {
@@ -84,33 +92,33 @@ impl Recorder {
     }
 
     /// Writes rows, in halves where one is bad; a row that is bad alone is written without its texts.
-    async fn write(&self, rows: &[Row]) -> HashMap<DeliveryId, After> {
+    async fn write(&self, rows: &[Row]) -> Recorded {
+        let policy = &self.outcomes.policy;
         let parts = bisect(rows, |part| {
             async move {
                 self.ledger
-                    .persist(
-                        "record",
-                        |pool| async move { record_attempts::record_attempts(&pool, part).await },
-                    )
+                    .persist("record", |pool| async move {
+                        record_attempts::record_attempts(&pool, part, policy).await
+                    })
                     .await
             }
             .boxed()
         })
         .await;
-        let mut recorded = HashMap::with_capacity(rows.len());
+        let mut recorded = Recorded::default();
         for (part, result) in parts {
             match result {
-                Ok(changed) => recorded.extend(changed),
+                Ok(changed) => recorded.join(changed),
                 Err(bad) => {
                     self.metrics.record_retries.inc();
                     let bare = [part[0].clone().without_texts()];
                     tracing::warn!(%bad, delivery = %bare[0].delivery, "recorded without the answer's texts");
                     let bare = &bare;
                     let again = self.ledger.persist("record", |pool| async move {
-                        record_attempts::record_attempts(&pool, bare).await
+                        record_attempts::record_attempts(&pool, bare, policy).await
                     });
                     match again.await {
-                        Ok(changed) => recorded.extend(changed),
+                        Ok(changed) => recorded.join(changed),
                         Err(bad) => {
                             tracing::error!(%bad, delivery = %bare[0].delivery, "an attempt cannot be recorded");
                         }
@@ -201,7 +209,8 @@ fn retry(finished: &Finished, queued_at: chrono::DateTime<chrono::Utc>) -> Job {
 }
 
 /// The row of an attempt. Its texts move into it: nobody reads them afterwards.
-fn row(finished: &mut Finished) -> Row {
+fn row(finished: &mut Finished, outcomes: &mut Outcomes) -> Row {
+    let heard = outcomes.hear(finished);
     let Finished { attempt, next, .. } = finished;
     let exchange = &mut attempt.exchange;
     let body = exchange.response.as_mut().map(|response| std::mem::take(&mut response.body));
@@ -244,6 +253,7 @@ fn row(finished: &mut Finished) -> Row {
             phases.first_byte.map(us),
             Some(us(phases.total)),
         ],
+        heard,
     }
 }
 

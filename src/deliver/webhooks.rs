@@ -51,7 +51,12 @@ impl Webhooks {
     /// The webhook if the cache knows it for certain.
     pub(super) async fn cached(&self, id: WebhookId) -> Option<Arc<Known>> {
         let known = self.known.get(&id).await?;
-        (known.epoch == self.epochs.current(id.0)).then_some(known)
+        self.is_current(&known).then_some(known)
+    }
+
+    /// Whether nothing is known to have changed since this was read. Costs next to nothing.
+    pub(super) fn is_current(&self, known: &Known) -> bool {
+        known.epoch == self.epochs.current(known.webhook.id.0)
     }
 
     /// Reads webhooks from the ledger, deleted ones too, waiting for it as long as it takes. One that is missing

@@ -1,0 +1,196 @@
+//! What becomes of the deliveries of a job: each is set aside by its webhook's present state, parked where its lane lets
+//! nothing start, or offered to its lane.
+//!
+//! A state can change while a task waits in the lane. Then the task comes here again before it starts.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, atomic::Ordering},
+    time::Instant,
+};
+
+use chrono::{DateTime, Utc};
+
+use super::{
+    Worker,
+    hand::{Hand, Task},
+    lane::Offer,
+};
+use crate::{
+    broker::{self, Message, Receipt, tide_marks::TideMark},
+    clock::Clock,
+    model::{
+        DeliveryId, Job, Trigger,
+        lane::{May, Standing},
+    },
+    store::{set_aside::Aside, tide_marks},
+    telemetry::labels::{JobResult, ParkedFor},
+};
+
+/// Which of the two keeps a lane from starting anything: whichever lasts longer.
+pub(super) fn why_not(standing: &Standing, now: DateTime<Utc>) -> ParkedFor {
+    let held_back = standing.held_back_until.filter(|until| *until > now);
+    match (held_back, standing.open) {
+        (Some(until), Some(open)) if open.next_probe_at > until => ParkedFor::Breaker,
+        (Some(_), _) => ParkedFor::HeldBack,
+        (None, _) => ParkedFor::Breaker,
+    }
+}
+
+impl Worker {
+    /// A message of a deliveries queue: a job, a tide mark, or something that is neither.
+    pub(super) async fn take(self: &Arc<Self>, message: Message) {
+        if let Some(mark) = broker::tide_marks::decode(&message) {
+            self.tide_mark(mark, message);
+            return;
+        }
+        match broker::jobs::decode(&message) {
+            Ok(job) => self.take_job(self.hand(job, message.redelivered, message.receipt)).await,
+            Err(bad) => {
+                tracing::error!(%bad, "a message in a deliveries queue is no job; it is now a dead letter");
+                self.metrics.deliver_jobs.inc(JobResult::Bad);
+                message.receipt.reject();
+            }
+        }
+    }
+
+    /// Writes down that the mark came through. If that fails, the next mark says the same.
+    fn tide_mark(&self, mark: TideMark, message: Message) {
+        let pool = self.ledger.pool().clone();
+        self.shutdown.spawn(async move {
+            if let Err(error) = tide_marks::through(&pool, mark.shard, mark.number).await {
+                tracing::debug!(%error, "a tide mark was not recorded");
+            }
+            message.receipt.ack();
+        });
+    }
+
+    /// Looks at the present state of each webhook, sets aside what may not be sent, and offers the rest to the lanes.
+    async fn take_job(self: &Arc<Self>, hand: Arc<Hand>) {
+        let mut missing = Vec::new();
+        let mut known = HashMap::with_capacity(hand.job.deliveries.len());
+        for (_, webhook) in &hand.job.deliveries {
+            match self.webhooks.cached(*webhook).await {
+                Some(found) => drop(known.insert(*webhook, found)),
+                None => missing.push(*webhook),
+            }
+        }
+        if !missing.is_empty() {
+            match self.webhooks.read(&missing).await {
+                Ok(read) => known.extend(read),
+                Err(bad) => {
+                    // The job stays with us unacknowledged and comes back with the next connection.
+                    tracing::error!(%bad, "cannot read the webhooks of a job");
+                    return;
+                }
+            }
+        }
+        for &(delivery, webhook) in &hand.job.deliveries {
+            match known.get(&webhook) {
+                Some(known) => {
+                    let (hand, known) = (Arc::clone(&hand), Arc::clone(known));
+                    self.admit(Task { hand, delivery, known, slot: None, probe: None });
+                }
+                None => self.cancel(&hand, delivery, "webhook unknown"),
+            }
+        }
+        self.start_what_may();
+    }
+
+    fn hand(&self, job: Job, redelivered: bool, receipt: Receipt) -> Arc<Hand> {
+        Hand::new(job, self.jobs.fetch_add(1, Ordering::Relaxed), redelivered, receipt)
+    }
+
+    fn admit(self: &Arc<Self>, task: Task) {
+        let webhook = &task.known.webhook;
+        let test = task.hand.job.trigger == Trigger::Test;
+        if webhook.company != task.hand.job.company {
+            self.cancel(&task.hand, task.delivery, "webhook unknown");
+        } else if webhook.deleted {
+            self.cancel(&task.hand, task.delivery, "webhook deleted");
+        } else if !webhook.active && !test {
+            self.cancel(&task.hand, task.delivery, "webhook inactive");
+        } else if webhook.pause.is_some() && !test {
+            self.metrics.deliver_jobs.inc(JobResult::Held);
+            self.asides.send(&task.hand, task.delivery, Aside::Held, false);
+        } else if test || task.probe.is_some() || webhook.lane == Standing::default() {
+            // Someone who tests a webhook wants to know how its receiver is now.
+            self.offer(task);
+        } else {
+            let now = self.clock.now();
+            let standing = webhook.lane;
+            match standing.may(now) {
+                May::Start => self.offer(task),
+                May::Wait(until) => self.park_until(&task, until, why_not(&standing, now)),
+                May::Probe => self.probe(task, now),
+            }
+        }
+    }
+
+    /// Has a task wait in its lane for its turn.
+    pub(super) fn offer(&self, task: Task) {
+        let webhook = &task.known.webhook;
+        let offer = Offer {
+            webhook: webhook.id,
+            job: task.hand.number,
+            limit: webhook.max_in_flight.map_or(self.lane_in_flight_max, |max| max as usize),
+            rate: webhook.rate_limit,
+        };
+        self.lanes(|lanes| lanes.offer(offer, Instant::now(), task));
+        if offer.rate.is_some() {
+            self.pacing.look();
+        }
+    }
+
+    /// Looks again at a task whose webhook has changed since it was offered to its lane.
+    pub(super) fn admit_again(self: &Arc<Self>, mut task: Task) {
+        let worker = Arc::clone(self);
+        tokio::spawn(async move {
+            let id = task.known.webhook.id;
+            let known = match worker.webhooks.cached(id).await {
+                Some(known) => Some(known),
+                None => match worker.webhooks.read(&[id]).await {
+                    Ok(mut read) => read.remove(&id),
+                    Err(bad) => {
+                        // The job stays with us unacknowledged and comes back with the next connection.
+                        tracing::error!(%bad, "cannot read the webhook of a job");
+                        return;
+                    }
+                },
+            };
+            let Some(known) = known else {
+                worker.cancel(&task.hand, task.delivery, "webhook unknown");
+                return;
+            };
+            (task.known, task.slot) = (known, None);
+            worker.admit(task);
+            worker.start_what_may();
+        });
+    }
+
+    fn cancel(&self, hand: &Arc<Hand>, delivery: DeliveryId, reason: &'static str) {
+        self.metrics.deliver_jobs.inc(JobResult::Cancelled);
+        self.asides.send(hand, delivery, Aside::Cancelled(reason), false);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::model::lane::Open;
+
+    #[test]
+    fn what_lasts_longer_is_why_nothing_starts() {
+        let at = |s: i64| DateTime::from_timestamp(1_700_000_000 + s, 0).expect("a time");
+        let check = |held: Option<i64>, probe: Option<i64>, expected: ParkedFor| {
+            let open = probe.map(|s| Open { since: at(-60), next_probe_at: at(s) });
+            let standing = Standing { open, held_back_until: held.map(at) };
+            assert_eq!(why_not(&standing, at(0)), expected, "{standing:?}");
+        };
+        check(Some(5), None, ParkedFor::HeldBack);
+        check(Some(5), Some(3), ParkedFor::HeldBack);
+        check(Some(5), Some(9), ParkedFor::Breaker);
+        check(Some(-5), Some(9), ParkedFor::Breaker);
+        check(None, Some(9), ParkedFor::Breaker);
+    }
+}

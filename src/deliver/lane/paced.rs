@@ -1,0 +1,138 @@
+//! The lanes that have a pace: what slots they would have, what they got, which of them ripen.
+
+use std::ops::Bound;
+
+use chrono::{DateTime, Utc};
+
+use super::{Lanes, Overdue, Want, limit_now};
+use crate::{
+    deliver::pace::{Pace, delta},
+    model::WebhookId,
+};
+
+/// What is to be asked of the ledger.
+#[derive(Debug, Default)]
+pub(in crate::deliver) struct Wants {
+    /// For each the slots that it would have.
+    pub lanes: Vec<Want>,
+    /// When to look again, though nothing else happens.
+    pub again_at: Option<DateTime<Utc>>,
+}
+
+/// What became of slots in hand.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub(in crate::deliver) struct Ripened {
+    /// So many were given up, for nothing could start in their time.
+    pub missed: usize,
+    /// When the next ripens.
+    pub next_at: Option<DateTime<Utc>>,
+}
+
+impl<T> Lanes<T> {
+    /// Which lanes need slots: as many as tasks wait for one and could start. Where the ledger said that the next slot is
+    /// far, it is asked again when that is near.
+    ///
+    /// All lanes together hold no more slots than tasks may wait for one. Where that is too little for all, they have
+    /// their turn one after another; what gets none is parked when it has waited too long.
+    pub(in crate::deliver) fn wants(&mut self, now: DateTime<Utc>) -> Wants {
+        let mut wants = Wants::default();
+        if self.stopped {
+            return wants;
+        }
+        let mut in_hand = 0;
+        let after = (Bound::Excluded(self.asked_last), Bound::Unbounded);
+        let round = self.paced.range(after).chain(self.paced.range(..=self.asked_last));
+        for (&webhook, lane) in round.filter_map(|id| self.by_webhook.get_key_value(id)) {
+            let Some(pace) = &lane.pace else { continue };
+            in_hand += pace.in_hand();
+            let limit = limit_now(lane.limit, self.in_flight, self.in_flight_max);
+            let slots = lane.waiting.len().min(limit.saturating_sub(lane.in_flight));
+            let slots = slots.saturating_sub(pace.in_hand());
+            if slots == 0 {
+                continue;
+            }
+            match pace.ask_at().filter(|at| *at > now) {
+                Some(at) => wants.again_at = Some(wants.again_at.map_or(at, |again| again.min(at))),
+                None => wants.lanes.push(Want { webhook, every: pace.every(), slots }),
+            }
+        }
+        let mut left = self.paced_waiting_max.saturating_sub(in_hand);
+        let share = (left / wants.lanes.len().max(1)).max(1);
+        wants.lanes.truncate(left);
+        for want in &mut wants.lanes {
+            want.slots = want.slots.min(share).min(left);
+            left -= want.slots;
+            self.asked_last = want.webhook;
+        }
+        wants
+    }
+
+    /// Takes note of the ledger's answer for a lane: its slots, and the first that is free after them. Gives back what
+    /// would wait too long for one.
+    pub(in crate::deliver) fn granted(
+        &mut self,
+        webhook: WebhookId,
+        slots: impl IntoIterator<Item = DateTime<Utc>>,
+        next_at: DateTime<Utc>,
+        now: DateTime<Utc>,
+    ) -> Vec<Overdue<T>> {
+        let mut beyond = Vec::new();
+        // A lane that was forgotten meanwhile, or has no pace any more, needs them no more: they pass unused.
+        let Some(lane) = self.by_webhook.get_mut(&webhook) else { return beyond };
+        let Some(pace) = &mut lane.pace else { return beyond };
+        pace.granted(slots, next_at);
+        let stay = pace.stay(now);
+        lane.take_out(stay, None, now, &mut beyond);
+        self.waiting -= beyond.len();
+        if lane.in_flight == 0 && lane.waiting.is_empty() {
+            self.by_webhook.remove(&webhook);
+            self.paced.remove(&webhook);
+        }
+        beyond
+    }
+
+    /// Gives up slots that were missed, and lets tasks have those that come up within `lead`.
+    pub(in crate::deliver) fn ripen(&mut self, now: DateTime<Utc>, lead: std::time::Duration) -> Ripened {
+        let mut ripened = Ripened::default();
+        let mut ripe = Vec::new();
+        for webhook in &self.paced {
+            let Some(pace) = self.by_webhook.get_mut(webhook).and_then(|lane| lane.pace.as_mut()) else {
+                continue;
+            };
+            ripened.missed += pace.ripen(now, now + delta(lead));
+            if pace.is_ripe() {
+                ripe.push(*webhook);
+            }
+            if let Some(at) = pace.ripens_next() {
+                let at = at - delta(lead);
+                ripened.next_at = Some(ripened.next_at.map_or(at, |next| next.min(at)));
+            }
+        }
+        for webhook in ripe {
+            self.give_turn(webhook);
+        }
+        ripened
+    }
+
+    /// Another slot of the lane for a task that missed its own, unless the next is far.
+    pub(in crate::deliver) fn another_slot(
+        &mut self,
+        webhook: WebhookId,
+        now: DateTime<Utc>,
+    ) -> Option<DateTime<Utc>> {
+        self.pace(webhook)?.take_near(now)
+    }
+
+    /// For how long a task without a slot is to be parked, as far as the lane knows.
+    pub(in crate::deliver) fn park_missed(
+        &mut self,
+        webhook: WebhookId,
+        now: DateTime<Utc>,
+    ) -> Option<std::time::Duration> {
+        self.pace(webhook).map(|pace| pace.park_missed(now))
+    }
+
+    fn pace(&mut self, webhook: WebhookId) -> Option<&mut Pace> {
+        self.by_webhook.get_mut(&webhook)?.pace.as_deref_mut()
+    }
+}

@@ -1,0 +1,94 @@
+//! What finished attempts say of their lanes, and what is told of lanes that changed.
+//!
+//! The recorder asks here before it writes and tells here after. What is remembered in between is the share of
+//! failures of webhooks that failed lately; everything else of a lane is in the ledger.
+
+use std::time::{Duration, Instant};
+
+use super::recorder::Finished;
+use crate::{
+    model::{
+        OutcomeClass, Trigger,
+        breaker::{self, Heard, Policy, Shares},
+    },
+    shutdown::Shutdown,
+    store::{
+        changes,
+        ledger::Ledger,
+        record_attempts::{LaneChanged, News},
+    },
+    telemetry::{Metrics, labels::LaneChange},
+};
+
+/// How outcomes are judged, and the shares of this worker.
+pub(super) struct Outcomes {
+    pub policy: Policy,
+    retry_after_max: Duration,
+    shares: Shares,
+}
+
+impl Outcomes {
+    /// Nothing heard yet.
+    pub(super) fn new(policy: Policy, retry_after_max: Duration) -> Self {
+        Self { policy, retry_after_max, shares: Shares::new(Instant::now()) }
+    }
+
+    /// What an attempt says of its lane. A test asks a question, and nothing changes by the answer.
+    pub(super) fn hear(&mut self, finished: &Finished) -> Option<Heard> {
+        let attempt = &finished.attempt;
+        if attempt.trigger == Trigger::Test {
+            return None;
+        }
+        let class = attempt.exchange.outcome.class();
+        Some(Heard {
+            company: attempt.company,
+            event: attempt.event,
+            operational: class != OutcomeClass::Accepted && breaker::is_operational(&attempt.event_type),
+            class,
+            probe: finished.probe,
+            hold_back: attempt.exchange.hold_back.map(|wait| wait.min(self.retry_after_max)),
+            share: self.shares.note(attempt.webhook, breaker::counts(class), Instant::now()),
+        })
+    }
+
+    /// Counts and logs what changed, and wakes every cache in the background.
+    pub(super) fn tell(
+        &mut self,
+        lanes: Vec<LaneChanged>,
+        ledger: &Ledger,
+        metrics: &Metrics,
+        shutdown: &Shutdown,
+    ) {
+        if lanes.is_empty() {
+            return;
+        }
+        for LaneChanged { company, webhook, news } in &lanes {
+            match news {
+                News::Opened { reason, failing_since } => {
+                    metrics.deliver_lane_changes.inc(LaneChange::Opened);
+                    let since = failing_since.map(tracing::field::display);
+                    tracing::warn!(%company, %webhook, since, reason, "the breaker of a lane has opened");
+                    self.shares.forget(*webhook);
+                }
+                News::Closed { opened_at } => {
+                    metrics.deliver_lane_changes.inc(LaneChange::Closed);
+                    let since = opened_at.map(tracing::field::display);
+                    tracing::info!(%company, %webhook, since, "the breaker of a lane has closed");
+                    self.shares.forget(*webhook);
+                }
+                News::HeldBack { until } => {
+                    metrics.deliver_lane_changes.inc(LaneChange::HeldBack);
+                    let until = until.map(tracing::field::display);
+                    tracing::info!(%company, %webhook, until, "the receiver asks to wait; its lane is held back");
+                }
+            }
+        }
+        let pool = ledger.pool().clone();
+        shutdown.spawn(async move {
+            let changed: Vec<_> = lanes.iter().map(|lane| (lane.company, lane.webhook)).collect();
+            if let Err(error) = changes::notify_all(&pool, &changed).await {
+                tracing::debug!(%error, "caches were not told of changed lanes; they learn of them by their age");
+            }
+        });
+    }
+}

@@ -1,0 +1,205 @@
+//! Keeps the pace of lanes that have one: reserves slots from the ledger, starts tasks as their slots come up, and
+//! lets each request begin within its slot.
+//!
+//! ```text
+//! task waits ─▶ slot reserved ─▶ up to LEAD before it: place taken, claimed ─▶ at the slot: request
+//!     └─▶ parked: next slot far       missed: the lane's next, if near ◀───────────┘  else parked, claim cleared
+//! ```
+//!
+//! Two tasks of a worker see to it, for a ledger that is slow to answer must not keep slots waiting that are in hand.
+//! Lanes without a pace never come here. Begin with `pace.rs`, which decides.
+
+use std::{
+    sync::{
+        Arc, Weak,
+        atomic::{AtomicU64, Ordering},
+    },
+    time::Duration,
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+use tokio::sync::Notify;
+
+use super::{
+    PARK_AFTER, Worker,
+    hand::Task,
+    lane::Want,
+    pace::{When, delta, when},
+};
+use crate::{
+    clock::Clock,
+    store::{
+        lanes::{self, Reserved, Wanted},
+        set_aside::Aside,
+    },
+    telemetry::labels::{JobResult, ParkedFor, SlotFate},
+};
+
+/// Lanes in one reservation.
+pub const RESERVE_BATCH_MAX: usize = 200;
+/// So long before its slot a task is started at least, and at most: most must claim first.
+const LEAD_MIN: Duration = Duration::from_millis(10);
+const LEAD_MAX: Duration = Duration::from_millis(150);
+
+/// What the parts of a worker tell those that keep the pace.
+#[derive(Debug, Default)]
+pub(super) struct Pacing {
+    /// A lane may need slots.
+    wanting: Notify,
+    /// Slots have come.
+    granted: Notify,
+    /// How long claims take at present, in microseconds: a late one counts at once and is slowly forgotten.
+    claim_us: AtomicU64,
+}
+
+impl Pacing {
+    /// A lane with a pace has changed.
+    pub(super) fn look(&self) {
+        self.wanting.notify_one();
+    }
+
+    /// Takes note of how long a claim took.
+    pub(super) fn claimed_within(&self, took: Duration) {
+        let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
+        // Claims are put one after another, so nobody else writes.
+        let before = self.claim_us.load(Ordering::Relaxed);
+        self.claim_us.store(took.max(before - before / 8), Ordering::Relaxed);
+    }
+
+    /// How long before its slot a task is started.
+    fn lead(&self) -> Duration {
+        Duration::from_micros(self.claim_us.load(Ordering::Relaxed))
+            .saturating_mul(2)
+            .clamp(LEAD_MIN, LEAD_MAX)
+    }
+}
+
+/// Reserves slots whenever a lane needs some, in batches of whatever has gathered.
+pub(super) async fn reserve(worker: Weak<Worker>) {
+    loop {
+        let Some(worker) = worker.upgrade() else { return };
+        let looked = worker.pacing.wanting.notified();
+        let now = worker.clock.now();
+        let wants = worker.lanes(|lanes| lanes.wants(now));
+        if wants.lanes.is_empty() {
+            let again = wants.again_at.map_or(Duration::MAX, |at| (at - now).to_std().unwrap_or_default());
+            tokio::select! {
+                () = looked => {}
+                () = tokio::time::sleep(again.min(PARK_AFTER)) => {}
+            }
+            continue;
+        }
+        for part in wants.lanes.chunks(RESERVE_BATCH_MAX) {
+            worker.reserve(part).await;
+        }
+        worker.pacing.granted.notify_one();
+    }
+}
+
+/// Starts tasks as their slots come up.
+pub(super) async fn ripen(worker: Weak<Worker>) {
+    loop {
+        let Some(worker) = worker.upgrade() else { return };
+        let granted = worker.pacing.granted.notified();
+        let (now, lead) = (worker.clock.now(), worker.pacing.lead());
+        let ripened = worker.lanes(|lanes| lanes.ripen(now, lead));
+        worker.start_what_may();
+        if ripened.missed > 0 {
+            worker.metrics.deliver_slots.add(SlotFate::Missed, ripened.missed);
+            worker.pacing.look();
+        }
+        let next = ripened.next_at.map_or(PARK_AFTER, |at| (at - now).to_std().unwrap_or_default());
+        tokio::select! {
+            () = granted => {}
+            () = tokio::time::sleep(next.min(PARK_AFTER)) => {}
+        }
+    }
+}
+
+impl Worker {
+    async fn reserve(&self, wants: &[Want]) {
+        let wanted: Vec<Wanted> = wants
+            .iter()
+            .map(|want| Wanted { webhook: want.webhook, every: want.every, slots: want.slots })
+            .collect();
+        let (wanted, lead) = (&wanted, self.pacing.lead());
+        let reserved = self
+            .ledger
+            .persist("reserve slots", |pool| async move { lanes::reserve_slots(&pool, wanted, lead).await })
+            .await;
+        match reserved {
+            Ok(reserved) => self.reserved(wants, reserved),
+            // Nothing here comes from outside; should it be refused all the same, what waits is parked.
+            Err(bad) => tracing::error!(%bad, "no slots can be reserved"),
+        }
+    }
+
+    fn reserved(&self, wants: &[Want], reserved: Vec<Reserved>) {
+        let now = self.clock.now();
+        for answer in reserved {
+            let Some(want) = wants.iter().find(|want| want.webhook == answer.webhook) else { continue };
+            let slots = (0..answer.slots).map(|n| answer.first + delta(want.every.saturating_mul(n)));
+            let beyond = self.lanes(|lanes| lanes.granted(answer.webhook, slots, answer.next_at, now));
+            self.metrics.deliver_slots.add(SlotFate::Reserved, answer.slots as usize);
+            for overdue in beyond {
+                self.park(&overdue.task, overdue.for_pace.unwrap_or_default(), ParkedFor::Pace, false);
+            }
+        }
+        self.room.notify_waiters();
+    }
+
+    /// Waits for the task's slot, or for another where it comes too late. Returns when the request starts; nothing
+    /// where it cannot start soon.
+    pub(super) async fn at_slot(&self, task: &Task, slot: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        let mut slot = slot;
+        loop {
+            let now = self.clock.now();
+            match when(slot, now) {
+                When::Early(wait) => tokio::time::sleep(wait).await,
+                When::Now => return Some(now),
+                When::Missed => {
+                    self.metrics.deliver_slots.inc(SlotFate::Missed);
+                    slot = self.lanes(|lanes| lanes.another_slot(task.known.webhook.id, now))?;
+                    self.pacing.look();
+                }
+            }
+        }
+    }
+
+    /// Puts a delivery back to the ledger, for so long at least.
+    pub(super) fn park(&self, task: &Task, wait: Duration, why: ParkedFor, holds_claim: bool) {
+        self.metrics.deliver_jobs.inc(JobResult::Parked);
+        self.metrics.deliver_parked.inc(why);
+        self.asides.send(&task.hand, task.delivery, Aside::Parked(wait), holds_claim);
+    }
+
+    /// Parks until an instant, or a little later: what is parked together is not to come back together.
+    pub(super) fn park_until(&self, task: &Task, until: DateTime<Utc>, why: ParkedFor) {
+        let wait = (until - self.clock.now()).max(TimeDelta::zero()).to_std().unwrap_or_default();
+        let wait = wait.saturating_add(super::PARKED_FOR.mul_f64(fastrand::f64()));
+        self.park(task, wait, why, false);
+    }
+
+    /// How long a task that missed its slot is to be parked.
+    pub(super) fn until_next_slot(&self, task: &Task) -> Duration {
+        let now = self.clock.now();
+        let wait = self.lanes(|lanes| lanes.park_missed(task.known.webhook.id, now));
+        wait.unwrap_or(super::PARKED_FOR)
+    }
+}
+
+/// Those that keep the pace, until they are dropped.
+pub(super) struct Keepers([tokio::task::AbortHandle; 2]);
+
+impl Keepers {
+    pub(super) fn start(worker: &Arc<Worker>) -> Self {
+        let weak = || Arc::downgrade(worker);
+        Self([tokio::spawn(reserve(weak())).abort_handle(), tokio::spawn(ripen(weak())).abort_handle()])
+    }
+}
+
+impl Drop for Keepers {
+    fn drop(&mut self) {
+        self.0.iter().for_each(tokio::task::AbortHandle::abort);
+    }
+}

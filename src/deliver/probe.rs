@@ -1,0 +1,130 @@
+//! Probes: while a breaker is open, one request at a time tries whether the receiver is back.
+//!
+//! The ledger leases the probe, so that of any number of workers one sends it. Whoever got it goes the way of any other
+//! task; the recorder ends the lease with the outcome, and a probe that does not start gives it back. A crash lets it run
+//! out.
+
+use std::{
+    collections::HashMap,
+    sync::{Arc, Mutex, PoisonError},
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, Utc};
+
+use super::{PARKED_FOR, Worker, hand::Task};
+use crate::{
+    clock::Clock,
+    model::{WebhookId, lane::May},
+    store::{
+        lanes::{self, Probe as Answer},
+        ledger::Ledger,
+    },
+    telemetry::{
+        Metrics,
+        labels::{ParkedFor, ProbeFate},
+    },
+};
+
+/// A worker asks for the probe of a webhook no more often.
+pub const ASK_EVERY: Duration = Duration::from_secs(1);
+
+/// Which webhooks' probes were asked for in the last [`ASK_EVERY`].
+#[derive(Debug, Default)]
+pub(super) struct Asked(Mutex<HashMap<WebhookId, Instant>>);
+
+impl Asked {
+    /// Whether to ask now; if so, nobody else is to for a while.
+    fn may_ask(&self, webhook: WebhookId, now: Instant) -> bool {
+        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        asked.retain(|_, at| now.duration_since(*at) < ASK_EVERY);
+        let first = !asked.contains_key(&webhook);
+        asked.entry(webhook).or_insert(now);
+        first
+    }
+}
+
+/// A leased probe. Dropped before it is spent, it is given back.
+pub(super) struct Probe {
+    ledger: Ledger,
+    webhook: WebhookId,
+    until: DateTime<Utc>,
+    metrics: Metrics,
+    spent: bool,
+}
+
+impl Probe {
+    /// The request was made: its outcome ends the lease.
+    pub(super) fn spend(mut self) {
+        self.spent = true;
+    }
+}
+
+impl Drop for Probe {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and the lease runs out.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.spent {
+            return;
+        }
+        let (pool, webhook, until) = (self.ledger.pool().clone(), self.webhook, self.until);
+        self.metrics.deliver_probes.inc(ProbeFate::Returned);
+        runtime.spawn(async move {
+            if let Err(error) = lanes::release_probe(&pool, webhook, until).await {
+                tracing::debug!(%error, %webhook, "a probe was not given back; its lease runs out");
+            }
+        });
+    }
+}
+
+impl Worker {
+    /// Has a task be the probe, if the ledger leases it; parks it otherwise.
+    pub(super) fn probe(self: &Arc<Self>, task: Task, now: DateTime<Utc>) {
+        if !self.asked.may_ask(task.known.webhook.id, Instant::now()) {
+            self.park_until(&task, now, ParkedFor::Breaker);
+            return;
+        }
+        let worker = Arc::clone(self);
+        tokio::spawn(async move { worker.ask_for_probe(task).await });
+    }
+
+    async fn ask_for_probe(self: &Arc<Self>, mut task: Task) {
+        let webhook = task.known.webhook.id;
+        let lease = self.timeout(&task) + self.lease_margin;
+        let answer = self
+            .ledger
+            .persist("probe", |pool| async move { lanes::lease_probe(&pool, webhook, lease).await })
+            .await;
+        let (standing, leased_until) = match answer {
+            Ok(Answer::Granted { until }) => {
+                self.metrics.deliver_probes.inc(ProbeFate::Leased);
+                let (ledger, metrics) = (self.ledger.clone(), self.metrics.clone());
+                task.probe = Some(Probe { ledger, webhook, until, metrics, spent: false });
+                self.offer(task);
+                self.start_what_may();
+                return;
+            }
+            Ok(Answer::Refused { standing, leased_until }) => (standing, leased_until),
+            Err(bad) => {
+                // Nothing here comes from outside; should it be refused all the same, the job comes back.
+                tracing::error!(%bad, "the ledger refuses to lease a probe");
+                return;
+            }
+        };
+        self.metrics.deliver_probes.inc(ProbeFate::Refused);
+        let now = self.clock.now();
+        match standing.may(now) {
+            May::Start => {
+                self.offer(task);
+                self.start_what_may();
+            }
+            May::Wait(until) => self.park_until(&task, until, super::why_not(&standing, now)),
+            // Another has it. It will know before its lease ends, in all likelihood.
+            May::Probe => {
+                let soon = now + super::pace::delta(PARKED_FOR);
+                let until = leased_until.map_or(soon, |until| until.min(soon));
+                self.park_until(&task, until, ParkedFor::Breaker);
+            }
+        }
+    }
+}

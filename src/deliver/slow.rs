@@ -1,0 +1,65 @@
+//! The bulkhead: jobs whose requests take long may fill half of a worker's prefetch, and no more.
+//!
+//! A job that is not yet settled takes one of the messages that the broker hands out at once; were they all to wait
+//! for receivers that do not answer, the worker would take nothing more. Nobody knows beforehand which request will
+//! take long. So a job *counts* while a request of it is in flight that either has been so for a second, or goes to a
+//! lane that has not answered in time yet. No more jobs count than half of the prefetch; and of that half the second
+//! part is kept for the first request to a lane, or a few silent receivers would leave no way to learn that another
+//! answers. A task that would make one job too many count does not start: it waits in its lane, and is parked like
+//! anything that waits too long. Lanes that answer in time go on starting.
+//!
+//! A bundle is one message, so it counts once, however many of its deliveries are slow; and where it counts already,
+//! its other deliveries may start. The half can be passed only by what receivers had in flight that answered in time
+//! until they fell silent.
+
+use std::collections::HashMap;
+
+/// Numbers a worker's jobs.
+pub(super) type JobNumber = u64;
+
+/// The jobs that count.
+#[derive(Debug)]
+pub(super) struct Slow {
+    /// How many requests make each of them count.
+    jobs: HashMap<JobNumber, usize>,
+    jobs_max: usize,
+}
+
+impl Slow {
+    /// Nothing counts yet; half of `prefetch` may.
+    pub(super) fn new(prefetch: usize) -> Self {
+        Self { jobs: HashMap::new(), jobs_max: (prefetch / 2).max(1) }
+    }
+
+    /// Whether one more may count, by the `first` request that its lane has in flight or by a further one.
+    pub(super) fn has_room(&self, first: bool) -> bool {
+        let max = if first { self.jobs_max } else { (self.jobs_max / 2).max(1) };
+        self.jobs.len() < max
+    }
+
+    /// Whether this one may count: there is room, or it does already.
+    pub(super) fn has_room_for(&self, job: JobNumber, first: bool) -> bool {
+        self.has_room(first) || self.jobs.contains_key(&job)
+    }
+
+    /// A request makes the job count.
+    pub(super) fn add(&mut self, job: JobNumber) {
+        *self.jobs.entry(job).or_default() += 1;
+    }
+
+    /// That request has ended.
+    pub(super) fn remove(&mut self, job: JobNumber) {
+        if let Some(requests) = self.jobs.get_mut(&job) {
+            *requests -= 1;
+            if *requests == 0 {
+                self.jobs.remove(&job);
+            }
+        }
+    }
+
+    /// How many count.
+    #[cfg(test)]
+    pub(super) fn count(&self) -> usize {
+        self.jobs.len()
+    }
+}
