@@ -1,44 +1,127 @@
 //! One round over the webhooks that have something due.
 
-use bytes::Bytes;
+use std::{
+    collections::{HashMap, HashSet},
+    time::{Duration, Instant},
+};
 
-use super::{Feed, ROWS_MAX, Round, WEBHOOKS_MAX, is_full};
+use bytes::Bytes;
+use sqlx::types::Uuid;
+
+use super::{Feed, ROWS_MAX, Round, WEBHOOKS_MAX, is_full, lanes};
 use crate::{
     broker::{Destination, Fate, Outgoing, Queue, jobs::encode},
     model::{DeliveryId, Job, Trigger, WebhookId, id::BUCKETS},
     store::{
-        feed::{self as rows, Due, Standing, Waiting, Which},
+        feed::{self as rows, Due},
         set_aside,
+        waiting::{self, Since, Standing, Waiting, Which},
     },
 };
 
+/// How often the webhooks are looked for for which something waits, while the ones that are known keep feed busy.
+const LOOK_EVERY: Duration = Duration::from_millis(500);
+
+/// The webhooks that a round is about.
+pub(super) struct Page {
+    at: Instant,
+    webhooks: Vec<WebhookId>,
+    /// Whether there are no others.
+    is_whole: bool,
+    /// Whether the last round fed something.
+    is_busy: bool,
+}
+
+impl Page {
+    /// Before the first look.
+    pub(super) fn none() -> Self {
+        Self { at: Instant::now(), webhooks: Vec::new(), is_whole: false, is_busy: false }
+    }
+}
+
+/// A webhook for which something waits, and what it gets of it in this round.
+struct Served<'a> {
+    waiting: &'a Waiting,
+    /// What its lane allows; nothing where nothing is due.
+    lane_room: i64,
+    /// What it gets of its backlog, that is of neither replays nor recoveries.
+    got: i64,
+}
+
+/// Which webhooks ingest is to leave to feed from now on, and which no longer.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Flags {
+    more: Vec<WebhookId>,
+    none: Vec<WebhookId>,
+}
+
 impl Feed {
-    /// Feeds what is due, an equal share to each webhook, while the window has room; returns how much.
+    /// Feeds what is due, an equal share to each webhook, while the window has room and as far as the lanes allow;
+    /// returns how much.
     pub(super) async fn due(&self, round: &mut Round) -> sqlx::Result<usize> {
         let pool = self.ledger.pool();
-        let waiting = rows::webhooks(pool, Which::Waiting, round.low, round.after.0, WEBHOOKS_MAX).await?;
-        let whole = round.after.0.is_nil() && !is_full(&waiting);
-        round.after = match waiting.last() {
-            Some(last) if is_full(&waiting) => last.webhook,
-            _ => WebhookId(uuid::Uuid::nil()),
-        };
+        let whole = self.look(round).await?;
+        let now = Instant::now();
+        let asked: Vec<(WebhookId, Since)> =
+            round.page.webhooks.iter().map(|webhook| (*webhook, round.seen.since(*webhook, now))).collect();
+        let waiting = waiting::standing(pool, round.low, &asked).await?;
         for closed in waiting.iter().filter(|w| w.standing == Standing::Closed) {
             rows::cancel(pool, round.low, closed.webhook, "webhook deleted or inactive", ROWS_MAX).await?;
         }
-        // A webhook whose next retry is hours away takes no share from those that have something due.
-        let open: Vec<&Waiting> = waiting.iter().filter(|w| w.standing == Standing::Open && w.due).collect();
-        let share = self.share(open.len()).await;
-        let fed = if share == 0 {
-            Vec::new()
-        } else {
-            let rooms: Vec<(WebhookId, i64)> = open.iter().map(|w| (w.webhook, share)).collect();
-            rows::take(pool, round.low, &rooms).await?
-        };
-        let idle: Vec<WebhookId> = waiting.iter().filter(|w| !w.due).map(|w| w.webhook).collect();
-        self.flag(round, &open, &fed, share, &idle, whole).await?;
+        // A webhook whose next retry is hours away, or whose lane is shut, takes no share from those that can go on.
+        let mut served: Vec<Served<'_>> = (waiting.iter().filter(|w| w.standing == Standing::Open))
+            .map(|waiting| {
+                let due = waiting.due || waiting.again_due;
+                let lane_room = if due { round.lanes.room(waiting.webhook, &waiting.lane, now) } else { 0 };
+                Served { waiting, lane_room, got: 0 }
+            })
+            .collect();
+        let share = self.share(served.iter().filter(|s| s.lane_room > 0).count()).await;
+        let rooms: Vec<rows::Room> = (served.iter())
+            .map(|s| (s.waiting.webhook, s.lane_room.min(share)))
+            .filter(|(_, deliveries_max)| *deliveries_max > 0)
+            .map(|(webhook, deliveries_max)| rows::Room {
+                webhook,
+                deliveries_max,
+                since: round.seen.since(webhook, now),
+            })
+            .collect();
+        let fed = if rooms.is_empty() { Vec::new() } else { rows::take(pool, round.low, &rooms).await? };
+        let counts = count(&fed);
+        for served in &mut served {
+            let Waiting { webhook, lane, .. } = served.waiting;
+            let (all, of_backlog) = counts.get(webhook).copied().unwrap_or_default();
+            round.lanes.fed(*webhook, lane, all, now);
+            served.got = of_backlog;
+        }
+        round.seen.fed(&fed);
+        round.page.is_busy = !fed.is_empty();
+        self.flag(round, flags(&served, share, &round.flagged, whole)).await?;
         let count = fed.len();
-        self.publish(fed).await?;
+        if self.publish(fed).await? > 0 {
+            round.seen.forget_all();
+        }
         Ok(count)
+    }
+
+    /// Finds the webhooks that this round is about; says whether they are all for which something waits. While those
+    /// of the last round are at work they are not looked for anew each time.
+    async fn look(&self, round: &mut Round) -> sqlx::Result<bool> {
+        let now = Instant::now();
+        let page = &round.page;
+        if page.is_busy && page.is_whole && now.saturating_duration_since(page.at) < LOOK_EVERY {
+            return Ok(true);
+        }
+        let webhooks =
+            waiting::webhooks(self.ledger.pool(), Which::Waiting, round.low, round.after.0, WEBHOOKS_MAX)
+                .await?;
+        let is_whole = round.after.0.is_nil() && !is_full(&webhooks);
+        round.after = match webhooks.last() {
+            Some(last) if is_full(&webhooks) => *last,
+            _ => WebhookId(Uuid::nil()),
+        };
+        round.page = Page { at: now, webhooks, is_whole, is_busy: false };
+        Ok(is_whole)
     }
 
     /// How many jobs each of `webhooks` may have now.
@@ -58,55 +141,30 @@ impl Feed {
         share.clamp(1, self.lane_feed_max)
     }
 
-    /// Keeps `lanes.waiting`: a webhook that has more due than its share is flagged, so that ingest puts what is new
-    /// behind it; one that has not is freed.
-    async fn flag(
-        &self,
-        round: &mut Round,
-        open: &[&Waiting],
-        fed: &[Due],
-        share: i64,
-        idle: &[WebhookId],
-        whole: bool,
-    ) -> sqlx::Result<()> {
+    /// Keeps `lanes.waiting`.
+    async fn flag(&self, round: &mut Round, flags: Flags) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
-        let mut more = Vec::new();
-        let mut none: Vec<WebhookId> = Vec::new();
-        for waiting in open {
-            let got = fed
-                .iter()
-                .filter(|due| due.webhook == waiting.webhook && due.trigger == Trigger::Event)
-                .count();
-            let backlog = share == 0 || i64::try_from(got).unwrap_or(i64::MAX) >= share;
-            match (backlog, round.flagged.contains(&waiting.webhook)) {
-                (true, false) if share > 0 => more.push(waiting.webhook),
-                (false, true) => none.push(waiting.webhook),
-                _ => {}
-            }
-        }
-        none.extend(idle.iter().filter(|id| round.flagged.contains(id)));
-        if whole {
-            let gone = |id: &&WebhookId| !open.iter().any(|waiting| waiting.webhook == **id);
-            none.extend(round.flagged.iter().filter(gone));
-        }
+        let Flags { more, none } = flags;
         if !more.is_empty() {
-            rows::flag(pool, &more, 1).await?;
+            waiting::flag(pool, &more, 1).await?;
             round.flagged.extend(more);
         }
         if !none.is_empty() {
-            rows::flag(pool, &none, 0).await?;
-            round.flagged.retain(|id| !none.contains(id));
+            waiting::flag(pool, &none, 0).await?;
+            for webhook in &none {
+                round.flagged.remove(webhook);
+            }
         }
         self.metrics.feed_waiting.set(i64::try_from(round.flagged.len()).unwrap_or(i64::MAX));
         Ok(())
     }
 
     /// Publishes the jobs of rows that are marked. Such a job claims, so one too many does no harm: whatever is not
-    /// confirmed goes back to the ledger and is fed again.
-    async fn publish(&self, due: Vec<Due>) -> sqlx::Result<()> {
+    /// confirmed goes back to the ledger and is fed again; returns how many.
+    async fn publish(&self, due: Vec<Due>) -> sqlx::Result<usize> {
         let due = self.without_killers(due).await?;
         if due.is_empty() {
-            return Ok(());
+            return Ok(0);
         }
         let alone: Vec<bool> = due.iter().map(Self::is_suspect).collect();
         let jobs: Vec<Job> = due
@@ -140,6 +198,108 @@ impl Feed {
         if !lost.is_empty() {
             set_aside::unqueue(self.ledger.pool(), &lost).await?;
         }
-        Ok(())
+        Ok(lost.len())
+    }
+}
+
+/// How much of what is fed is of each webhook: in all, and of its backlog.
+fn count(fed: &[Due]) -> HashMap<WebhookId, (i64, i64)> {
+    let mut counts: HashMap<WebhookId, (i64, i64)> = HashMap::new();
+    for due in fed {
+        let (all, of_backlog) = counts.entry(due.webhook).or_default();
+        *all += 1;
+        *of_backlog += i64::from(!matches!(due.trigger, Trigger::Replay | Trigger::Recovery));
+    }
+    counts
+}
+
+/// A webhook that has more due than it may have now is flagged, so that ingest puts what is new behind it; one that
+/// has not is freed. A `share` of nothing says nothing about any. With the `whole` of those for which something waits
+/// at hand, whoever is not among them is freed, too.
+fn flags(served: &[Served<'_>], share: i64, flagged: &HashSet<WebhookId>, whole: bool) -> Flags {
+    let mut flags = Flags::default();
+    for Served { waiting, lane_room, got } in served {
+        let webhook = waiting.webhook;
+        let backlog = if waiting.due && *lane_room == 0 {
+            Some(true)
+        } else if !waiting.due && lanes::is_shut(&waiting.lane) {
+            // What is parked has the time of the next probe; it is behind that time that new ones go.
+            None
+        } else if waiting.due && share == 0 {
+            None
+        } else {
+            Some(waiting.due && *got >= (*lane_room).min(share))
+        };
+        match (backlog, flagged.contains(&webhook)) {
+            (Some(true), false) => flags.more.push(webhook),
+            (Some(false), true) => flags.none.push(webhook),
+            _ => {}
+        }
+    }
+    if whole {
+        let present: HashSet<WebhookId> = served.iter().map(|s| s.waiting.webhook).collect();
+        flags.none.extend(flagged.difference(&present));
+    }
+    flags
+}
+
+#[cfg(test)]
+mod tests {
+    use chrono::DateTime;
+
+    use super::*;
+    use crate::{model::lane, store::waiting::Lane};
+
+    #[test]
+    fn a_webhook_is_flagged_while_more_is_due_than_it_may_have() {
+        let id = WebhookId(Uuid::from_u128(1));
+        let waiting = |due: bool, shut: bool| {
+            let now = DateTime::from_timestamp(1_700_000_000, 0).expect("a time");
+            let standing = lane::Standing {
+                open: None,
+                held_back_until: shut.then(|| now + chrono::TimeDelta::seconds(9)),
+            };
+            let lane = Lane {
+                now,
+                standing,
+                probe_leased_until: None,
+                rate_limit: None,
+                next_slot_at: None,
+                full_at: None,
+            };
+            Waiting { webhook: id, standing: Standing::Open, resuming: false, due, again_due: true, lane }
+        };
+        let check = |(due, shut): (bool, bool), lane_room, got, share, was: bool, expected: Option<bool>| {
+            let waiting = waiting(due, shut);
+            let served = [Served { waiting: &waiting, lane_room, got }];
+            let flagged: HashSet<WebhookId> = was.then_some(id).into_iter().collect();
+            let flags = flags(&served, share, &flagged, false);
+            let expected = match expected {
+                Some(true) => Flags { more: vec![id], none: Vec::new() },
+                Some(false) => Flags { more: Vec::new(), none: vec![id] },
+                None => Flags::default(),
+            };
+            assert_eq!(
+                flags, expected,
+                "due {due}, shut {shut}, room {lane_room}, got {got} of {share}, {was}"
+            );
+        };
+        let (due, nothing_due, due_and_shut, shut) =
+            ((true, false), (false, false), (true, true), (false, true));
+        check(due, i64::MAX, 32, 32, false, Some(true));
+        check(due, i64::MAX, 31, 32, true, Some(false));
+        check(due, 5, 5, 32, false, Some(true));
+        check(due, 5, 4, 32, true, Some(false));
+        check(due, 0, 0, 32, false, Some(true));
+        check(due_and_shut, 0, 0, 32, false, Some(true));
+        check(shut, 0, 0, 32, true, None);
+        check(due, i64::MAX, 0, 0, false, None);
+        check(due, i64::MAX, 0, 0, true, None);
+        // Only replays are due.
+        check(nothing_due, i64::MAX, 0, 32, true, Some(false));
+        check(nothing_due, 0, 0, 32, false, None);
+        let flagged = HashSet::from([id]);
+        assert_eq!(flags(&[], 0, &flagged, true).none, [id]);
+        assert_eq!(flags(&[], 0, &flagged, false), Flags::default());
     }
 }

@@ -3,20 +3,26 @@
 use sqlx::types::Uuid;
 
 use super::{Feed, ROWS_MAX, Round, WEBHOOKS_MAX, is_full};
-use crate::store::feed::{self as rows, Standing, Which};
+use crate::store::{
+    feed as rows,
+    waiting::{self, Standing, Which},
+};
 
 impl Feed {
     /// Releases what is held for webhooks that are not paused, unless a resume does so at its rate: a worker with an
     /// old view may hold a delivery a moment after its webhook was resumed.
-    pub(super) async fn held(&self, round: &Round) -> sqlx::Result<()> {
+    pub(super) async fn held(&self, round: &mut Round) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let mut after = Uuid::nil();
         loop {
-            let page = rows::webhooks(pool, Which::Held, round.low, after, WEBHOOKS_MAX).await?;
-            for held in &page {
+            let page = waiting::webhooks(pool, Which::Held, round.low, after, WEBHOOKS_MAX).await?;
+            let all: Vec<_> = page.iter().map(|webhook| (*webhook, None)).collect();
+            for held in &waiting::standing(pool, round.low, &all).await? {
                 match held.standing {
                     Standing::Open if !held.resuming => {
-                        rows::release_held(pool, round.low, held.webhook, ROWS_MAX).await?;
+                        if rows::release_held(pool, round.low, held.webhook, ROWS_MAX).await? > 0 {
+                            round.seen.forget(held.webhook);
+                        }
                     }
                     Standing::Closed => {
                         rows::cancel(pool, round.low, held.webhook, "webhook deleted or inactive", ROWS_MAX)
@@ -26,7 +32,7 @@ impl Feed {
                 }
             }
             match page.last() {
-                Some(last) if is_full(&page) => after = last.webhook.0,
+                Some(last) if is_full(&page) => after = last.0,
                 _ => return Ok(()),
             }
         }

@@ -12,13 +12,18 @@
 //! that the ledger does not know: a feed that dies in any line is followed by one that goes on from the rows.
 //!
 //! Begin with [`Feed::run`]; `due.rs` feeds, `held.rs` releases and cancels, `replays.rs` expands orders,
-//! `rescue.rs` finds the deliveries whose job is lost, `suspects.rs` those whose workers died.
+//! `rescue.rs` finds the deliveries whose job is lost, `suspects.rs` those whose workers died; `lanes.rs` says how much
+//! a webhook's lane lets be fed, `seen.rs` up to when it was fed, `transitions.rs` makes known what happened to lanes and orders what follows.
 
 mod due;
 mod held;
+mod lanes;
+mod paces;
 mod replays;
 mod rescue;
+mod seen;
 mod suspects;
+mod transitions;
 
 use std::{
     collections::HashSet,
@@ -32,9 +37,13 @@ use sqlx::types::Uuid;
 use crate::{
     broker::{Broker, Publisher, Window},
     clock::{Clock, SystemClock},
-    model::{WebhookId, id::first_of_day},
+    model::{
+        WebhookId,
+        envelope::PLACED_FUTURE_MAX,
+        id::{first_at, first_of_day},
+    },
     shutdown::Shutdown,
-    store::{feed as rows, lease, ledger::Ledger, partitions},
+    store::{feed as rows, lease, ledger::Ledger, partitions, waiting},
     telemetry::Metrics,
 };
 
@@ -48,6 +57,12 @@ const LEASE_EVERY: Duration = Duration::from_secs(3);
 const IDLE_EVERY: Duration = Duration::from_millis(250);
 /// The pause after a round that fed something, for the queues to be counted anew.
 const BUSY_EVERY: Duration = Duration::from_millis(50);
+/// How often what happened to lanes is made known.
+const TELL_EVERY: Duration = Duration::from_millis(500);
+/// How often it is tried again when the broker does not take it.
+const TELL_AGAIN: Duration = Duration::from_secs(5);
+/// How often webhooks are looked for that have failed for too long.
+const AUTO_PAUSE_EVERY: Duration = Duration::from_secs(5);
 /// How often held deliveries and open replays are looked at.
 const ORDERS_EVERY: Duration = Duration::from_millis(500);
 /// How often the oldest open day is looked for.
@@ -56,6 +71,8 @@ const LOW_EVERY: Duration = Duration::from_secs(30);
 pub const MARK_EVERY: Duration = Duration::from_secs(10);
 /// Rows that one statement of feed changes.
 pub const ROWS_MAX: i64 = 1_000;
+/// Deliveries among which one round looks for those that have waited for too long.
+pub const EXPIRY_LOOKED_AT_MAX: i64 = 2_000;
 /// Webhooks looked at in one round; the next round goes on behind them.
 pub const WEBHOOKS_MAX: i64 = 500;
 
@@ -75,6 +92,10 @@ pub struct Config {
     /// How long a delivery may wait for its webhook, from its last attempt, else from intake
     #[arg(long, env = "PARK_MAX", default_value = "3d", value_parser = humantime::parse_duration)]
     pub park_max: Duration,
+
+    /// How long a webhook may fail without one success before it is paused and its events are held
+    #[arg(long, env = "AUTO_PAUSE_AFTER", default_value = "5d", value_parser = humantime::parse_duration)]
+    pub auto_pause_after: Duration,
 }
 
 /// The stage.
@@ -116,10 +137,18 @@ struct Round {
     low: Uuid,
     /// Where the next round goes on.
     after: WebhookId,
+    /// Up to where it has been looked for what waits for too long; nil where that begins anew.
+    expired_upto: Uuid,
+    /// The webhooks that rounds are about just now.
+    page: due::Page,
+    /// Up to when their backlogs have been fed.
+    seen: seen::Seen,
     /// Behind which order the next look at orders goes on.
     orders_after: Uuid,
     /// What the rates of the open orders allow.
-    paces: replays::Paces,
+    paces: paces::Paces,
+    /// What the lanes allow.
+    lanes: lanes::Lanes,
     /// Webhooks that ingest leaves to us.
     flagged: HashSet<WebhookId>,
     next: Due,
@@ -133,12 +162,23 @@ struct Due {
     mark: Instant,
     rescue: Instant,
     expiry: Instant,
+    tell: Instant,
+    auto_pause: Instant,
 }
 
 impl Due {
     fn at_once() -> Self {
         let now = Instant::now();
-        Self { lease: now, low: now, orders: now, mark: now, rescue: now, expiry: now }
+        Self {
+            lease: now,
+            low: now,
+            orders: now,
+            mark: now,
+            rescue: now,
+            expiry: now,
+            tell: now,
+            auto_pause: now,
+        }
     }
 }
 
@@ -215,9 +255,13 @@ impl Feed {
             undisturbed_since: self.clock.now(),
             low: Uuid::nil(),
             after: WebhookId(Uuid::nil()),
+            expired_upto: Uuid::nil(),
+            page: due::Page::none(),
+            seen: seen::Seen::nothing(),
             orders_after: Uuid::nil(),
-            paces: replays::Paces::default(),
-            flagged: rows::flagged(pool).await?.into_iter().collect(),
+            paces: paces::Paces::default(),
+            lanes: lanes::Lanes::default(),
+            flagged: waiting::flagged(pool).await?.into_iter().collect(),
             next: Due::at_once(),
         };
         while !self.shutdown.is_asked() {
@@ -233,17 +277,26 @@ impl Feed {
                 self.publish_marks().await?;
             }
             if is_due(&mut round.next.rescue, self.config.tide_mark_every.min(MARK_EVERY) / 2) {
-                self.rescue(&round).await?;
+                self.rescue(&mut round).await?;
             }
             if is_due(&mut round.next.expiry, LOW_EVERY) {
                 self.expire(&mut round).await?;
             }
             if is_due(&mut round.next.orders, ORDERS_EVERY) {
-                self.held(&round).await?;
+                self.held(&mut round).await?;
                 self.orders(&mut round).await?;
+                round.lanes.forget(Instant::now());
+            }
+            if is_due(&mut round.next.auto_pause, AUTO_PAUSE_EVERY) {
+                self.pause_failing(&mut round).await?;
+            }
+            if is_due(&mut round.next.tell, TELL_EVERY) {
+                self.tell(&mut round).await?;
             }
             let fed = self.due(&mut round).await?;
-            self.pause(if fed > 0 { BUSY_EVERY } else { IDLE_EVERY }).await;
+            // Those behind a full page have waited for their turn already.
+            let goes_on = fed > 0 || !round.after.0.is_nil();
+            self.pause(if goes_on { BUSY_EVERY } else { IDLE_EVERY }).await;
         }
         Ok(())
     }
@@ -258,15 +311,16 @@ impl Feed {
         Ok(first_of_day(oldest.unwrap_or(yesterday).min(yesterday)))
     }
 
-    /// Gives up what has waited longer than it may.
+    /// Gives up what has waited longer than it may, a part of what may have at a time.
     async fn expire(&self, round: &mut Round) -> sqlx::Result<()> {
-        let pool = self.ledger.pool();
         let since = self.clock.now() - self.config.park_max;
-        let end = since.date_naive().succ_opt().unwrap_or(NaiveDate::MAX);
-        let expired =
-            rows::expire_parked(pool, round.low, first_of_day(end), self.config.park_max, ROWS_MAX).await?;
-        if expired > 0 {
-            // There may be more; they wait for the next round, so that nobody waits for them.
+        let high = first_at(since + PLACED_FUTURE_MAX);
+        let after = round.expired_upto.max(round.low);
+        let upto =
+            rows::expire_parked(self.ledger.pool(), after, high, self.config.park_max, EXPIRY_LOOKED_AT_MAX);
+        round.expired_upto = upto.await?.unwrap_or(Uuid::nil());
+        if !round.expired_upto.is_nil() {
+            // The others wait for the next round, so that nobody waits for them.
             round.next.expiry = Instant::now();
         }
         Ok(())

@@ -1,16 +1,13 @@
 //! Orders to send again, to resume, to discard: each a row, expanded chunk by chunk at its rate.
 
-use std::{
-    collections::HashMap,
-    time::{Duration, Instant},
-};
+use std::time::{Duration, Instant};
 
 use sqlx::types::Uuid;
 
-use super::{Feed, ROWS_MAX, Round};
+use super::{Feed, ROWS_MAX, Round, paces::Pacing};
 use crate::{
-    broker::{Destination, Fate, Headers, Outgoing, Queue},
-    model::{ReplayId, id::first_at},
+    broker::{CONTENT_TYPE_KEPT, Destination, Fate, Headers, Outgoing, Queue},
+    model::id::first_at,
     store::{
         fault::{Fault, fault},
         feed as rows, partitions,
@@ -26,41 +23,9 @@ const ORDERS_TIME: Duration = Duration::from_millis(250);
 /// Dead messages published in one go: each may be as large as any message.
 const LETTERS_MAX: i64 = 16;
 /// How far ahead of its rate an order may be expanded.
-const AHEAD_SECONDS: f64 = 1.0;
+const AHEAD: Duration = Duration::from_secs(1);
 /// An order that did not come round for so long is done; one that did after all begins a second ahead again.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
-
-/// How much each order's rate allows at the moment. Nothing is made up for: what could not be expanded while feed
-/// stood still, or before it became active here, comes at the rate as well.
-#[derive(Default)]
-pub(super) struct Paces(HashMap<Uuid, Pace>);
-
-struct Pace {
-    at: Instant,
-    allowed: f64,
-}
-
-impl Paces {
-    /// How many more an order may make now; these are then taken.
-    fn take(&mut self, order: ReplayId, rate: i32, now: Instant) -> i64 {
-        let rate = f64::from(rate);
-        let most = (rate * AHEAD_SECONDS).max(1.0);
-        let pace = self.0.entry(order.0).or_insert(Pace { at: now, allowed: most });
-        pace.allowed = (pace.allowed + (now - pace.at).as_secs_f64() * rate).min(most);
-        pace.at = now;
-        #[expect(clippy::cast_possible_truncation, reason = "a rate is at most 10,000")]
-        let whole = (pace.allowed as i64).min(ROWS_MAX);
-        #[expect(clippy::cast_precision_loss, reason = "at most ROWS_MAX")]
-        let taken = whole as f64;
-        pace.allowed -= taken;
-        whole
-    }
-
-    /// Forgets the orders that were not asked for within this time: they are done.
-    fn forget(&mut self, now: Instant, unasked: Duration) {
-        self.0.retain(|_, pace| now - pace.at <= unasked);
-    }
-}
 
 impl Feed {
     /// Goes on with the next open orders.
@@ -91,12 +56,19 @@ impl Feed {
     }
 
     async fn go_on(&self, round: &mut Round, order: &Open) -> sqlx::Result<()> {
-        let allowed = round.paces.take(order.id, order.rate, Instant::now());
+        let pacing = Pacing { per_second: order.rate.into(), begins_with: AHEAD, most: AHEAD };
+        let allowed = round.paces.allowed(order.id.0, pacing, Instant::now()).min(ROWS_MAX);
         if allowed == 0 {
             return Ok(());
         }
+        round.paces.took(order.id.0, allowed);
         match (order.kind.as_str(), order.held) {
-            ("resume", Held::Deliver) => self.resume(round.low, order, allowed).await,
+            ("resume", Held::Deliver) => {
+                if let Some(webhook) = order.webhook {
+                    round.seen.forget(webhook);
+                }
+                self.resume(round.low, order, allowed).await
+            }
             ("resume", Held::Discard) => self.discard(round.low, order).await,
             _ if !order.filter.messages.is_empty() => self.publish_again(order, allowed).await,
             _ => {
@@ -162,13 +134,17 @@ fn outgoing(letter: &Letter) -> Outgoing {
     let kept: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&letter.headers).unwrap_or_default();
     for (name, value) in &kept {
-        if let (Some(text), false) = (value.as_str(), name.starts_with("xt-")) {
+        if name.starts_with("xt-") && name != CONTENT_TYPE_KEPT {
+            continue;
+        }
+        if let Some(text) = value.as_str() {
             headers.set_str(name, text);
+        } else if let Some(number) = value.as_i64() {
+            headers.set_i64(name, number);
         }
     }
-    if let Some(key) = &letter.routing_key {
-        headers.set_str("xt-routing-key", key);
-    }
+    // Always: without it a message would pass for one of ours.
+    headers.set_str("xt-routing-key", letter.routing_key.as_deref().unwrap_or_default());
     Outgoing {
         to: Destination::Queue(Queue::Events),
         message_id: letter.message_id.clone().unwrap_or_else(|| letter.id.to_string()),
@@ -176,26 +152,5 @@ fn outgoing(letter: &Letter) -> Outgoing {
         timestamp: None,
         headers,
         body: letter.body.clone().into(),
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn an_order_begins_a_second_ahead_and_makes_up_for_nothing() {
-        let (start, order) = (Instant::now(), ReplayId(Uuid::from_u128(1)));
-        let check = |rate: i32, taken_at_ms: &[u64], expected: &[i64]| {
-            let mut paces = Paces::default();
-            let at = |ms: &u64| start + Duration::from_millis(*ms);
-            let taken: Vec<i64> = taken_at_ms.iter().map(|ms| paces.take(order, rate, at(ms))).collect();
-            assert_eq!(taken, expected, "at a rate of {rate}");
-        };
-        check(10, &[0, 0, 500, 1000, 1050], &[10, 0, 5, 5, 0]);
-        check(1, &[0, 500, 1000, 1500, 2000], &[1, 0, 1, 0, 1]);
-        // An hour of standing still gives a second's worth, not an hour's.
-        check(10, &[0, 3_600_000, 3_600_100], &[10, 10, 1]);
-        check(10_000, &[0, 0], &[ROWS_MAX, ROWS_MAX]);
     }
 }

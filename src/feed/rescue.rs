@@ -22,7 +22,7 @@ impl Feed {
     }
 
     /// Gives deliveries without a job back to the ledger, where the next round finds them.
-    pub(super) async fn rescue(&self, round: &Round) -> sqlx::Result<()> {
+    pub(super) async fn rescue(&self, round: &mut Round) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let now = self.clock.now();
         let through = tide_marks::list(pool, self.shards).await?;
@@ -36,6 +36,7 @@ impl Feed {
         if rescued > 0 {
             tracing::warn!(rescued, "deliveries had lost their job; they are fed again");
             self.metrics.feed_rescued.inc_by(rescued);
+            round.seen.forget_all();
         }
         tide_marks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await
     }

@@ -2,20 +2,19 @@
 //!
 //! The broker counts how often it hands a message out, but each time a claim has run out a new message asks for its
 //! delivery. So the ledger counts as well: a claim that meets one that ran out adds a death, and whoever records an
-//! attempt takes all of them back. After [`SUSPECT_AFTER_DEATHS`] a delivery goes to the queue where everybody is asked
+//! attempt takes all of them back. Keep adds one when the broker has handed a delivery out alone too often. After [`SUSPECT_AFTER_DEATHS`] a delivery goes to the queue where everybody is asked
 //! for alone, so that its neighbours are out of danger and a further death is its own doing.
 
 use super::Feed;
 use crate::{
     broker::topology::SUSPECT_DELIVERY_LIMIT,
     model::DeadReason,
-    store::{feed::Due, give_up::give_up},
+    store::{
+        feed::Due,
+        give_up::{SUSPECT_AFTER_DEATHS, give_up},
+    },
     telemetry::labels::DeadLetterKind,
 };
-
-/// Deaths after which a delivery is asked for alone. Few, for unlike the broker's count these are of workers that had
-/// claimed it: a restart with a backlog adds none for what only waited.
-pub const SUSPECT_AFTER_DEATHS: u32 = 3;
 
 impl Feed {
     /// Whether a delivery is to be asked for alone.

@@ -34,7 +34,7 @@ const DAY_SECONDS: u64 = 24 * 60 * 60;
 #[group(skip)]
 #[command(next_help_heading = "Prune")]
 pub struct Config {
-    /// How long events, deliveries and attempts are kept, in whole days
+    /// How long events, deliveries, attempts and the transitions of lanes are kept, in whole days
     #[arg(long, env = "RETENTION", default_value = "30d", value_parser = humantime::parse_duration)]
     pub retention: Duration,
 
@@ -128,6 +128,7 @@ impl Prune {
         let expired = now - self.config.dead_letter_retention;
         while forget::dead_letters(pool, expired, ROWS_MAX).await? > 0 {}
         while forget::replays(pool, expired, ROWS_MAX).await? > 0 {}
+        while forget::lane_transitions(pool, now - self.config.retention, ROWS_MAX).await? > 0 {}
         Ok(())
     }
 

@@ -1,0 +1,103 @@
+//! Up to what time a webhook's backlog has been fed, so that nobody goes through what is behind it again. Pure.
+//!
+//! Within one webhook feed takes the oldest first, so nothing waits before what it took last; but the entries of what it
+//! took stay in the index until that is vacuumed, and looking for the oldest would go through all of them each time.
+//! Now and then something does come to lie behind the mark. Where feed itself brings that about (a job that was not
+//! confirmed, a rescue, a release) it forgets the mark; for a commit that took long the mark keeps a distance; and all
+//! of them are forgotten after a while.
+
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use crate::{
+    model::{Trigger, WebhookId},
+    store::{feed::Due, waiting::Since},
+};
+
+/// The distance of a mark: longer than a commit of ingest or of the recorder should take.
+const BEHIND: TimeDelta = TimeDelta::seconds(10);
+/// What comes to lie behind its mark is found after this time.
+pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
+
+/// The marks.
+pub(super) struct Seen {
+    began: Instant,
+    marks: HashMap<WebhookId, DateTime<Utc>>,
+}
+
+impl Seen {
+    /// No marks.
+    pub(super) fn nothing() -> Self {
+        Self { began: Instant::now(), marks: HashMap::new() }
+    }
+
+    /// Before which time nothing of a webhook's backlog waits.
+    pub(super) fn since(&mut self, webhook: WebhookId, now: Instant) -> Since {
+        if now.saturating_duration_since(self.began) >= FORGOTTEN_AFTER {
+            self.marks.clear();
+            self.began = now;
+        }
+        self.marks.get(&webhook).copied()
+    }
+
+    /// Looks behind the mark of a webhook: something may have come to lie there.
+    pub(super) fn forget(&mut self, webhook: WebhookId) {
+        self.marks.remove(&webhook);
+    }
+
+    /// Looks behind every mark.
+    pub(super) fn forget_all(&mut self) {
+        self.marks.clear();
+    }
+
+    /// Takes note of what was fed: the oldest that there was of each webhook.
+    pub(super) fn fed(&mut self, fed: &[Due]) {
+        // What replays made comes last, whatever its time, and says nothing of the backlog.
+        for due in fed.iter().filter(|due| !matches!(due.trigger, Trigger::Replay | Trigger::Recovery)) {
+            let mark = due.due_at - BEHIND;
+            let known = self.marks.entry(due.webhook).or_insert(mark);
+            *known = mark.max(*known);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+    use crate::model::{CompanyId, DeliveryId, EventId};
+
+    #[test]
+    fn a_mark_follows_what_was_fed_at_a_distance_and_is_forgotten() {
+        let at = |s: i64| DateTime::from_timestamp(1_700_000_000 + s, 0).expect("a time");
+        let webhook = WebhookId(Uuid::from_u128(1));
+        let due = |s: i64, trigger| Due {
+            delivery: DeliveryId(Uuid::nil()),
+            company: CompanyId(Uuid::nil()),
+            webhook,
+            event: EventId(Uuid::nil()),
+            event_type: "a.b".parse().expect("a type"),
+            attempt: 1,
+            trigger,
+            queued_at: at(100),
+            due_at: at(s),
+            deaths: 0,
+        };
+        let (mut seen, now) = (Seen::nothing(), Instant::now());
+        assert_eq!(seen.since(webhook, now), None);
+        seen.fed(&[due(20, Trigger::Event), due(21, Trigger::Event), due(90, Trigger::Replay)]);
+        assert_eq!(seen.since(webhook, now), Some(at(11)));
+        let mut released = Seen { began: now, marks: seen.marks.clone() };
+        released.forget(webhook);
+        assert_eq!(released.since(webhook, now), None);
+        seen.fed(&[due(15, Trigger::Event)]);
+        assert_eq!(seen.since(webhook, now), Some(at(11)), "it never goes back");
+        assert_eq!(seen.since(WebhookId(Uuid::from_u128(2)), now), None);
+        assert_eq!(seen.since(webhook, now + FORGOTTEN_AFTER), None);
+    }
+}

@@ -1,0 +1,170 @@
+//! Makes known what happened to lanes and deliveries, and orders what follows from it.
+//!
+//! ```text
+//! lane_transitions, dead_letters ─▶ operational event, confirmed ─▶ announced
+//!                 └─▶ closed, and the webhook wants it: a recovery
+//! lanes that fail for too long ─▶ paused (which is a transition)
+//! ```
+//!
+//! A crash in any line says the same again under the same message id, and orders the same recovery under the same id.
+//! Of what happens to an operational event nobody is told, and of each type only so many are told for a webhook in
+//! an hour, so that no receiver is flooded by its own trouble.
+
+use std::time::Instant;
+
+use super::{Feed, ROWS_MAX, Round, TELL_AGAIN};
+use crate::{
+    broker::{Destination, Fate, Headers, Outgoing, Queue},
+    model::operational::{Announcement, Changed, TOLD_PER_HOUR_MAX, Transition},
+    store::lane_transitions::{self as transitions, Unannounced},
+    telemetry::labels::Told,
+};
+
+/// What is made known in one go.
+const TOLD_AT_ONCE_MAX: i64 = 200;
+/// Deliveries a second of a recovery where the webhook has no pace of its own.
+pub const RECOVERY_RATE: i32 = 50;
+/// Bounds of the rate of an order; a webhook's own may lie outside.
+const RATES: (f64, f64) = (1.0, 10_000.0);
+
+/// How far telling came.
+enum Progress {
+    /// Everything is told.
+    All,
+    /// There may be more.
+    GoesOn,
+    /// The broker did not take all of it.
+    Refused,
+}
+
+impl Progress {
+    fn of(rows: usize, all: bool) -> Self {
+        match (all, i64::try_from(rows).is_ok_and(|rows| rows >= TOLD_AT_ONCE_MAX)) {
+            (false, _) => Self::Refused,
+            (true, true) => Self::GoesOn,
+            (true, false) => Self::All,
+        }
+    }
+}
+
+impl Feed {
+    /// Tells what is not yet told, the oldest first.
+    pub(super) async fn tell(&self, round: &mut Round) -> sqlx::Result<()> {
+        let progress = [self.tell_transitions().await, self.tell_dead_letters().await];
+        for progress in progress {
+            match progress {
+                Ok(Progress::All) => {}
+                // There may be more; they wait for the next round, so that nobody waits for them.
+                Ok(Progress::GoesOn) => round.next.tell = round.next.tell.min(Instant::now()),
+                Ok(Progress::Refused) => round.next.tell = Instant::now() + TELL_AGAIN,
+                // What the ledger refuses must not keep feed from everything else.
+                Err(error) if error.as_database_error().is_some() => {
+                    tracing::error!(%error, "what happened cannot be made known; it is tried again");
+                    round.next.tell = Instant::now() + TELL_AGAIN;
+                }
+                Err(error) => return Err(error),
+            }
+        }
+        Ok(())
+    }
+
+    async fn tell_transitions(&self) -> sqlx::Result<Progress> {
+        let pool = self.ledger.pool();
+        let rows = transitions::unannounced(pool, TOLD_AT_ONCE_MAX).await?;
+        for row in rows.iter().filter(|row| row.auto_recover && row.changed.transition == Transition::Closed)
+        {
+            if transitions::recover(pool, &row.changed, rate(row)).await? {
+                let Changed { company, webhook, .. } = row.changed;
+                tracing::info!(%company, %webhook, "an outage has ended; what was given up in it is sent again");
+                self.metrics.feed_recoveries.inc();
+            }
+        }
+        let news = rows.iter().map(|row| {
+            let news = if row.silent { None } else { row.changed.announcement() };
+            (&row.changed, news, row.earlier)
+        });
+        let (done, all) = self.publish_news(news.collect()).await;
+        if !done.is_empty() {
+            transitions::announced(pool, &done).await?;
+        }
+        Ok(Progress::of(rows.len(), all))
+    }
+
+    async fn tell_dead_letters(&self) -> sqlx::Result<Progress> {
+        let pool = self.ledger.pool();
+        let rows = transitions::untold(pool, TOLD_PER_HOUR_MAX, TOLD_AT_ONCE_MAX).await?;
+        let news = rows.iter().map(|row| {
+            let news = if row.silent { None } else { row.dead.announcement() };
+            (row.dead.delivery, news, row.earlier)
+        });
+        let (done, all) = self.publish_news(news.collect()).await;
+        if !done.is_empty() {
+            transitions::told(pool, &done).await?;
+        }
+        Ok(Progress::of(rows.len(), all))
+    }
+
+    /// Publishes what there is to say; gives what is done with, and whether that is all.
+    async fn publish_news<T>(&self, news: Vec<(T, Option<Announcement>, i64)>) -> (Vec<T>, bool) {
+        let (mut done, mut of, mut messages) = (Vec::new(), Vec::new(), Vec::new());
+        for (what, news, earlier) in news {
+            match news {
+                Some(news) if earlier < TOLD_PER_HOUR_MAX => {
+                    of.push(what);
+                    messages.push(outgoing(news));
+                }
+                Some(_) => {
+                    self.metrics.feed_told.inc(Told::TooMany);
+                    done.push(what);
+                }
+                None => done.push(what),
+            }
+        }
+        let fates = self.publisher.publish(messages).await;
+        let count = of.len();
+        let confirmed = of.into_iter().zip(fates).filter(|(_, fate)| *fate == Fate::Confirmed);
+        let confirmed: Vec<T> = confirmed.map(|(what, _)| what).collect();
+        let all = confirmed.len() == count;
+        self.metrics.feed_told.add(Told::Published, confirmed.len());
+        done.extend(confirmed);
+        (done, all)
+    }
+
+    /// Pauses what has failed for too long; the pause is a transition, and told as such.
+    pub(super) async fn pause_failing(&self, round: &mut Round) -> sqlx::Result<()> {
+        let after = self.config.auto_pause_after;
+        let paused = match transitions::pause_failing(self.ledger.pool(), after, ROWS_MAX).await {
+            Err(error) if error.as_database_error().is_some() => {
+                tracing::error!(%error, "webhooks that have failed for too long cannot be paused; it is tried again");
+                return Ok(());
+            }
+            paused => paused?,
+        };
+        for webhook in &paused {
+            tracing::warn!(%webhook, "a webhook has failed for too long and is paused; its events are held");
+            self.metrics.feed_auto_paused.inc();
+        }
+        if !paused.is_empty() {
+            round.next.tell = Instant::now();
+        }
+        Ok(())
+    }
+}
+
+/// The rate of a recovery: the webhook's own pace, as far as an order can have it.
+fn rate(row: &Unannounced) -> i32 {
+    let rate = row.rate_limit.map(|rate| rate.clamp(RATES.0, RATES.1));
+    #[expect(clippy::cast_possible_truncation, reason = "it is between the bounds")]
+    rate.map_or(RECOVERY_RATE, |rate| rate as i32)
+}
+
+fn outgoing(news: Announcement) -> Outgoing {
+    Outgoing {
+        to: Destination::Queue(Queue::Events),
+        message_id: news.message_id,
+        kind: "",
+        timestamp: u64::try_from(news.timestamp).ok(),
+        headers: Headers::default(),
+        body: news.body,
+    }
+}
