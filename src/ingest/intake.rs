@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use crate::{
-    broker::{Destination, Fate, Headers, Message, Outgoing, Queue, Receipt},
+    broker::{CONTENT_TYPE_KEPT, Destination, Fate, Headers, Message, Outgoing, Queue, Receipt},
     clock::Clock,
     model::{
         Decoded, Event, EventId, Incoming, Placed, Rejected,
@@ -25,6 +25,8 @@ pub(super) const REASON_HEADER: &str = "xt-reason";
 const FIELD_HEADER: &str = "xt-field";
 /// The routing key it was published with; kept when a message is published again by us.
 const ROUTING_KEY_HEADER: &str = "xt-routing-key";
+/// The exchange that a message came by first, where we publish it again ourselves.
+const EXCHANGE_HEADER: &str = "xt-exchange";
 /// The longest pause between two tries to publish a dead letter.
 const DEAD_LETTER_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
 
@@ -42,13 +44,27 @@ pub(super) struct Letter {
     body: bytes::Bytes,
     headers: Headers,
     routing_key: String,
+    exchange: String,
     message_id: Option<String>,
+    content_type: Option<String>,
 }
 
 impl Letter {
     /// The key that XTSystems published it with: ours does not count where we published it again.
     fn routing_key(&self) -> &str {
         self.headers.get_str(ROUTING_KEY_HEADER).unwrap_or(&self.routing_key)
+    }
+
+    /// Whether this service made it, and nobody else. Only it publishes by the default exchange, which has no name; but
+    /// so it publishes again what others made: a suspect, which says by which exchange it came first, and a dead letter
+    /// asked for anew, which does not and counts as theirs.
+    fn is_ours(&self) -> bool {
+        let first = match self.headers.get_str(EXCHANGE_HEADER) {
+            Some(first) => Some(first),
+            None if self.headers.get_str(ROUTING_KEY_HEADER).is_some() => None,
+            None => Some(""),
+        };
+        self.exchange.is_empty() && first == Some("")
     }
 }
 
@@ -64,8 +80,18 @@ impl Worker {
     pub(super) fn decode(&self, messages: Vec<Message>) -> Vec<Arrival> {
         let mut arrivals = Vec::with_capacity(messages.len());
         for message in messages {
-            let Message { body, routing_key, message_id, headers, timestamp, receipt, .. } = message;
-            let letter = Letter { body, headers, routing_key, message_id };
+            let Message {
+                body,
+                routing_key,
+                exchange,
+                message_id,
+                headers,
+                timestamp,
+                content_type,
+                receipt,
+                ..
+            } = message;
+            let letter = Letter { body, headers, routing_key, exchange, message_id, content_type };
             let incoming = Incoming {
                 body: &letter.body,
                 routing_key: letter.routing_key(),
@@ -73,8 +99,15 @@ impl Worker {
                 timestamp,
                 company_id: letter.headers.get_str(COMPANY_HEADER),
                 traceparent: letter.headers.get_str(TRACE_HEADER),
+                content_type: letter.content_type.as_deref(),
+                attributes: letter.headers.cloud_event(),
             };
-            match decode(&incoming, &self.limits) {
+            let decoded = decode(&incoming, &self.limits);
+            let decoded = decoded.and_then(|decoded| {
+                let forged = decoded.event_type.is_reserved() && !letter.is_ours();
+                if forged { Err(Rejected::reserved_type()) } else { Ok(decoded) }
+            });
+            match decoded {
                 Ok(decoded) => arrivals.push(Arrival { decoded, receipts: vec![receipt], letter }),
                 Err(rejected) => {
                     self.metrics.ingest_messages.inc(Intake::Rejected);
@@ -103,6 +136,9 @@ impl Worker {
             headers.set_str(ROUTING_KEY_HEADER, &routing_key);
             if let Some(id) = letter.message_id {
                 headers.set_str("xt-message-id", &id);
+            }
+            if let Some(content_type) = letter.content_type {
+                headers.set_str(CONTENT_TYPE_KEPT, &content_type);
             }
             let outgoing = Outgoing {
                 to: Destination::Queue(Queue::DeadLetters),

@@ -3,27 +3,31 @@
 //! ```text
 //! rejected by ingest (xt-reason) ─▶ dead_letters
 //! job of a delivery given up     ─▶ its row is there already; made sure of
-//! message at the delivery limit  ─▶ asked for again, alone ─▶ at the limit there: given up, with that reason
+//! event at the delivery limit    ─▶ asked for again, alone ─▶ at the limit there: once more, then given up
+//! job at the delivery limit      ─▶ asked for again, alone ─▶ at the limit there: a death counted, back to feed
 //! ```
 //!
 //! Guarantees: a message is acknowledged only when it stands in the ledger or is confirmed in the queue where it is
 //! asked for alone. Whatever comes twice is kept once. The delivery limit alone kills nothing: rolling restarts with
-//! a backlog count as deliveries too, and so do the innocent neighbours of a message that ends its worker.
+//! a backlog count as deliveries too, and so do the innocent neighbours of a message that ends its worker. Nor does
+//! the limit of those asked for alone: whoever stands first there while processes come and go reaches it as well. A
+//! poison that a worker claims never does, for whoever meets its claim gives the delivery back; its deaths are counted
+//! by claims (`feed/suspects.rs`).
 
 use futures_util::FutureExt;
 use sqlx::types::Uuid;
 
 use crate::{
     broker::{
-        Broker, Consumer, Death, Destination, Fate, Message, Outgoing, Publisher, Queue, Topology, jobs,
-        tide_marks,
+        Broker, CONTENT_TYPE_KEPT, Consumer, Death, Destination, Fate, Message, Outgoing, Publisher, Queue,
+        Topology, jobs, tide_marks, topology::SUSPECT_DELIVERY_LIMIT,
     },
-    model::{DeadReason, DeliveryId, Job, Status, envelope::company_of},
+    model::{DeadReason, DeliveryId, Incoming, Job, Status, envelope::company_of},
     shutdown::Shutdown,
     store::{
         self, claim,
         dead_letters::{self, NewMessage},
-        give_up::give_up,
+        give_up::died_unclaimed,
         ledger::{BadRow, Ledger},
     },
     telemetry::{Metrics, labels::DeadLetterKind},
@@ -50,8 +54,8 @@ enum Cause {
     Rejected,
     /// It was handed out too often, from a queue where it had neighbours.
     Suspect,
-    /// It was handed out too often although it was alone, so often.
-    EndedTheWorker(u32),
+    /// It was handed out too often although it was alone.
+    DiedAlone,
 }
 
 impl Keep {
@@ -95,7 +99,7 @@ impl Keep {
             Some(_) if deaths.first().is_some_and(|death| death.reason != "delivery_limit") => {
                 Cause::Rejected
             }
-            Some(death) if suspects.contains(&death.queue) => Cause::EndedTheWorker(SUSPECT_DELIVERIES),
+            Some(death) if suspects.contains(&death.queue) => Cause::DiedAlone,
             Some(_) => Cause::Suspect,
             None => Cause::Rejected,
         }
@@ -113,7 +117,7 @@ impl Keep {
         match self.cause(message) {
             Cause::Rejected => self.dead(&job).await?,
             Cause::Suspect => return Ok(self.ask_alone(&job).await),
-            Cause::EndedTheWorker(times) => self.end(&job, times).await?,
+            Cause::DiedAlone => self.died_alone(&job).await?,
         }
         Ok(true)
     }
@@ -154,15 +158,13 @@ impl Keep {
         self.publish(alone.collect()).await
     }
 
-    /// A delivery that ended its worker although it was alone.
-    async fn end(&self, job: &Job, times: u32) -> Result<(), BadRow> {
-        let reason = format!("{} {times} times", DeadReason::EndedTheWorker);
+    /// A delivery whose workers died although it was alone, before they had claimed it.
+    async fn died_alone(&self, job: &Job) -> Result<(), BadRow> {
         let ids: Vec<DeliveryId> = job.deliveries.iter().map(|(delivery, _)| *delivery).collect();
-        tracing::error!(deliveries = ?ids, reason, "a delivery was given up");
-        self.metrics.keep_dead_letters.inc(DeadLetterKind::Delivery);
-        let (ids, attempt, reason) = (&ids, job.attempt, &reason);
+        tracing::warn!(deliveries = ?ids, "a delivery was handed out alone too often; it is asked for again");
+        let (ids, attempt) = (&ids, job.attempt);
         self.ledger
-            .persist("keep", |pool| async move { give_up(&pool, ids, attempt, reason).await }.boxed())
+            .persist("keep", |pool| async move { died_unclaimed(&pool, ids, attempt).await }.boxed())
             .await
     }
 
@@ -174,26 +176,51 @@ impl Keep {
             return Ok(true);
         }
         match self.cause(message) {
-            Cause::Suspect => {
-                let mut headers = message.headers.clone();
-                headers.set_str("xt-routing-key", original_key(message));
-                let alone = Outgoing {
-                    to: Destination::Queue(Queue::SuspectEvents),
-                    message_id: message.message_id.clone().unwrap_or_default(),
-                    kind: "",
-                    timestamp: message.timestamp,
-                    headers,
-                    body: message.body.clone(),
-                };
-                return Ok(self.publish(vec![alone]).await);
-            }
-            Cause::EndedTheWorker(times) => {
+            Cause::Suspect => return Ok(self.ask_event_alone(message, 1).await),
+            Cause::DiedAlone => {
+                let round = message.headers.get_i64(ROUND_HEADER).unwrap_or(1);
+                if round < SUSPECT_ROUNDS {
+                    return Ok(self.ask_event_alone(message, round + 1).await);
+                }
+                let times = i64::from(SUSPECT_DELIVERY_LIMIT) * SUSPECT_ROUNDS;
                 let reason = format!("{} {times} times", DeadReason::EndedTheWorker);
                 self.keep(message, reason, None, "event").await?;
             }
             Cause::Rejected => self.keep(message, "rejected".to_owned(), None, "message").await?,
         }
         Ok(true)
+    }
+
+    /// Asks for an event alone, behind those that are asked for already.
+    async fn ask_event_alone(&self, message: &Message, round: i64) -> bool {
+        let mut headers = message.headers.clone();
+        headers.set_str("xt-routing-key", &self.original_key(message));
+        headers.set_str("xt-exchange", &original_exchange(message));
+        headers.set_i64(ROUND_HEADER, round);
+        if let Some(content_type) = &message.content_type {
+            headers.set_str(CONTENT_TYPE_KEPT, content_type);
+        }
+        let alone = Outgoing {
+            to: Destination::Queue(Queue::SuspectEvents),
+            message_id: message.message_id.clone().unwrap_or_default(),
+            kind: "",
+            timestamp: message.timestamp,
+            headers,
+            body: message.body.clone(),
+        };
+        self.publish(vec![alone]).await
+    }
+
+    /// The routing key that XTSystems published it with: ours, where we published it again, and the broker's, where it
+    /// dead-lettered it, do not count.
+    fn original_key(&self, message: &Message) -> String {
+        if let Some(kept) = message.headers.get_str("xt-routing-key") {
+            return kept.to_owned();
+        }
+        let events = self.topology.name(Queue::Events);
+        let died = message.headers.x_death().into_iter().find(|death| death.queue == events);
+        died.and_then(|death| death.routing_keys.into_iter().next())
+            .unwrap_or_else(|| message.routing_key.clone())
     }
 
     /// Writes a message as it came.
@@ -208,6 +235,7 @@ impl Keep {
             "event" => DeadLetterKind::Event,
             _ => DeadLetterKind::Message,
         });
+        let original_key = self.original_key(message);
         let text = |name: &str| message.headers.get_str(name).map(|text| text.replace('\0', "\u{fffd}"));
         let letter = NewMessage {
             // Ingest gives each rejection an id of its own; a publisher's would be one for all companies, so anything
@@ -217,16 +245,25 @@ impl Keep {
                 .get_str("xt-reason")
                 .and(message.message_id.as_deref())
                 .and_then(|id| Uuid::parse_str(id).ok())
-                .unwrap_or_else(|| Uuid::new_v8(digest(message))),
+                .unwrap_or_else(|| Uuid::new_v8(digest(message, &original_key))),
             kind,
             // Found where it can be, so that its company sees it and may ask for it anew.
-            company: company_of(&message.body, text("company_id").as_deref()),
-            event_type: Some(original_key(message).replace('\0', "\u{fffd}")),
+            company: company_of(&Incoming {
+                body: &message.body,
+                routing_key: &original_key,
+                message_id: None,
+                timestamp: None,
+                company_id: message.headers.get_str("company_id"),
+                traceparent: None,
+                content_type: message.content_type.as_deref(),
+                attributes: message.headers.cloud_event(),
+            }),
+            event_type: Some(original_key.replace('\0', "\u{fffd}")),
             reason: reason.replace('\0', "\u{fffd}"),
             field,
             body: message.body.to_vec(),
             headers: message.headers.to_json().to_string().replace("\\u0000", "\\ufffd"),
-            routing_key: original_key(message).replace('\0', "\u{fffd}"),
+            routing_key: original_key.replace('\0', "\u{fffd}"),
             message_id: text("xt-message-id").or_else(|| message.message_id.clone()),
         };
         let letter = &letter;
@@ -255,25 +292,33 @@ impl Keep {
     }
 }
 
-/// How often a suspect is handed out; the table of queues says the same.
-const SUSPECT_DELIVERIES: u32 = crate::broker::topology::SUSPECT_DELIVERY_LIMIT;
+/// How often an event goes through the queue of those asked for alone. More than once, for behind the others it is
+/// nobody's turn twice while processes come and go.
+pub const SUSPECT_ROUNDS: i64 = 3;
+
+/// Which time it goes there.
+const ROUND_HEADER: &str = "xt-alone";
 
 /// What the AMQP type of a job of any version begins with.
 const JOB_KINDS: &str = "xtwebhooks.job.";
 
-/// The routing key that XTSystems published it with.
-fn original_key(message: &Message) -> &str {
-    message.headers.get_str("xt-routing-key").unwrap_or(&message.routing_key)
+/// The exchange that it was published to first; empty for the default one, which only we use.
+fn original_exchange(message: &Message) -> String {
+    if let Some(kept) = message.headers.get_str("xt-exchange") {
+        return kept.to_owned();
+    }
+    let first = message.headers.x_death().pop();
+    first.map_or_else(|| message.exchange.clone(), |death| death.exchange)
 }
 
-fn digest(message: &Message) -> [u8; 16] {
+fn digest(message: &Message, original_key: &str) -> [u8; 16] {
     use sha2::{Digest, Sha256};
     let mut hash = Sha256::new();
     hash.update(message.message_id.as_deref().unwrap_or_default());
     hash.update([0]);
     hash.update(message.headers.get_str("company_id").unwrap_or_default());
     hash.update([0]);
-    hash.update(original_key(message));
+    hash.update(original_key);
     hash.update([0]);
     hash.update(&message.body);
     let mut id = [0; 16];
