@@ -2,7 +2,7 @@
 
 use crate::{
     clock::SystemClock,
-    model::{DeliveryId, EventType, Status, WebhookId},
+    model::{DeliveryId, EventType, Status, WebhookId, why},
     store::{dead_letters, history, webhooks as table},
 };
 
@@ -100,8 +100,17 @@ async fn show(args: Show, output: Output) -> Result<(), Failure> {
     let row = row.ok_or_else(|| Failure::NotFound("Delivery not found".to_owned()))?;
     let earlier = history::earlier_attempts(&db, company, args.id).await?;
     let attempts = earlier.into_iter().chain(row.latest()).map(Attempt::from).collect();
-    let mut delivery = Delivery::at(SystemClock::local(), row);
+    let now = SystemClock::local();
+    let mut delivery = Delivery::at(now, row);
     delivery.history = Some(attempts);
+    if delivery.status == Status::Pending.as_str() {
+        // What holds up its whole lane explains more than its own time does.
+        let webhook = table::by_ids(&db, &[delivery.webhook_id.uuid()]).await?.pop();
+        if let Some(why) = webhook.and_then(|webhook| why::of_lane(&webhook.lane, None, None, now)) {
+            delivery.why = why.sentence;
+            delivery.next_move = why.next.as_str();
+        }
+    }
     if delivery.payload.is_none() {
         // The event has left the ledger; what was given up has a copy of its own.
         let copy =

@@ -9,7 +9,9 @@
 mod args;
 mod dead_letters;
 mod deliveries;
+mod doctor;
 mod failure;
+mod lanes;
 mod migrate;
 mod output;
 mod publish;
@@ -63,11 +65,16 @@ enum Command {
     /// Look at what was sent to whom, and what came of it
     #[command(subcommand)]
     Deliveries(deliveries::Command),
+    /// Look at how each webhook's receiver does, and what waits for it
+    #[command(subcommand)]
+    Lanes(lanes::Command),
     /// Look at what was given up
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
     /// Send deliveries again
     Replay(replay::Args),
+    /// Look whether database and broker are as the service needs them; changes nothing
+    Doctor(doctor::Args),
 }
 
 /// Reads the command line, does what it says, and tells the exit code.
@@ -109,6 +116,8 @@ async fn execute(command: Command, output: Output) -> Result<(), Failure> {
         Command::Webhooks(command) => webhooks::execute(command, output).await,
         Command::Receive(args) => receive::execute(args, output).await,
         Command::Deliveries(command) => deliveries::execute(command, output).await,
+        Command::Lanes(command) => lanes::execute(command, output).await,
+        Command::Doctor(args) => doctor::execute(args, output).await,
         Command::DeadLetters(command) => dead_letters::execute(command, output).await,
         Command::Replay(args) => replay::execute(args, output).await,
     }

@@ -6,6 +6,7 @@
 use std::time::Duration;
 
 use anyhow::Context;
+use clap::ValueEnum;
 use tokio::sync::{broadcast, watch};
 
 use super::{args::duration, failure::Failure};
@@ -29,12 +30,18 @@ use crate::{
 
 /// Connections to the database that each role has: batches are few and large, so few serve.
 const ROLE_CONNECTIONS: u32 = 4;
+/// Connections to the database that prune has: it does one thing at a time.
+const PRUNE_CONNECTIONS: u32 = 1;
+/// Connections that every process has for what is no role's own.
+const UPKEEP_CONNECTIONS: u32 = 2;
+/// Connections that wait for notifications, in a process that has a cache.
+const LISTEN_CONNECTIONS: u32 = 1;
 /// How often the database's clock is measured, and so how soon a role that has nothing to write sees it go.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);
 /// How often a database that is away at the start is tried again.
 const DATABASE_AGAIN: Duration = Duration::from_secs(1);
 /// A worker whose clock is further off takes no jobs until it is mended.
-const CLOCK_OFFSET_MAX: Duration = Duration::from_mins(1);
+pub(super) const CLOCK_OFFSET_MAX: Duration = Duration::from_mins(1);
 
 /// A part of the service that can run apart.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
@@ -83,7 +90,7 @@ pub(super) struct Args {
 
 impl Args {
     /// Refuses settings that only together are wrong.
-    fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), Failure> {
         let longest_wait = Duration::from_secs(retry_policy::SCHEDULE_WAIT_SECONDS_MAX.into());
         let longest_wait = longest_wait.mul_f64(1.0 + retry_policy::JITTER).max(self.deliver.retry_after_max);
         self.prune
@@ -106,6 +113,15 @@ impl Args {
     }
 }
 
+/// How many connections to the database a process with these roles opens at most; none named are all.
+pub(super) fn connections(roles: &[Role]) -> u32 {
+    let has = |role: &Role| roles.is_empty() || roles.contains(role);
+    let of_role = |role| if role == Role::Prune { PRUNE_CONNECTIONS } else { ROLE_CONNECTIONS };
+    let listens = has(&Role::Ingest) || has(&Role::Deliver);
+    let of_roles: u32 = Role::value_variants().iter().copied().filter(has).map(of_role).sum();
+    UPKEEP_CONNECTIONS + of_roles + if listens { LISTEN_CONNECTIONS } else { 0 }
+}
+
 pub(super) async fn execute(args: Args) -> Result<(), Failure> {
     args.check()?;
     // Each receiver and each connection kept needs a descriptor; many systems begin with 1,024.
@@ -119,7 +135,7 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
     let serving = probes.serve(health.clone(), metrics.clone(), async move { end.forced().await });
     tokio::spawn(serving);
 
-    let upkeep = store::pool(&args.store, "upkeep", 2)?;
+    let upkeep = store::pool(&args.store, "upkeep", UPKEEP_CONNECTIONS)?;
     let clock = SystemClock::default();
     let trouble = watch_database(&health);
     while let Err(error) = database(&upkeep, &clock).await {
@@ -205,7 +221,7 @@ impl Service {
         if self.args.has(Role::Prune) {
             let prune = Prune {
                 // Joins over whole days are right here, so this is no hot pool.
-                ledger: Ledger::new(store::pool(&self.args.store, "prune", 1)?),
+                ledger: Ledger::new(store::pool(&self.args.store, "prune", PRUNE_CONNECTIONS)?),
                 clock: self.clock.clone(),
                 metrics: self.metrics.clone(),
                 shutdown: self.shutdown.clone(),
@@ -331,4 +347,19 @@ fn watch_broker(health: &Health, broker: &Broker) {
             error.map(|error| format!(": {error}")).unwrap_or_default()
         )),
     });
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_process_opens_so_many_connections_at_most() {
+        let check = |roles: &[Role], expected: u32| assert_eq!(connections(roles), expected, "{roles:?}");
+        check(&[], 20);
+        check(&[Role::Ingest], 7);
+        check(&[Role::Feed], 6);
+        check(&[Role::Prune], 3);
+        check(&[Role::Ingest, Role::Deliver], 11);
+    }
 }

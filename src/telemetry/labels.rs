@@ -116,6 +116,46 @@ label! {
 }
 
 label! {
+    /// Why a delivery was parked.
+    ParkedFor "reason" {
+        /// Its lane, or the worker, had no place for it.
+        NoRoom = "no_room",
+        /// Its turn at the pace of its lane is far.
+        Pace = "pace",
+        /// Its receiver's breaker is open.
+        Breaker = "breaker",
+        /// A `Retry-After` holds its lane back.
+        HeldBack = "held_back",
+        /// Its job came before its time.
+        NotDue = "not_due",
+    }
+}
+
+label! {
+    /// What became of a slot at a lane's pace.
+    SlotFate "fate" {
+        /// Reserved from the ledger.
+        Reserved = "reserved",
+        /// A request started in it.
+        Used = "used",
+        /// Nothing could start in its time.
+        Missed = "missed",
+    }
+}
+
+label! {
+    /// What became of asking to probe a receiver.
+    ProbeFate "fate" {
+        /// The probe was leased.
+        Leased = "leased",
+        /// Another has it, or it is not due any more.
+        Refused = "refused",
+        /// It was given back, for its request did not start.
+        Returned = "returned",
+    }
+}
+
+label! {
     /// What follows an attempt.
     Step "step" {
         /// Nothing: it is delivered.
@@ -132,6 +172,18 @@ label! {
 }
 
 label! {
+    /// What an outcome did to a lane.
+    LaneChange "change" {
+        /// Its breaker opened: nothing is sent but probes.
+        Opened = "opened",
+        /// Its breaker closed: the receiver is back.
+        Closed = "closed",
+        /// The receiver wants nothing more for a while.
+        HeldBack = "held_back",
+    }
+}
+
+label! {
     /// What a dead letter was.
     DeadLetterKind "kind" {
         /// A delivery that was given up.
@@ -140,6 +192,16 @@ label! {
         Event = "event",
         /// A message that could not be read.
         Message = "message",
+    }
+}
+
+label! {
+    /// What became of something that the service had to say to a company.
+    Told "result" {
+        /// Its operational event was published.
+        Published = "published",
+        /// There were too many of its type for this webhook in its hour.
+        TooMany = "too_many",
     }
 }
 

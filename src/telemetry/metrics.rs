@@ -12,8 +12,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    ConnectionKind, DeadLetterKind, Fate, Intake, JobResult, PartitionAction, QueueKind, Queued, Step,
-    TRIGGERS,
+    ConnectionKind, DeadLetterKind, Fate, Intake, JobResult, LaneChange, ParkedFor, PartitionAction,
+    ProbeFate, QueueKind, Queued, SlotFate, Step, TRIGGERS, Told,
 };
 use crate::model::{OutcomeClass, Trigger};
 
@@ -125,8 +125,16 @@ pub struct Families {
     pub deliver_in_flight: Gauge,
     /// `deliver_jobs_total`
     pub deliver_jobs: Counts<JobResult>,
+    /// `deliver_parked_total`
+    pub deliver_parked: Counts<ParkedFor>,
+    /// `deliver_slots_total`
+    pub deliver_slots: Counts<SlotFate>,
+    /// `deliver_probes_total`
+    pub deliver_probes: Counts<ProbeFate>,
     /// `deliver_next_steps_total`
     pub deliver_next_steps: Counts<Step>,
+    /// `deliver_lane_changes_total`
+    pub deliver_lane_changes: Counts<LaneChange>,
     /// `record_batch_attempts`
     pub record_batch_attempts: Histogram,
     /// `record_retries_total`
@@ -137,6 +145,12 @@ pub struct Families {
     pub feed_rescued: Counter,
     /// `feed_waiting`
     pub feed_waiting: Gauge,
+    /// `feed_told_total`
+    pub feed_told: Counts<Told>,
+    /// `feed_recoveries_total`
+    pub feed_recoveries: Counter,
+    /// `feed_auto_paused_total`
+    pub feed_auto_paused: Counter,
     /// `feed_active`
     pub feed_active: Flag,
     /// `tide_mark_age_seconds`
@@ -171,6 +185,7 @@ pub struct BrokerMetrics {
 impl Metrics {
     /// Every metric at nought, with every series there from the start.
     #[must_use]
+    #[expect(clippy::too_many_lines, reason = "one line or two for each metric")]
     pub fn new() -> Self {
         let mut names = Names(Registry::with_prefix("xtwebhooks"));
         let families = Families {
@@ -202,7 +217,27 @@ impl Metrics {
                 "Deliveries met in jobs, by what was found",
                 JobResult::ALL,
             ),
+            deliver_parked: names.counts(
+                "deliver_parked",
+                "Deliveries put back to the ledger without an attempt, by reason",
+                ParkedFor::ALL,
+            ),
+            deliver_slots: names.counts(
+                "deliver_slots",
+                "Slots at the pace of lanes, by what became of them",
+                SlotFate::ALL,
+            ),
+            deliver_probes: names.counts(
+                "deliver_probes",
+                "Probes of open breakers that a worker asked for, by what became of them",
+                ProbeFate::ALL,
+            ),
             deliver_next_steps: names.counts("deliver_next_steps", "What followed attempts", Step::ALL),
+            deliver_lane_changes: names.counts(
+                "deliver_lane_changes",
+                "Lanes that outcomes opened, closed or held back",
+                LaneChange::ALL,
+            ),
             record_batch_attempts: names.histogram(
                 "record_batch_attempts",
                 "Attempts recorded in one statement",
@@ -212,7 +247,17 @@ impl Metrics {
                 .counter("record_retries", "Batches of attempts that had to be written again"),
             feed_fed: names.counter("feed_fed", "Jobs made of deliveries that waited in the ledger"),
             feed_rescued: names.counter("feed_rescued", "Deliveries whose job was found missing"),
-            feed_waiting: names.gauge("feed_waiting", "Deliveries that are due and wait in the ledger"),
+            feed_waiting: names
+                .gauge("feed_waiting", "Webhooks with a backlog, whose new deliveries are left to feed"),
+            feed_told: names.counts(
+                "feed_told",
+                "Operational events, by whether they were published",
+                Told::ALL,
+            ),
+            feed_recoveries: names
+                .counter("feed_recoveries", "Recoveries ordered because an outage had ended"),
+            feed_auto_paused: names
+                .counter("feed_auto_paused", "Webhooks paused because they had failed for too long"),
             feed_active: names.flag("feed_active", "1 in the one process whose feed is at work"),
             tide_mark_age_seconds: names.seconds(
                 "tide_mark_age",

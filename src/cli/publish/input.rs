@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::model::{
     CompanyId, EventType,
-    envelope::{Incoming, Limits, Rejected, decode},
+    envelope::{Attributes, Incoming, Limits, Rejected, decode},
 };
 
 /// The longest line taken in; what the service takes is less, and its own to say.
@@ -39,9 +39,14 @@ impl Event {
             timestamp: None,
             company_id: None,
             traceparent: None,
+            content_type: None,
+            attributes: Attributes::default(),
         };
         let limits = Limits { event_bytes_max: LINE_BYTES_MAX, dedupe_identical: true };
         let decoded = decode(&incoming, &limits)?;
+        if decoded.event_type.is_reserved() {
+            return Err(Rejected::reserved_type());
+        }
         Ok(Self { id: decoded.message_id, routing_key: decoded.event_type.as_str().to_owned(), body })
     }
 

@@ -76,6 +76,9 @@ pub(in crate::cli) struct Create {
     /// Requests a second over all workers [default: as many as there are]
     #[arg(long, value_name = "PER_SECOND")]
     rate_limit: Option<f64>,
+    /// After an outage, send again what was given up in it
+    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
+    auto_recover: bool,
     /// A note for people
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -101,6 +104,7 @@ impl Create {
             timeout_seconds: self.timeout_seconds,
             max_in_flight: self.max_in_flight,
             rate_limit: self.rate_limit,
+            auto_recover: self.auto_recover,
             created_by: Some(self.actor.by),
         };
         Ok((self.ledger, new))
@@ -147,6 +151,9 @@ pub(in crate::cli) struct Update {
     /// Requests a second over all workers, or `none` for as many as there are
     #[arg(long, value_name = "PER_SECOND", value_parser = or_none::<f64>)]
     rate_limit: Option<OrNone<f64>>,
+    /// After an outage, send again what was given up in it
+    #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
+    auto_recover: Option<bool>,
     /// A note for people, or `none`
     #[arg(long, value_name = "TEXT", value_parser = or_none::<String>)]
     description: Option<OrNone<String>>,
@@ -171,6 +178,7 @@ impl Update {
             timeout_seconds: self.timeout_seconds,
             max_in_flight: self.max_in_flight.map(|value| value.0),
             rate_limit: self.rate_limit.map(|value| value.0),
+            auto_recover: self.auto_recover,
         };
         Ok((self.one, change))
     }
@@ -224,6 +232,8 @@ mod tests {
         assert_eq!(new.events, ["ticket.created", "asset.*"]);
         assert!(new.active && new.headers.is_empty() && new.retry_schedule.is_none());
         assert_eq!((new.retry_count, new.timeout_seconds), (3, 30));
+        assert!(!new.auto_recover);
+        assert!(create(&["--events=*", "--auto-recover"]).unwrap().auto_recover);
         assert!(new.secret.expose().starts_with("whsec_"), "one is made");
     }
 
@@ -258,5 +268,8 @@ mod tests {
             (Some(None), Some(None), Some(Some(2.5)))
         );
         assert!(change.headers.unwrap().is_empty());
+        assert_eq!(change.auto_recover, None);
+        assert_eq!(update(&["--auto-recover"]).auto_recover, Some(true));
+        assert_eq!(update(&["--auto-recover=false"]).auto_recover, Some(false));
     }
 }

@@ -33,6 +33,7 @@ pub(super) fn one(webhook: &Webhook) -> String {
         ("timeout", Some(format!("{} s", webhook.timeout_seconds))),
         ("requests at once", webhook.max_in_flight.map(|n| n.to_string())),
         ("requests a second", webhook.rate_limit.map(|n| n.to_string())),
+        ("recovers by itself", Some(yes_or_no(webhook.auto_recover).to_owned())),
         (
             "created",
             Some(format!("{} by {}", time(webhook.created_at), webhook.created_by.as_deref().unwrap_or("?"))),

@@ -1,0 +1,251 @@
+//! `xtwebhooks doctor`: looks whether database and broker are as the service needs them, with the service's own
+//! settings, and says of each finding what to do. It changes nothing: nothing is declared, migrated or made.
+//!
+//! Asking stands here; judging what was answered is pure, in `ledger` and `broker`. Where one of the two servers
+//! cannot be reached, the other is looked at all the same.
+
+mod broker;
+mod ledger;
+
+use anyhow::anyhow;
+use serde::Serialize;
+use sqlx::PgPool;
+
+use super::{
+    failure::Failure,
+    output::{Output, Table},
+    run::{self, Role},
+};
+use crate::{
+    broker::inspect::inspect,
+    clock::SystemClock,
+    store::{self, checkup, migrate, pool, time},
+};
+
+/// The settings of the service, and how often it is to run.
+#[derive(clap::Args, Debug)]
+#[group(skip)]
+pub(super) struct Args {
+    #[command(flatten)]
+    settings: run::Args,
+    /// How many processes each role has, where roles run apart: `ingest=2,deliver=4,keep=1,feed=2,prune=1`
+    /// [default: one process with the roles of `--role`]
+    #[arg(long, value_name = "ROLE=COUNT", value_delimiter = ',', value_parser = replicas)]
+    replicas: Vec<(Role, u32)>,
+}
+
+impl Args {
+    /// How many connections to the database all processes open at most.
+    fn connections(&self) -> u32 {
+        if self.replicas.is_empty() {
+            return run::connections(&self.settings.role);
+        }
+        let of = |(role, count): &(Role, u32)| run::connections(&[*role]).saturating_mul(*count);
+        self.replicas.iter().map(of).fold(0, u32::saturating_add)
+    }
+}
+
+fn replicas(text: &str) -> Result<(Role, u32), String> {
+    let bad = || format!("`{text}` is not such as `deliver=4`");
+    let (role, count) = text.split_once('=').ok_or_else(bad)?;
+    let role = clap::ValueEnum::from_str(role, true).map_err(|_| format!("there is no role `{role}`"))?;
+    Ok((role, count.parse().map_err(|_| bad())?))
+}
+
+/// How bad it is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "lowercase")]
+enum Level {
+    /// As it should be.
+    Ok,
+    /// It cannot be looked at from here.
+    Unknown,
+    /// The service runs, and somebody should see to it.
+    Warning,
+    /// The service cannot do its work.
+    Fault,
+}
+
+impl Level {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Ok => "ok",
+            Self::Unknown => "unknown",
+            Self::Warning => "warning",
+            Self::Fault => "fault",
+        }
+    }
+}
+
+/// One thing that was looked at.
+#[derive(Clone, Debug, Serialize)]
+struct Finding {
+    /// What was looked at.
+    check: &'static str,
+    level: Level,
+    /// What was found, in a sentence.
+    found: String,
+    /// What to do about it.
+    #[serde(rename = "do")]
+    remedy: Option<String>,
+}
+
+impl Finding {
+    fn ok(check: &'static str, found: impl Into<String>) -> Self {
+        Self { check, level: Level::Ok, found: found.into(), remedy: None }
+    }
+
+    fn bad(level: Level, check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+        Self { check, level, found: found.into(), remedy: Some(remedy.into()) }
+    }
+}
+
+/// All that was found.
+#[derive(Default)]
+struct Report {
+    findings: Vec<Finding>,
+    /// A server was not there to be looked at.
+    is_unreachable: bool,
+}
+
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+    let mut report = Report::default();
+    report.findings.push(match args.settings.check() {
+        Ok(()) => Finding::ok("settings", "the settings go together"),
+        Err(failure) => Finding::bad(
+            Level::Fault,
+            "settings",
+            failure.to_string(),
+            "change them: the service would not start",
+        ),
+    });
+    look_at_ledger(&args, &mut report).await?;
+    look_at_broker(&args, &mut report).await?;
+    output.show(&report.findings, |findings| text(findings))?;
+    let faults = report.findings.iter().filter(|finding| finding.level == Level::Fault).count();
+    match (report.is_unreachable, faults) {
+        (true, _) => {
+            Err(Failure::Unreachable(anyhow!("not all could be looked at, for a server does not answer")))
+        }
+        (false, 0) => Ok(()),
+        (false, faults) => Err(Failure::Failed(anyhow!("faults: {faults}"))),
+    }
+}
+
+async fn look_at_ledger(args: &Args, report: &mut Report) -> Result<(), Failure> {
+    let pool = store::pool(&args.settings.store, "doctor", 1)?;
+    if let Err(error) = pool::check_server(&pool).await {
+        report.is_unreachable |= !matches!(error, store::Error::TooOld { .. });
+        let remedy = "see to the server and to DATABASE_URL; nothing else of the database was looked at";
+        report.findings.push(Finding::bad(
+            Level::Fault,
+            "database",
+            Failure::from(error).to_string(),
+            remedy,
+        ));
+        return Ok(());
+    }
+    if let Err(error) = of_ledger(args, &pool, &mut report.findings).await {
+        report.is_unreachable |= matches!(error, store::Error::Unreachable(_));
+        let remedy = "it went away meanwhile, or does not allow what was asked; see its log";
+        report.findings.push(Finding::bad(
+            Level::Fault,
+            "database",
+            Failure::from(error).to_string(),
+            remedy,
+        ));
+    }
+    Ok(())
+}
+
+async fn of_ledger(args: &Args, pool: &PgPool, findings: &mut Vec<Finding>) -> store::Result<()> {
+    let server = checkup::server(pool).await?;
+    findings.extend(ledger::of_server(&server));
+    findings.push(ledger::of_connections(&server, args.connections()));
+    let clock = SystemClock::default();
+    time::measure(pool, &clock).await?;
+    findings.push(ledger::of_clock(clock.offset()));
+    match migrate::check(pool).await {
+        Ok(()) => findings.push(Finding::ok("migrations", "every migration of this version is applied")),
+        Err(error @ store::Error::NotMigrated { .. }) => {
+            let remedy = "run `xtwebhooks migrate`; what stands in the tables was not looked at";
+            findings.push(Finding::bad(Level::Fault, "migrations", error.to_string(), remedy));
+            return Ok(());
+        }
+        Err(error) => return Err(error),
+    }
+    let (today, days) = checkup::days_ahead(pool).await?;
+    findings.push(ledger::of_days(today, &days));
+    findings.extend(ledger::of_leases(&checkup::leases(pool).await?));
+    let late = checkup::late(pool).await?;
+    findings.extend(ledger::of_late(&late, args.settings.feed.tide_mark_every));
+    Ok(())
+}
+
+async fn look_at_broker(args: &Args, report: &mut Report) -> Result<(), Failure> {
+    use crate::broker::Error;
+    match inspect(&args.settings.broker).await {
+        Ok(inspection) => report.findings.extend(broker::of_inspection(&inspection, &args.settings)),
+        Err(error @ Error::Url(_)) => return Err(error.into()),
+        Err(error) => {
+            report.is_unreachable |= !matches!(error, Error::TooOld { .. });
+            let remedy = "see to the server and to AMQP_URL; nothing else of the broker was looked at";
+            report.findings.push(Finding::bad(Level::Fault, "broker", error.to_string(), remedy));
+        }
+    }
+    Ok(())
+}
+
+fn text(findings: &[Finding]) -> String {
+    let mut table = Table::new(&["", "CHECK", "FOUND"]);
+    for finding in findings {
+        table.row([finding.level.as_str().to_owned(), finding.check.to_owned(), finding.found.clone()]);
+        if let Some(remedy) = &finding.remedy {
+            table.row([String::new(), String::new(), format!("→ {remedy}")]);
+        }
+    }
+    table.render("nothing was looked at")
+}
+
+#[cfg(test)]
+mod tests {
+    use clap::Parser;
+
+    use super::*;
+
+    #[derive(Parser)]
+    struct Doctor {
+        #[command(flatten)]
+        args: Args,
+    }
+
+    #[test]
+    fn connections_are_summed_over_the_processes_of_each_role() {
+        let check = |arguments: &[&str], expected: u32| {
+            let all = ["x", "--database-url=postgres://h/d"].iter().chain(arguments);
+            assert_eq!(
+                Doctor::try_parse_from(all).expect("good").args.connections(),
+                expected,
+                "{arguments:?}"
+            );
+        };
+        check(&[], 20);
+        check(&["--role=feed"], 6);
+        check(&["--replicas=ingest=2,deliver=2,keep=1,feed=2,prune=1"], 2 * 7 + 2 * 7 + 6 + 2 * 6 + 3);
+        for bad in ["deliver", "deliver=x", "nobody=1", "deliver=-1"] {
+            assert!(replicas(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn what_to_do_stands_below_what_was_found() {
+        let shown = text(&[
+            Finding::ok("clock", "0.2 ms off"),
+            Finding::bad(Level::Fault, "migrations", "2 lack", "run migrate"),
+        ]);
+        let expected =
+            "         CHECK       FOUND\nok       clock       0.2 ms off\nfault    migrations  2 lack\n";
+        assert!(shown.lines().count() == 4 && shown.contains("→ run migrate"), "{shown}");
+        assert_eq!(shown.lines().next().map(str::trim), expected.lines().next().map(str::trim));
+    }
+}

@@ -1,0 +1,129 @@
+//! What is to be thought of the broker's answers.
+
+use super::{super::run::Args, Finding, Level};
+use crate::broker::{
+    Queue,
+    inspect::{Depth, Inspection},
+};
+
+/// More events than this are not a moment's burst: ingest takes thousands a second.
+const EVENTS_WARNED: u32 = 10_000;
+
+/// All of it.
+pub(super) fn of_inspection(inspection: &Inspection, settings: &Args) -> Vec<Finding> {
+    let version = inspection.version.as_deref().unwrap_or("of an unknown version");
+    let mut findings = vec![Finding::ok("broker", format!("RabbitMQ {version} answers"))];
+    findings.extend(of_topology(inspection));
+    findings.extend(inspection.queues.iter().filter_map(of_queue));
+    findings.push(of_consumer_timeout(settings));
+    findings
+}
+
+/// Whether everything is declared as the settings have it.
+fn of_topology(inspection: &Inspection) -> Vec<Finding> {
+    let exchanges = inspection.missing_exchanges.iter().map(|name| format!("exchange {name}"));
+    let queues = inspection.missing_queues.iter().map(|name| format!("queue {name}"));
+    let missing: Vec<String> = exchanges.chain(queues).collect();
+    let mut findings: Vec<Finding> = inspection
+        .mismatches
+        .iter()
+        .map(|mismatch| {
+            let remedy = "as it says; until then no process of the service starts with these settings";
+            Finding::bad(Level::Fault, "topology", mismatch.to_string(), remedy)
+        })
+        .collect();
+    if !missing.is_empty() {
+        let nothing = inspection.queues.is_empty() && inspection.mismatches.is_empty();
+        let told = if nothing { "nothing is declared yet" } else { "some are not there" };
+        let found = format!("{told}: {}", missing.join(", "));
+        let remedy =
+            "start the service, which declares everything; if it runs, it has other settings than these";
+        findings.push(Finding::bad(Level::Warning, "topology", found, remedy));
+    }
+    if findings.is_empty() {
+        let found = format!("all {} queues are there with our arguments", inspection.queues.len());
+        findings.push(Finding::ok("topology", found));
+    }
+    findings
+}
+
+/// Whether a queue holds what it should not, or has nobody who takes from it.
+fn of_queue(depth: &Depth) -> Option<Finding> {
+    let Depth { queue, name, ready, consumers } = depth;
+    let role = match queue {
+        Queue::Events | Queue::SuspectEvents => "ingest",
+        Queue::Deliveries(_) | Queue::SuspectJobs => "deliver",
+        Queue::DeadLetters => "keep",
+        // Nobody takes from them: what they hold goes on by itself.
+        Queue::Retry(_) => return None,
+    };
+    let found = format!("{name}: {ready} ready, {consumers} consumers");
+    let warn = |remedy: String| Some(Finding::bad(Level::Warning, "queues", found.clone(), remedy));
+    match queue {
+        _ if *consumers == 0 => warn(format!("see that a process with the role {role} runs")),
+        Queue::SuspectEvents | Queue::SuspectJobs if *ready > 0 => warn(format!(
+            "processes died with these messages in hand: see why processes with the role {role} end; what ends them \
+             alone as well becomes a dead letter"
+        )),
+        Queue::Events if *ready > EVENTS_WARNED => warn(
+            "ingest does not keep up: see its log, or run more processes with the role ingest".to_owned(),
+        ),
+        _ => Some(Finding::ok("queues", found)),
+    }
+}
+
+/// AMQP has no question for it.
+fn of_consumer_timeout(settings: &Args) -> Finding {
+    // A message is held while its request waits for a place and is made, and its record for a ledger that is away.
+    let held = settings.egress.timeout_max * 2 + settings.deliver.lease_margin;
+    let remedy = format!(
+        "ask `rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'`: milliseconds, by default 1800000; it must be \
+         more than {}, and more than the longest outage of the database that should repeat no request",
+        humantime::format_duration(held),
+    );
+    Finding::bad(Level::Unknown, "consumer_timeout", "AMQP does not tell it", remedy)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::broker::Error;
+
+    #[test]
+    fn a_queue_is_judged_by_what_it_is_for() {
+        let check = |queue: Queue, ready: u32, consumers: u32, expected: Option<Level>| {
+            let depth = Depth { queue, name: "q".to_owned(), ready, consumers };
+            assert_eq!(of_queue(&depth).map(|finding| finding.level), expected, "{depth:?}");
+        };
+        check(Queue::Events, 10_000, 1, Some(Level::Ok));
+        check(Queue::Events, 10_001, 1, Some(Level::Warning));
+        check(Queue::Events, 0, 0, Some(Level::Warning));
+        check(Queue::Deliveries(3), 1_000, 2, Some(Level::Ok));
+        check(Queue::SuspectJobs, 1, 2, Some(Level::Warning));
+        check(Queue::SuspectEvents, 0, 2, Some(Level::Ok));
+        check(Queue::DeadLetters, 5, 0, Some(Level::Warning));
+        check(Queue::Retry(crate::model::RetryTier::ALL[0]), 7, 0, None);
+    }
+
+    #[test]
+    fn what_is_missing_is_made_by_a_start_and_what_differs_is_a_fault() {
+        let inspection = |missing: &[&str], mismatches: Vec<Error>| Inspection {
+            version: Some("3.13.0".to_owned()),
+            missing_exchanges: Vec::new(),
+            missing_queues: missing.iter().map(|&name| name.to_owned()).collect(),
+            mismatches,
+            queues: Vec::new(),
+        };
+        let levels = |i: &Inspection| of_topology(i).iter().map(|f| f.level).collect::<Vec<_>>();
+        assert_eq!(levels(&inspection(&[], vec![])), [Level::Ok]);
+        assert_eq!(levels(&inspection(&["p.events"], vec![])), [Level::Warning]);
+        let mismatch = Error::Mismatch {
+            kind: "queue",
+            name: "p.events".to_owned(),
+            argument: "x-delivery-limit".to_owned(),
+            wanted: "10".to_owned(),
+            current: "100".to_owned(),
+        };
+        assert_eq!(levels(&inspection(&["q"], vec![mismatch])), [Level::Fault, Level::Warning]);
+    }
+}

@@ -1,0 +1,277 @@
+//! What is to be thought of the database's answers.
+
+use std::time::Duration;
+
+use chrono::NaiveDate;
+
+use super::{super::run::CLOCK_OFFSET_MAX, Finding, Level};
+use crate::store::checkup::{Late, Lease, Server};
+
+/// Above this a clock is worth a word, though everything goes by the database's.
+const CLOCK_OFFSET_WARNED: Duration = Duration::from_secs(1);
+/// With fewer days ahead, prune has not run for a week.
+const DAYS_AHEAD_WARNED: usize = 7;
+/// What is due is fed within moments; later, something holds feed up.
+const OVERDUE_WARNED: Duration = Duration::from_mins(1);
+/// A job so old is behind a long backlog, or lost and about to be rescued.
+const JOB_AGE_WARNED: Duration = Duration::from_mins(10);
+/// So many tide marks may be missing.
+const TIDE_MARKS_MISSED: u32 = 6;
+
+/// The server and those of its settings that keep what was committed.
+pub(super) fn of_server(server: &Server) -> Vec<Finding> {
+    let mut findings = vec![Finding::ok("database", format!("PostgreSQL {} answers", server.version))];
+    if server.is_standby {
+        let remedy = "let DATABASE_URL name the primary";
+        findings.push(Finding::bad(
+            Level::Fault,
+            "database",
+            "it is a standby, which takes no writes",
+            remedy,
+        ));
+    }
+    let off = [
+        (
+            "synchronous_commit",
+            &server.synchronous_commit,
+            "an event that was acknowledged may be lost when the server dies",
+        ),
+        ("fsync", &server.fsync, "a power failure may destroy the ledger"),
+        ("full_page_writes", &server.full_page_writes, "a power failure may destroy the ledger"),
+        (
+            "autovacuum",
+            &server.autovacuum,
+            "tables and indexes grow without end, and plans go by old statistics",
+        ),
+    ];
+    let bad: Vec<Finding> = off
+        .into_iter()
+        .filter(|(_, value, _)| *value == "off")
+        .map(|(name, _, harm)| {
+            let found = format!("{name} is off: {harm}");
+            Finding::bad(Level::Warning, "database settings", found, format!("set {name} = on"))
+        })
+        .collect();
+    if bad.is_empty() {
+        findings.push(Finding::ok("database settings", "what is committed stays, and is vacuumed"));
+    }
+    findings.extend(bad);
+    findings
+}
+
+/// Whether there is room for the connections of the service, beside those of others.
+pub(super) fn of_connections(server: &Server, needed: u32) -> Finding {
+    let others = server.connected - server.ours;
+    let room = i64::from(server.max_connections) - i64::from(server.reserved) - others;
+    let found = format!(
+        "the service opens up to {needed} connections; of max_connections = {}, {} are reserved and {others} others' \
+         now, which leaves {} ({} of ours are open)",
+        server.max_connections,
+        server.reserved,
+        room.max(0),
+        server.ours,
+    );
+    let remedy = "raise max_connections, run fewer processes, or put a pooler between (in transaction mode, with \
+                  DATABASE_LISTEN_URL past it)";
+    match i64::from(needed) {
+        needed if needed > room => Finding::bad(Level::Fault, "connections", found, remedy),
+        // A rolling update runs the new processes beside the old.
+        needed if 2 * needed > room => {
+            let found = format!("{found}; not enough while a rolling update has twice as many");
+            Finding::bad(Level::Warning, "connections", found, remedy)
+        }
+        _ => Finding::ok("connections", found),
+    }
+}
+
+/// How far this machine's clock is from the database's.
+pub(super) fn of_clock(offset: Duration) -> Finding {
+    let found = format!("this machine's clock is {} ms off the database's", offset.as_millis());
+    let remedy = "let both machines follow a time server";
+    match offset {
+        offset if offset > CLOCK_OFFSET_MAX => {
+            Finding::bad(Level::Fault, "clock", format!("{found}; a role here would not be ready"), remedy)
+        }
+        offset if offset > CLOCK_OFFSET_WARNED => Finding::bad(Level::Warning, "clock", found, remedy),
+        _ => Finding::ok("clock", found),
+    }
+}
+
+/// Whether the coming days have their partitions.
+pub(super) fn of_days(today: NaiveDate, days: &[NaiveDate]) -> Finding {
+    let ready = today.iter_days().zip(days).take_while(|(expected, day)| expected == *day).count();
+    let remedy = "see that a process with the role prune runs: it makes the coming days";
+    match ready {
+        0 => {
+            Finding::bad(Level::Fault, "partitions", format!("those of today, {today}, are missing"), remedy)
+        }
+        n if n <= DAYS_AHEAD_WARNED => {
+            let found = format!("those of today and only {} days more are there", n - 1);
+            Finding::bad(Level::Warning, "partitions", found, remedy)
+        }
+        n => Finding::ok("partitions", format!("those of today and {} days more are there", n - 1)),
+    }
+}
+
+/// Whether the two roles of which one process is active have one.
+pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
+    let of = |(name, check, harm): (&str, &'static str, &str)| {
+        let remedy = format!("see that a process with the role {name} runs");
+        match leases.iter().find(|lease| lease.name == name) {
+            Some(lease) if lease.is_held => {
+                let since = lease.taken_at.format("%Y-%m-%d %H:%M:%S");
+                Finding::ok(check, format!("{} is the active one, since {since}", lease.holder))
+            }
+            Some(lease) => Finding::bad(
+                Level::Warning,
+                check,
+                format!("nobody is active, {} was last: {harm}", lease.holder),
+                remedy,
+            ),
+            None => Finding::bad(Level::Warning, check, format!("nobody was ever active: {harm}"), remedy),
+        }
+    };
+    [
+        ("feed", "feed", "what waits in the ledger is not sent"),
+        ("prune", "prune", "no days are made ahead, and none are dropped"),
+    ]
+    .map(of)
+    .into()
+}
+
+/// Whether something waits longer than it should.
+pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
+    let age = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
+    let told = |age: Duration| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
+    let due = match late.overdue_seconds.map(age) {
+        None => Finding::ok("due deliveries", "nothing is overdue that neither a pause nor its lane holds"),
+        Some(age) if age <= OVERDUE_WARNED => {
+            Finding::ok("due deliveries", format!("the oldest is overdue for {}", told(age)))
+        }
+        Some(age) => {
+            let found = format!(
+                "the oldest is overdue for {}, though neither a pause nor its lane holds it",
+                told(age)
+            );
+            let remedy = "`xtwebhooks lanes list --failing`, and the log of the active feed, tell what it waits for; it may \
+                          be its lane's pace";
+            Finding::bad(Level::Warning, "due deliveries", found, remedy)
+        }
+    };
+    let job = match late.oldest_job_seconds.map(age) {
+        None => Finding::ok("jobs", "no delivery has a job"),
+        Some(age) if age <= JOB_AGE_WARNED => {
+            Finding::ok("jobs", format!("the oldest is due for {}", told(age)))
+        }
+        Some(age) => {
+            let remedy =
+                "see that processes with the role deliver run, and whether they keep up with the queue";
+            Finding::bad(Level::Warning, "jobs", format!("the oldest is due for {}", told(age)), remedy)
+        }
+    };
+    let mark = match late.tide_mark_seconds.map(age) {
+        Some(age) if age <= tide_mark_every * TIDE_MARKS_MISSED => {
+            Finding::ok("tide marks", format!("the latest came through {} ago", told(age)))
+        }
+        other => {
+            let found = other.map_or_else(
+                || "none has come through yet".to_owned(),
+                |age| format!("the latest came through {} ago", told(age)),
+            );
+            let remedy = "until they come through, lost jobs are not found: see that feed and deliver run; behind a long \
+                          backlog they are late by its length";
+            Finding::bad(Level::Warning, "tide marks", found, remedy)
+        }
+    };
+    vec![due, job, mark]
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn server() -> Server {
+        Server {
+            version: "15.4".to_owned(),
+            is_standby: false,
+            synchronous_commit: "on".to_owned(),
+            fsync: "on".to_owned(),
+            full_page_writes: "on".to_owned(),
+            autovacuum: "on".to_owned(),
+            max_connections: 100,
+            reserved: 3,
+            connected: 30,
+            ours: 20,
+        }
+    }
+
+    #[test]
+    fn a_server_that_may_lose_what_was_committed_is_warned_of() {
+        let levels = |server: &Server| of_server(server).iter().map(|f| f.level).collect::<Vec<_>>();
+        assert_eq!(levels(&server()), [Level::Ok, Level::Ok]);
+        let off = || "off".to_owned();
+        assert_eq!(levels(&Server { fsync: off(), autovacuum: off(), ..server() })[1..], [Level::Warning; 2]);
+        assert_eq!(levels(&Server { synchronous_commit: "local".to_owned(), ..server() })[1..], [Level::Ok]);
+        assert_eq!(levels(&Server { is_standby: true, ..server() })[1], Level::Fault);
+    }
+
+    #[test]
+    fn connections_must_find_room_twice_over() {
+        let check = |needed: u32, expected: Level| {
+            let finding = of_connections(&server(), needed);
+            assert_eq!(finding.level, expected, "{needed}: {}", finding.found);
+        };
+        // 100 less 3 and the 10 of others.
+        check(43, Level::Ok);
+        check(44, Level::Warning);
+        check(87, Level::Warning);
+        check(88, Level::Fault);
+    }
+
+    #[test]
+    fn days_count_from_today_without_a_gap() {
+        let today = NaiveDate::from_ymd_opt(2026, 1, 30).expect("a day");
+        let check = |offsets: &[usize], expected: Level, told: &str| {
+            let days: Vec<_> = offsets.iter().filter_map(|n| today.iter_days().nth(*n)).collect();
+            let finding = of_days(today, &days);
+            assert!(finding.level == expected && finding.found.contains(told), "{offsets:?}: {finding:?}");
+        };
+        check(&(0..=14).collect::<Vec<_>>(), Level::Ok, "14 days more");
+        check(&[0, 1, 2, 4, 5, 6, 7, 8, 9, 10], Level::Warning, "only 2 days more");
+        check(&[0], Level::Warning, "only 0 days more");
+        check(&[1, 2], Level::Fault, "of today, 2026-01-30, are missing");
+        check(&[], Level::Fault, "are missing");
+    }
+
+    #[test]
+    fn what_is_late_is_warned_of() {
+        let check = |late: Late, expected: [Level; 3]| {
+            let levels: Vec<_> = of_late(&late, Duration::from_secs(10)).iter().map(|f| f.level).collect();
+            assert_eq!(levels, expected, "{late:?}");
+        };
+        let late = |overdue_seconds, oldest_job_seconds, tide_mark_seconds| Late {
+            overdue_seconds,
+            oldest_job_seconds,
+            tide_mark_seconds,
+        };
+        check(late(None, None, Some(3.0)), [Level::Ok, Level::Ok, Level::Ok]);
+        check(late(Some(59.0), Some(-5.0), Some(59.0)), [Level::Ok, Level::Ok, Level::Ok]);
+        check(late(Some(61.0), Some(601.0), Some(61.0)), [Level::Warning, Level::Warning, Level::Warning]);
+        check(late(None, None, None), [Level::Ok, Level::Ok, Level::Warning]);
+    }
+
+    #[test]
+    fn clocks_and_leases_are_judged() {
+        let clock = |ms| of_clock(Duration::from_millis(ms)).level;
+        assert_eq!([clock(10), clock(1_500), clock(61_000)], [Level::Ok, Level::Warning, Level::Fault]);
+        let lease = |is_held| Lease {
+            name: "feed".to_owned(),
+            holder: "pod-1".to_owned(),
+            taken_at: chrono::DateTime::UNIX_EPOCH,
+            is_held,
+        };
+        let levels = |leases: &[Lease]| of_leases(leases).iter().map(|f| f.level).collect::<Vec<_>>();
+        assert_eq!(levels(&[lease(true)]), [Level::Ok, Level::Warning]);
+        assert_eq!(levels(&[lease(false)]), [Level::Warning, Level::Warning]);
+    }
+}

@@ -1,0 +1,168 @@
+//! Lanes for people.
+
+use chrono::{DateTime, TimeDelta, Utc};
+
+use super::{
+    super::{
+        output::{Table, fields},
+        shapes::time,
+    },
+    shape::{Lane, State, Transition},
+};
+
+/// One lane, field by field.
+pub(super) fn one(lane: &Lane) -> String {
+    let reason = lane.open_reason.as_deref().unwrap_or("?");
+    let open = lane.opened_at.map(|since| format!("{}: {reason}", since_when(since, lane.as_of)));
+    let probe = lane.opened_at.and(lane.next_probe_at).map(|at| match lane.is_probing {
+        true => "under way".to_owned(),
+        false if at <= lane.as_of => "due".to_owned(),
+        false => format!("{}, in {}", time(at), length(at - lane.as_of)),
+    });
+    let paused = lane.paused_at.map(|since| {
+        format!("{}: {}", since_when(since, lane.as_of), lane.pause_reason.as_deref().unwrap_or("?"))
+    });
+    let until = |at: DateTime<Utc>| format!("{}, in {}", time(at), length(at - lane.as_of));
+    fields(&[
+        ("webhook", Some(lane.webhook_id.to_string())),
+        ("company", Some(lane.company_id.to_string())),
+        ("name", Some(lane.name.clone())),
+        ("state", Some(lane.state.as_str().to_owned())),
+        ("paused", paused),
+        ("breaker open", open),
+        ("next probe", probe),
+        ("probes failed", lane.opened_at.map(|_| lane.probes_failed.to_string())),
+        ("held back until", lane.held_back_until.map(until)),
+        ("failures in a row", Some(lane.failures.to_string())),
+        ("failing", lane.failing_since.map(|since| since_when(since, lane.as_of))),
+        ("last success", Some(lane.last_success_at.map_or_else(|| "none".to_owned(), time))),
+        ("requests at once", lane.max_in_flight.map(|n| n.to_string())),
+        ("requests a second", lane.rate_limit.map(|n| n.to_string())),
+        ("next slot", lane.rate_limit.map(|_| lane.next_slot_at.map_or_else(|| "free".to_owned(), until))),
+        ("jobs", Some(count(lane.queued, lane.queued_is_more))),
+        ("claimed", Some(count(lane.claimed, lane.queued_is_more))),
+        ("waiting", Some(count(lane.waiting, lane.waiting_is_more))),
+        ("oldest due", lane.oldest_due_at.map(|at| due(at, lane.as_of))),
+    ])
+}
+
+/// All of them, one a line.
+pub(super) fn many(lanes: &[Lane]) -> String {
+    let mut table =
+        Table::new(&["WEBHOOK", "NAME", "STATE", "SINCE", "PACE", "CLAIMED", "WAITING", "OLDEST DUE", "WHY"]);
+    for lane in lanes {
+        let since = match lane.state {
+            State::Paused => lane.paused_at,
+            State::Open => lane.opened_at,
+            State::Failing => lane.failing_since,
+            State::Inactive | State::HeldBack | State::Healthy => None,
+        };
+        table.row([
+            lane.webhook_id.to_string(),
+            lane.name.clone(),
+            lane.state.as_str().to_owned(),
+            since.map_or_else(dash, time),
+            lane.rate_limit.map_or_else(dash, |rate| format!("{rate}/s")),
+            count(lane.claimed, lane.queued_is_more),
+            count(lane.waiting, lane.waiting_is_more),
+            lane.oldest_due_at.map_or_else(dash, |at| due(at, lane.as_of)),
+            why(lane),
+        ]);
+    }
+    table.render("no such lanes")
+}
+
+/// What happened to one, a line each.
+pub(super) fn history(transitions: &[Transition]) -> String {
+    let mut table = Table::new(&["AT", "WHAT", "LASTED", "FAILING SINCE", "REASON"]);
+    for transition in transitions {
+        let lasted =
+            transition.opened_at.filter(|_| transition.kind == "closed").map(|opened| transition.at - opened);
+        table.row([
+            time(transition.at),
+            transition.kind.clone(),
+            lasted.map_or_else(dash, length),
+            transition.failing_since.map_or_else(dash, time),
+            transition.reason.clone().unwrap_or_else(dash),
+        ]);
+    }
+    table.render("nothing has happened to it")
+}
+
+fn why(lane: &Lane) -> String {
+    let in_time = |at: DateTime<Utc>| length(at - lane.as_of);
+    match lane.state {
+        State::Paused => lane.pause_reason.clone().unwrap_or_else(dash),
+        State::Open => {
+            let probe = match lane.next_probe_at {
+                _ if lane.is_probing => "a probe is under way".to_owned(),
+                Some(at) if at > lane.as_of => format!("next probe in {}", in_time(at)),
+                _ => "a probe is due".to_owned(),
+            };
+            format!("{}; {probe}", lane.open_reason.as_deref().unwrap_or("?"))
+        }
+        State::HeldBack => lane
+            .held_back_until
+            .map_or_else(dash, |until| format!("the receiver asked for {}", in_time(until))),
+        State::Failing => format!("{} failures in a row that count", lane.failures),
+        State::Inactive | State::Healthy => dash(),
+    }
+}
+
+fn dash() -> String {
+    "-".to_owned()
+}
+
+fn count(n: i64, is_more: bool) -> String {
+    format!("{n}{}", if is_more { "+" } else { "" })
+}
+
+fn since_when(since: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    format!("since {}, for {}", time(since), length(now - since))
+}
+
+fn due(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
+    if at > now { format!("in {}", length(at - now)) } else { format!("{} ago", length(now - at)) }
+}
+
+/// A length of time to the second.
+fn length(length: TimeDelta) -> String {
+    let seconds = u64::try_from(length.num_seconds()).unwrap_or(0);
+    humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{super::shape::tests::fresh, *};
+
+    #[test]
+    fn an_open_lane_says_since_when_why_and_when_it_is_tried() {
+        let mut row = fresh();
+        row.opened_at = Some(row.as_of - TimeDelta::seconds(90));
+        row.open_reason = Some("5 times in a row: timed out".to_owned());
+        row.next_probe_at = Some(row.as_of + TimeDelta::seconds(30));
+        (row.probes, row.waiting) = (2, 10_001);
+        let lane = Lane::from(row);
+        let text = one(&lane);
+        for told in ["for 1m 30s: 5 times in a row: timed out", "in 30s", "probes failed      2", "10000+"] {
+            assert!(text.contains(told), "{told} in\n{text}");
+        }
+        let line = many(&[lane]);
+        assert!(line.contains("open") && line.contains("next probe in 30s"), "{line}");
+    }
+
+    #[test]
+    fn a_closing_says_how_long_it_was_open() {
+        let at = fresh().as_of;
+        let transition = |kind: &str| Transition {
+            at,
+            kind: kind.to_owned(),
+            reason: None,
+            opened_at: Some(at - TimeDelta::seconds(61)),
+            failing_since: None,
+            announced_at: None,
+        };
+        let text = history(&[transition("closed"), transition("opened")]);
+        assert_eq!(text.matches("1m 1s").count(), 1, "{text}");
+    }
+}
