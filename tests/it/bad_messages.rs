@@ -55,16 +55,16 @@ impl Filled {
 async fn every_message_ends_as_expected_and_none_stops_the_queue() {
     let (app, receiver) = (App::new().await, Receiver::start().await);
     let before = chrono::Utc::now().timestamp();
-    let rows: Vec<Filled> = [rows::bodies(), rows::fields(), rows::times()]
+    let rows: Vec<Filled> = [rows::bodies(), rows::fields(), rows::times(), rows::cloud_events()]
         .into_iter()
         .flatten()
         .map(|row| Filled::new(row, before))
         .collect();
     for Filled { company, .. } in &rows {
-        app.webhook(*company, &receiver.url(&format!("/{company}")), json!({})).await;
+        app.webhook(*company, &receiver.url(&format!("/{company}")), json!({"events": ["*"]})).await;
     }
     let marked = Uuid::new_v4();
-    app.webhook(marked, &receiver.url("/marker"), json!({})).await;
+    app.webhook(marked, &receiver.url("/marker"), json!({"events": ["*"]})).await;
     let service = app.run(&[]).await;
 
     // Without waiting in between, so that good ones and bad ones share batches.

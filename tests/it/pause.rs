@@ -8,6 +8,7 @@ use uuid::Uuid;
 
 use crate::support::{
     app::{App, eventually},
+    load::Load,
     past::{execute, owe},
     receiver::{Answer, Receiver, Request},
 };
@@ -198,4 +199,30 @@ async fn what_is_open_of_an_inactive_or_deleted_webhook_is_cancelled_and_its_his
         assert!(states.iter().all(|state| *state == "cancelled"), "{end}: {states:?}");
         assert_eq!(i64::try_from(states.len()), Ok(events - 1), "{end}");
     }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn pausing_and_resuming_under_load_brings_each_delivery_once() {
+    let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
+    let _service = app.run(&[]).await;
+    let webhook = app.webhook(company, &receiver.url("/"), json!({})).await;
+    let load = Load::start(&app, company, 150);
+    let mut held = 0;
+    for _ in 0..3 {
+        let before = receiver.count();
+        receiver.wait_for(before + 50).await;
+        webhooks(&app, "pause", company, webhook, &[]).await;
+        held +=
+            eventually("many are held", async || Some(app.count(HELD).await).filter(|held| *held > 50)).await;
+        webhooks(&app, "resume", company, webhook, &["--rate", "1000"]).await;
+        app.wait_for_count(OPEN_ORDERS, 0).await;
+    }
+    let published = load.stop().await.confirmed.len();
+    app.wait_for_count(DELIVERED, published as i64).await;
+    assert_eq!(app.count(HELD).await, 0);
+    let requests = receiver.requests();
+    let once: std::collections::HashSet<_> =
+        requests.iter().filter_map(|r| r.header("x-xtsystems-delivery")).collect();
+    println!("{published} events, at least {held} held in three pauses");
+    assert_eq!((requests.len(), once.len()), (published, published));
 }

@@ -149,3 +149,21 @@ async fn a_missing_day_is_made_by_whoever_needs_it() {
     assert_eq!(requests[1].body, requests[0].body);
     app.wait_for_count(DELIVERED, 1).await;
 }
+
+#[tokio::test]
+async fn transitions_of_lanes_are_kept_as_long_as_the_history() {
+    let app = App::new().await;
+    retained(&app);
+    execute(
+        &app,
+        &format!(
+            "insert into lane_transitions (webhook_id, at, kind, company_id)
+             select gen_random_uuid(), now() - make_interval(days => n), 'opened', gen_random_uuid()
+             from generate_series(1, 2 * {RETENTION_DAYS}) n, generate_series(1, 300)"
+        ),
+    )
+    .await;
+    let _prune = app.run(&["--role", "prune"]).await;
+    // Those of the last day within it are a little older than it by the time they are looked at.
+    app.wait_for_count("select count(*) from lane_transitions", 300 * (RETENTION_DAYS - 1)).await;
+}

@@ -1,13 +1,18 @@
 //! Rescue: a lost job is found, and one that only waits is left alone.
 
-use std::{collections::HashMap, time::Duration};
+use std::{
+    collections::HashMap,
+    time::{Duration, Instant},
+};
 
+use chrono::Utc;
 use serde_json::json;
 use uuid::Uuid;
 
 use crate::support::{
     app::{App, eventually_within},
     load,
+    past::{execute, owe},
     receiver::{Receiver, Request},
 };
 
@@ -102,4 +107,44 @@ async fn jobs_that_only_wait_for_a_worker_are_never_rescued() {
     let counts = by_delivery(&receiver.requests());
     assert_eq!(counts.len(), EVENTS as usize);
     assert!(counts.values().all(|count| *count == 1), "some were requested twice");
+}
+
+#[tokio::test]
+async fn rescue_waits_twice_as_long_each_further_time() {
+    const RESCUED: [i16; 3] = [0, 1, 2];
+    let (app, receiver, company) = (quick_to_rescue().await, Receiver::start().await, Uuid::new_v4());
+    let webhook = app.webhook(company, &receiver.url("/"), json!({})).await;
+    let mut deliveries = Vec::new();
+    for rescues in RESCUED {
+        let delivery = owe(&app, company, webhook, Utc::now(), "pending").await;
+        execute(
+            &app,
+            &format!(
+                "update webhook_deliveries set queued_at = now() - interval '1 hour', rescues = {rescues}
+                 where id = '{delivery}'"
+            ),
+        )
+        .await;
+        deliveries.push(delivery.0);
+    }
+    let _service = app.run(&[]).await;
+    let mut rescued = Vec::new();
+    for (delivery, before) in deliveries.iter().zip(RESCUED) {
+        let found = eventually_within(Duration::from_secs(60), "it is rescued", async || {
+            let rescues: i16 = sqlx::query_scalar("select rescues from webhook_deliveries where id = $1")
+                .bind(delivery)
+                .fetch_one(&app.pool)
+                .await
+                .expect("a row");
+            (rescues > before).then(Instant::now)
+        });
+        rescued.push(found.await);
+    }
+    // A grace, two and four after the same beginning, each by half a second more or less.
+    let grace = Duration::from_secs(GRACE_SECONDS.into());
+    let (second, third) = (rescued[1] - rescued[0], rescued[2] - rescued[1]);
+    println!("the second {second:?} after the first, the third {third:?} after the second");
+    assert!(second > grace.mul_f64(0.6), "{second:?} after the first");
+    assert!(third > grace.mul_f64(1.6), "{third:?} after the second");
+    receiver.wait_for(RESCUED.len()).await;
 }

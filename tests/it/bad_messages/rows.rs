@@ -290,3 +290,113 @@ pub fn times() -> Vec<Row> {
         row("null", at("null"), sent(INTAKE)),
     ]
 }
+
+/// A good CloudEvent but for one attribute, which is as given; left out where it is empty.
+fn cloud(attribute: &str, json: &str) -> String {
+    let good = [
+        ("specversion", r#""1.0""#),
+        ("id", r#""e-1""#),
+        ("source", r#""/xtsystems/tickets""#),
+        ("type", r#""ticket.closed""#),
+        ("companyid", r#""COMPANY""#),
+        ("data", r#"{"b": 1.0, "a": "\u0000"}"#),
+    ];
+    let others = good.into_iter().filter(|(name, _)| *name != attribute);
+    let given = (!json.is_empty()).then_some((attribute, json));
+    let fields: Vec<String> =
+        others.chain(given).map(|(name, value)| format!(r#""{name}":{value}"#)).collect();
+    format!("{{{}}}", fields.join(","))
+}
+
+/// A CloudEvent in binary mode, whose attributes are headers with this prefix.
+fn binary(name: &'static str, prefix: [&'static str; 5], body: &str, expected: Expected) -> Row {
+    let values = ["1.0", "e-1", "/xtsystems/tickets", "ticket.closed", COMPANY];
+    prefix
+        .into_iter()
+        .zip(values)
+        .fold(row(name, body, expected), |row, (name, value)| row.header(name, value))
+}
+
+const AMQP: [&str; 5] = [
+    "cloudEvents:specversion",
+    "cloudEvents:id",
+    "cloudEvents:source",
+    "cloudEvents:type",
+    "cloudEvents:companyid",
+];
+const JMS: [&str; 5] = [
+    "cloudEvents_specversion",
+    "cloudEvents_id",
+    "cloudEvents_source",
+    "cloudEvents_type",
+    "cloudEvents_companyid",
+];
+const RABBIT: [&str; 5] = ["ce-specversion", "ce-id", "ce-source", "ce-type", "ce-companyid"];
+
+pub fn cloud_events() -> Vec<Row> {
+    let structured = |row: Row| row.property(|p| p.with_content_type("application/cloudevents+json".into()));
+    let typed =
+        |row: Row, content_type: &'static str| row.property(|p| p.with_content_type(content_type.into()));
+    let plain = r#"{"b": 1.0, "a": "\u0000"}"#;
+    let digits = "123456789012345678901234567890";
+    let json = "must be JSON: application/json, or a type that ends in +json";
+    let version = "must be 1.0, the version of CloudEvents that is read";
+    let sent = |data: &str| delivered("ticket.closed", data, INTAKE);
+    vec![
+        structured(row("a CloudEvent", cloud("", ""), sent(plain))),
+        row("a CloudEvent that nobody announced", cloud("", ""), sent(plain)),
+        structured(row("a CloudEvent with a time", cloud("time", r#""2026-01-31T12:00:00.9+01:00""#), {
+            delivered("ticket.closed", plain, "1769857200")
+        })),
+        structured(row("a CloudEvent of 30 digits", cloud("data", digits), sent(digits))),
+        structured(row("a CloudEvent without data", cloud("data", ""), sent("null"))),
+        structured(row(
+            "a CloudEvent in base64",
+            cloud("data", "").replacen('{', r#"{"data_base64":"eyAiYSIgOjEuMCB9","#, 1),
+            sent(r#"{ "a" :1.0 }"#),
+        )),
+        structured(row(
+            "a CloudEvent of another version",
+            cloud("specversion", r#""0.3""#),
+            dead("specversion", version),
+        )),
+        structured(row(
+            "a CloudEvent without an id",
+            cloud("id", ""),
+            dead("id", "is missing; a CloudEvent must have it"),
+        )),
+        structured(row(
+            "a CloudEvent of text",
+            cloud("datacontenttype", r#""text/plain""#),
+            dead("datacontenttype", json),
+        )),
+        structured(row("a CloudEvent of nobody", cloud("companyid", ""), {
+            let way_out =
+                "is missing: give the company's UUID as this extension, or as the header `company_id`";
+            nobodys("companyid", way_out)
+        })),
+        structured(row("a CloudEvent with its company in the header", cloud("companyid", ""), sent(plain)))
+            .header("company_id", COMPANY),
+        typed(
+            row("a batch of CloudEvents", format!("[{}]", cloud("", "")), {
+                nobodys("content_type", "is that of a batch; publish each event as a message of its own")
+            }),
+            "application/cloudevents-batch+json",
+        ),
+        typed(binary("a binary CloudEvent", AMQP, plain, sent(plain)), "application/json"),
+        typed(binary("a binary CloudEvent by JMS", JMS, digits, sent(digits)), "application/vnd.xt+json"),
+        binary("a binary CloudEvent by RabbitMQ", RABBIT, "[ 1 ]", sent("[ 1 ]")),
+        binary("a binary CloudEvent without a body", RABBIT, "", sent("null")),
+        binary("a binary CloudEvent with a time", RABBIT, "1", delivered("ticket.closed", "1", "1769857200"))
+            .header("ce-time", "2026-01-31T11:00:00Z"),
+        typed(
+            binary("a binary CloudEvent of text", RABBIT, "hello", dead("datacontenttype", json)),
+            "text/plain",
+        ),
+        binary("a binary CloudEvent of another version", AMQP, "1", dead("specversion", version))
+            .header("cloudEvents:specversion", "2.0"),
+        binary("a binary CloudEvent that is not JSON", JMS, "hello", {
+            dead("body", "is not JSON: expected value at line 1 column 1")
+        }),
+    ]
+}

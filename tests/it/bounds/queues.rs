@@ -137,7 +137,8 @@ async fn a_worker_holds_no_more_jobs_than_its_prefetch() {
     const EVENTS: usize = 20;
     let (app, receiver) = (App::new().await, Receiver::start().await);
     app.set("PREFETCH", 5);
-    receiver.answer([Answer::silence()]);
+    // The first answer shows, while others wait, that the receiver answers in time: else it would not get them all.
+    receiver.answer([Answer::ok().after(Duration::from_millis(100)), Answer::silence()]);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
     // Without feed there are no tide marks among the jobs.
@@ -148,9 +149,13 @@ async fn a_worker_holds_no_more_jobs_than_its_prefetch() {
     })
     .await;
     let worker = app.start(&["--role", "deliver"]).await;
-    receiver.wait_for(5).await;
-    assert_eq!(app.depth("deliveries.0").await as usize, EVENTS - 5);
-    assert_eq!(receiver.count(), 5);
+    receiver.wait_for(1 + 5).await;
+    app.wait_for_count("select count(*) from webhook_deliveries where status = 'delivered'", 1).await;
+    eventually("one is acknowledged and five are held", async || {
+        (app.depth("deliveries.0").await as usize == EVENTS - 1 - 5).then_some(())
+    })
+    .await;
+    assert_eq!(receiver.count(), 1 + 5);
     worker.kill().await;
     assert_eq!(ingest.stop().await, Some(0));
 

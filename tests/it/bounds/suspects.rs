@@ -6,7 +6,7 @@ use serde_json::json;
 use sqlx::{AssertSqlSafe, Connection, Executor, PgConnection};
 use uuid::Uuid;
 
-use super::{all_delivered, declare};
+use super::all_delivered;
 use crate::support::{
     app::{App, eventually},
     load,
@@ -15,8 +15,6 @@ use crate::support::{
 
 /// How often a message may be handed out in these tests.
 const DELIVERY_LIMIT: usize = 2;
-/// How often, when it is alone; fixed in the topology.
-const ALONE_LIMIT: usize = 3;
 /// How many workers in a row may die with a delivery, the last three of them with it alone.
 const DEATHS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(90);
@@ -135,44 +133,5 @@ async fn a_delivery_that_ends_every_worker_is_given_up_and_its_neighbours_arrive
     .await;
     assert_eq!(worker.stop().await, Some(0));
     assert_eq!(upstream.stop().await, Some(0));
-    assert_eq!(app.count("select count(*) from dead_letters").await, 1);
-}
-
-#[tokio::test]
-async fn an_event_that_ends_every_ingest_is_given_up_and_its_neighbours_arrive() {
-    const EVENTS: u32 = 5;
-    let (app, receiver) = (App::new().await, Receiver::start().await);
-    app.set("DELIVERY_LIMIT", DELIVERY_LIMIT);
-    let company = Uuid::new_v4();
-    app.webhook(company, &receiver.url("/"), json!({})).await;
-    declare(&app).await;
-    load::publish(&app, company, EVENTS.into()).await;
-    let keep = app.run(&["--role", "keep"]).await;
-    // Nothing can be committed, so all that an ingest can do is to hold what it took.
-    let lock = locked(&app, "webhooks").await;
-    dies_holding(&app, "ingest", "events", DELIVERY_LIMIT + 1).await;
-    eventually("they are asked for alone", async || {
-        (app.depth("suspects.events").await == EVENTS).then_some(())
-    })
-    .await;
-    for _ in 0..=ALONE_LIMIT {
-        let ingest = app.run(&["--role", "ingest"]).await;
-        eventually("it holds one of them alone", async || {
-            (app.depth("suspects.events").await == EVENTS - 1).then_some(())
-        })
-        .await;
-        ingest.kill().await;
-    }
-    app.wait_for_count("select count(*) from dead_letters where kind = 'event'", 1).await;
-    let reason: String =
-        sqlx::query_scalar("select reason from dead_letters").fetch_one(&app.pool).await.expect("a row");
-    assert_eq!(reason, "ended the worker 3 times");
-
-    lock.close().await.expect("closed");
-    let service = app.run(&[]).await;
-    all_delivered(&app, i64::from(EVENTS) - 1).await;
-    assert_eq!(service.stop().await, Some(0));
-    assert_eq!(keep.stop().await, Some(0));
-    assert_eq!(receiver.count(), EVENTS as usize - 1);
     assert_eq!(app.count("select count(*) from dead_letters").await, 1);
 }

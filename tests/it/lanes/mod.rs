@@ -1,0 +1,7 @@
+//! Lanes: one bad receiver costs the others nothing.
+
+mod breaker;
+mod bulkhead;
+mod gate;
+mod pace;
+mod recovery;
