@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ, and stops what it started.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench sqlx-prepare
+.PHONY: help demo test check bench bench-lanes sqlx-prepare
 
 # Builds use the committed .sqlx, whatever database happens to be named in the environment.
 export SQLX_OFFLINE = true
@@ -27,6 +27,9 @@ check: ## format, lints, docs, licences, .sqlx, scripts
 
 bench: ## the load table, release build; wants a quiet machine
 	scripts/services run -- cargo bench --locked --bench load
+
+bench-lanes: ## hostile receivers, limits, outages beside healthy ones; release build, fifteen minutes
+	scripts/services run -- cargo bench --locked --bench lanes
 
 sqlx-prepare: ## write .sqlx anew, after a change to a query or a migration
 	scripts/services run -- scripts/sqlx-prepare

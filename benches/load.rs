@@ -15,7 +15,8 @@
     clippy::cast_sign_loss,
     clippy::default_trait_access,
     clippy::disallowed_methods,
-    reason = "counts and times of a run are small, and its clock is the machine's"
+    dead_code,
+    reason = "counts and times of a run are small, its clock is the machine's, and `lanes` uses what this does not"
 )]
 
 #[path = "load/machine.rs"]

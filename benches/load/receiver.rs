@@ -77,6 +77,11 @@ impl Receiver {
         }
     }
 
+    /// Which events arrived, and when.
+    pub fn times(&self) -> Vec<(u64, Instant)> {
+        self.arrivals.lock().expect("not poisoned").iter().map(|a| (a.event, a.at)).collect()
+    }
+
     pub fn summary(&self, began: Instant) -> Summary {
         let arrivals = self.arrivals.lock().expect("not poisoned").clone();
         let mut latencies: Vec<u64> = arrivals.iter().map(|a| a.latency_us).collect();

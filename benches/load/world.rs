@@ -78,9 +78,46 @@ impl World {
         Ok(company)
     }
 
+    /// Registers one webhook, with these columns beside the usual ones.
+    pub async fn webhook(&self, company: Uuid, name: &str, url: &str, more: &[(&str, &str)]) -> Result<Uuid> {
+        let mut database = self.database().await?;
+        let (mut columns, mut values) = (String::new(), String::new());
+        for (column, value) in more {
+            columns += ", ";
+            columns += column;
+            values += ", ";
+            values += value;
+        }
+        let id = sqlx::query_scalar(AssertSqlSafe(format!(
+            "insert into webhooks (company_id, name, url, events, secret{columns})
+             values ($1, $2, $3, array['ticket.*'], 'whsec_' || repeat('A', 32){values}) returning id"
+        )))
+        .bind(company)
+        .bind(name)
+        .bind(url)
+        .fetch_one(&mut database)
+        .await?;
+        Ok(id)
+    }
+
+    /// A connection to the ledger.
+    pub async fn database(&self) -> Result<PgConnection> {
+        Ok(PgConnection::connect(&self.database_url).await?)
+    }
+
+    /// The queues' prefix.
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
     /// Starts the service with its defaults, logging as it would, and waits until it is ready.
     pub async fn service(&self) -> Result<Service> {
-        let mut child = self.command("run").stderr(Stdio::piped()).spawn()?;
+        self.service_with(&[]).await
+    }
+
+    /// The same with other settings.
+    pub async fn service_with(&self, settings: &[(&str, &str)]) -> Result<Service> {
+        let mut child = self.command("run").envs(settings.iter().copied()).stderr(Stdio::piped()).spawn()?;
         let mut log = BufReader::new(child.stderr.take().context("piped")?).lines();
         let mut address = None;
         while address.is_none() {
@@ -133,21 +170,31 @@ impl Service {
         self.child.id().unwrap_or_default()
     }
 
+    /// The sum of a metric over its labels.
+    pub async fn metric(&self, name: &str) -> Result<f64> {
+        let text = self.get("/metrics").await?;
+        let of = |line: &str| {
+            let (key, value) = line.rsplit_once(' ')?;
+            (key.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
+        };
+        Ok(text.lines().filter_map(of).sum())
+    }
+
     pub fn peak_mib(&self) -> f64 {
         machine::peak_mib(self.pid())
     }
 
     async fn is_ready(&self) -> bool {
-        let ask = async {
-            let mut stream = TcpStream::connect(&self.address).await?;
-            stream
-                .write_all(b"GET /health/ready HTTP/1.1\r\nhost: probes\r\nconnection: close\r\n\r\n")
-                .await?;
-            let mut answer = String::new();
-            stream.read_to_string(&mut answer).await?;
-            std::io::Result::Ok(answer.starts_with("HTTP/1.1 200"))
-        };
-        ask.await.unwrap_or(false)
+        self.get("/health/ready").await.is_ok_and(|answer| answer.starts_with("HTTP/1.1 200"))
+    }
+
+    async fn get(&self, path: &str) -> Result<String> {
+        let mut stream = TcpStream::connect(&self.address).await?;
+        let ask = format!("GET {path} HTTP/1.1\r\nhost: probes\r\nconnection: close\r\n\r\n");
+        stream.write_all(ask.as_bytes()).await?;
+        let mut answer = String::new();
+        stream.read_to_string(&mut answer).await?;
+        Ok(answer)
     }
 
     pub async fn stop(mut self) -> Result<()> {
