@@ -43,7 +43,7 @@ impl Outcomes {
         Some(Heard {
             company: attempt.company,
             event: attempt.event,
-            operational: class != OutcomeClass::Accepted && breaker::is_operational(&attempt.event_type),
+            operational: class != OutcomeClass::Accepted && attempt.event_type.is_reserved(),
             class,
             probe: finished.probe,
             hold_back: attempt.exchange.hold_back.map(|wait| wait.min(self.retry_after_max)),

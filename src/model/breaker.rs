@@ -20,7 +20,6 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    event::EventType,
     id::{CompanyId, EventId},
     outcome::OutcomeClass,
 };
@@ -41,9 +40,6 @@ pub const SUCCESS_SEEN_EVERY: Duration = Duration::from_mins(1);
 pub const REASON_MAX: usize = 400;
 /// What is said of a closing.
 pub const CLOSED_BECAUSE: &str = "the receiver accepted a delivery again";
-
-/// Event types that begin so are this service's own: of what they bring about nobody is told, or they would cause others.
-const OPERATIONAL: [&str; 2] = ["webhook.", "delivery."];
 
 /// When a breaker opens, and how its probes wait.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -85,12 +81,6 @@ pub fn jitter(random: f64) -> f64 {
 #[must_use]
 pub const fn counts(class: OutcomeClass) -> bool {
     matches!(class, OutcomeClass::ServerError | OutcomeClass::TimedOut | OutcomeClass::Unreachable)
-}
-
-/// Whether a type is one of this service's own.
-#[must_use]
-pub fn is_operational(event_type: &EventType) -> bool {
-    OPERATIONAL.iter().any(|begin| event_type.as_str().starts_with(begin))
 }
 
 /// What one finished attempt says of its lane. Those of tests say nothing and are not asked.
