@@ -70,10 +70,11 @@ pub(super) async fn attempt(
         request_head,
         exchange,
     };
+    let version = task.known.version();
     let probe = task.probe.map(Probe::spend).is_some();
     say(&worker, &attempt, &next);
     // The recorder lives as long as the worker.
-    let _ = worker.finished.send(Finished { attempt, next, hand: task.hand, probe });
+    let _ = worker.finished.send(Finished { attempt, next, hand: task.hand, probe, version });
 }
 
 /// The URL and the signed headers; or why there can be no request.

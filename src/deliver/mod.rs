@@ -54,7 +54,6 @@ pub use webhooks::Webhooks;
 use self::{
     aside::Asides,
     claim::Claims,
-    gate::why_not,
     hand::Task,
     lane::Lanes,
     outcomes::Outcomes,

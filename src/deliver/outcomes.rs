@@ -47,7 +47,12 @@ impl Outcomes {
             class,
             probe: finished.probe,
             hold_back: attempt.exchange.hold_back.map(|wait| wait.min(self.retry_after_max)),
-            share: self.shares.note(attempt.webhook, breaker::counts(class), Instant::now()),
+            share: self.shares.note(
+                attempt.webhook,
+                finished.version,
+                breaker::counts(class),
+                Instant::now(),
+            ),
         })
     }
 

@@ -12,7 +12,7 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{PARKED_FOR, Worker, hand::Task};
+use super::{PARKED_FOR, Worker, gate::why_not, hand::Task};
 use crate::{
     clock::Clock,
     model::{WebhookId, lane::May},
@@ -118,7 +118,7 @@ impl Worker {
                 self.offer(task);
                 self.start_what_may();
             }
-            May::Wait(until) => self.park_until(&task, until, super::why_not(&standing, now)),
+            May::Wait(until) => self.park_until(&task, until, why_not(&standing, now)),
             // Another has it. It will know before its lease ends, in all likelihood.
             May::Probe => {
                 let soon = now + super::pace::delta(PARKED_FOR);

@@ -38,6 +38,8 @@ pub(super) struct Finished {
     pub hand: Arc<Hand>,
     /// Whether it was the one probe of an open lane.
     pub probe: bool,
+    /// The state of the webhook that it was made in.
+    pub version: u64,
 }
 
 /// The task that records.

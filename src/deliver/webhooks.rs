@@ -32,6 +32,13 @@ pub(super) struct Known {
     epoch: u64,
 }
 
+impl Known {
+    /// Grows with each change of the webhook or its breaker, now and then without one.
+    pub(super) fn version(&self) -> u64 {
+        self.epoch
+    }
+}
+
 /// The cache; cheap to clone.
 #[derive(Clone)]
 pub struct Webhooks {

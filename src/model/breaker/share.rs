@@ -1,8 +1,8 @@
 //! The share of a worker's own attempts that fail: what opens a breaker whose receiver fails often, but never five
 //! times in a row.
 //!
-//! A webhook is watched from a failure on, and forgotten when it has not failed for a minute, or when its breaker has
-//! changed. So what is kept is bounded by the webhooks that failed lately, and by [`WATCHED_MAX`].
+//! A webhook is watched from a failure on, and forgotten when it has not failed for a minute, or when it has changed: its
+//! breaker, whoever opened or closed it, or its settings. What was before says nothing of what comes. So what is kept is bounded by the webhooks that failed lately, and by [`WATCHED_MAX`].
 
 use std::{
     collections::HashMap,
@@ -56,6 +56,8 @@ pub struct Shares {
 
 #[derive(Debug, Default)]
 struct Watched {
+    /// The state of the webhook that its attempts were made in.
+    version: u64,
     /// The part of time that was counted in last, and the one of the last failure.
     latest: u64,
     failed_in: u64,
@@ -69,22 +71,27 @@ impl Shares {
         Self { began: now, swept: 0, watched: HashMap::new() }
     }
 
-    /// Takes note of an attempt. Gives the share if this one is a failure and it asks to open.
-    pub fn note(&mut self, webhook: WebhookId, fails: bool, now: Instant) -> Option<Share> {
+    /// Takes note of an attempt. Gives the share if this one is a failure and it asks to open. `version` grows with each
+    /// change of the webhook or its breaker: attempts of an older one no longer count.
+    pub fn note(&mut self, webhook: WebhookId, version: u64, fails: bool, now: Instant) -> Option<Share> {
         let part = self.part(now);
         if part > self.swept {
             self.swept = part;
             self.watched.retain(|_, watched| watched.failed_in + PARTS as u64 > part);
         }
-        if fails && self.watched.len() < WATCHED_MAX {
-            self.watched.entry(webhook).or_insert_with(|| Watched { latest: part, ..Watched::default() });
+        if self.watched.get(&webhook).is_some_and(|watched| watched.version < version) {
+            self.watched.remove(&webhook);
         }
-        let watched = self.watched.get_mut(&webhook)?;
+        if fails && self.watched.len() < WATCHED_MAX {
+            let fresh = || Watched { version, latest: part, ..Watched::default() };
+            self.watched.entry(webhook).or_insert_with(fresh);
+        }
+        let watched = self.watched.get_mut(&webhook).filter(|watched| watched.version == version)?;
         watched.count(part, fails);
         Some(watched.share()).filter(|share| fails && share.asks_to_open())
     }
 
-    /// Begins anew with a webhook whose breaker has changed: what was before says nothing of what comes.
+    /// Begins anew with a webhook whose breaker this worker has changed, before that comes back as a new version.
     pub fn forget(&mut self, webhook: WebhookId) {
         self.watched.remove(&webhook);
     }
@@ -146,7 +153,7 @@ mod tests {
             let now = Instant::now();
             let mut shares = Shares::new(now);
             let asked = outcomes.chars().zip(0_u32..).find_map(|(outcome, n)| {
-                let share = shares.note(webhook(1), outcome == 'f', now + gap * n)?;
+                let share = shares.note(webhook(1), 0, outcome == 'f', now + gap * n)?;
                 Some((n as usize, share))
             });
             assert_eq!(asked, expected, "{outcomes} each {gap:?}");
@@ -167,17 +174,33 @@ mod tests {
     }
 
     #[test]
+    fn what_was_before_a_change_of_the_webhook_says_nothing_of_what_comes() {
+        let now = Instant::now();
+        let mut shares = Shares::new(now);
+        let mut fail = |version, times: u32| {
+            let asked = (0..times).filter_map(|_| shares.note(webhook(1), version, true, now));
+            asked.last().map(|share| share.failed)
+        };
+        assert_eq!(fail(0, 30), Some(30));
+        // Another worker closed the breaker.
+        assert_eq!(fail(1, 19), None);
+        // What was under way before that does not count.
+        assert_eq!(fail(0, 30), None);
+        assert_eq!(fail(1, 1), Some(20));
+    }
+
+    #[test]
     fn who_has_not_failed_for_a_minute_is_forgotten_and_no_more_are_watched_than_may_be() {
         let now = Instant::now();
         let mut shares = Shares::new(now);
         for n in 0..WATCHED_MAX as u128 + 100 {
-            shares.note(webhook(n), true, now);
-            shares.note(webhook(n + 1_000_000), false, now);
+            shares.note(webhook(n), 0, true, now);
+            shares.note(webhook(n + 1_000_000), 0, false, now);
         }
         assert_eq!(shares.watched(), WATCHED_MAX, "those that never failed are not watched");
-        shares.note(webhook(3), true, now + SHARE_WINDOW / 2);
-        shares.note(webhook(4), false, now + SHARE_WINDOW / 2);
-        shares.note(webhook(5), false, now + SHARE_WINDOW);
+        shares.note(webhook(3), 0, true, now + SHARE_WINDOW / 2);
+        shares.note(webhook(4), 0, false, now + SHARE_WINDOW / 2);
+        shares.note(webhook(5), 0, false, now + SHARE_WINDOW);
         assert_eq!(shares.watched(), 1);
         shares.forget(webhook(3));
         assert_eq!(shares.watched(), 0);
@@ -192,7 +215,7 @@ mod tests {
             for (gap, fails) in steps {
                 // Mostly dense, so that there are shares.
                 clock += gap / 10;
-                let asked = shares.note(webhook(1), fails, began + Duration::from_secs(clock));
+                let asked = shares.note(webhook(1), 0, fails, began + Duration::from_secs(clock));
                 let now = clock / PART.as_secs();
                 let failed_lately = |seen: &[(u64, bool)]| seen.iter().any(|(part, fails)| *fails && part + 12 > now);
                 if !failed_lately(&seen) {
