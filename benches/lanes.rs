@@ -2,7 +2,7 @@
 //! that publishes without measure, and an outage with a million deliveries waiting.
 //!
 //! ```text
-//! scripts/services run -- cargo bench --bench lanes                           all of it, about ten minutes
+//! scripts/services run -- cargo bench --bench lanes                           all of it, about fifteen minutes
 //! cargo bench --bench lanes -- --only silent,pace                             some, on DATABASE_URL and AMQP_URL
 //! ```
 //! Like `load`, it wants a quiet machine, stays on loopback, is bounded, and ends what it started.
@@ -42,7 +42,7 @@ use crate::{
     hostile::{Hostile, Manner},
     publish::Pace,
     receiver::Receiver,
-    world::{Service, World},
+    world::World,
 };
 
 /// Bytes of `data` in each event.
@@ -139,7 +139,8 @@ async fn beside(name: &str, bad: usize, manner: Manner) -> Result<()> {
     let sockets = hostile.iter().map(Hostile::open_most).max().unwrap_or(0);
     let requests: usize = hostile.iter().map(Hostile::requests).sum();
     println!(
-        "{name:<12} healthy: {} arrived, p50 {:.1} ms, p99 {:.1} ms; hostile: {sockets} sockets at most, {requests} requests, {owed:?}",
+        "{name:<12} healthy: {} arrived, p50 {:.1} ms, p99 {:.1} ms; hostile: {sockets} sockets at most, \
+         {requests} requests, {owed:?}",
         arrived.count, arrived.p50_ms, arrived.p99_ms,
     );
     database.close().await?;
@@ -191,7 +192,8 @@ async fn pace() -> Result<()> {
     .fetch_one(&mut database)
     .await?;
     println!(
-        "pace         {BACKLOG} at {RATE}/s: {seconds:.1} s, {:.2} jobs a delivery, at most {excess:.2} requests more than the limit in any window of 1 to 4 s",
+        "pace         {BACKLOG} at {RATE}/s: {seconds:.1} s, {:.2} jobs a delivery, at most {excess:.2} requests more \
+         than the limit in any window of 1 to 4 s",
         jobs / BACKLOG as f64,
     );
     database.close().await?;
@@ -228,7 +230,8 @@ async fn greedy() -> Result<()> {
     delays.sort_unstable_by(f64::total_cmp);
     let quantile = |q: f64| delays[((delays.len() as f64 * q).ceil() as usize).saturating_sub(1)];
     println!(
-        "greedy       beside {GREEDY_EVENTS} events at once: from commit to arrival p50 {:.1} ms, p99 {:.1} ms ({} events); from publish to arrival p50 {:.1} ms, p99 {:.1} ms",
+        "greedy       beside {GREEDY_EVENTS} events at once: from commit to arrival p50 {:.1} ms, p99 {:.1} ms \
+         ({} events); from publish to arrival p50 {:.1} ms, p99 {:.1} ms",
         quantile(0.5),
         quantile(0.99),
         delays.len(),
@@ -276,17 +279,18 @@ async fn outage() -> Result<()> {
     warm(&world, &connection, &receiver, company, 1).await?;
     let steady = Pace::Steady { per_second: 200 };
     let without = measure(&world, &connection, &receiver, company, steady).await?;
-    let rss = rss_mib(&service);
+    let before = service.resident_mib();
     waiting(&world, other, webhook).await?;
     let with = measure(&world, &connection, &receiver, company, steady).await?;
     let ready = queue(&connection, world.prefix()).await?;
     println!(
-        "outage       others at 200/s without: p50 {:.1} ms, p99 {:.1} ms, {rss:.0} MiB; with {WAITING} waiting: p50 {:.1} ms, p99 {:.1} ms, {:.0} MiB; {ready} jobs in the broker, {} requests to the receiver that is down",
+        "outage       others at 200/s without: p50 {:.1} ms, p99 {:.1} ms, {before:.0} MiB; with {WAITING} waiting: \
+         p50 {:.1} ms, p99 {:.1} ms, {:.0} MiB; {ready} jobs in the broker, {} requests to the receiver that is down",
         without.0,
         without.1,
         with.0,
         with.1,
-        rss_mib(&service),
+        service.resident_mib(),
         down.requests(),
     );
     down.turn(Manner::Well);
@@ -297,7 +301,10 @@ async fn outage() -> Result<()> {
     let (first, from) = (down.accepted(), Instant::now());
     tokio::time::sleep(Duration::from_secs(20)).await;
     let rate = (down.accepted() - first) as f64 / from.elapsed().as_secs_f64();
-    println!("             back: drains at {rate:.0}/s, its limit being 500/s; {:.0} MiB", rss_mib(&service));
+    println!(
+        "             back: drains at {rate:.0}/s, its limit being 500/s; {:.0} MiB",
+        service.resident_mib()
+    );
     service.stop().await?;
     world.remove().await
 }
@@ -351,12 +358,4 @@ async fn queue(connection: &lapin::Connection, prefix: &str) -> Result<u32> {
     let queue =
         channel.queue_declare(format!("{prefix}.deliveries.0").into(), options, Default::default()).await?;
     Ok(queue.message_count())
-}
-
-/// The memory a process has now, in MiB.
-fn rss_mib(service: &Service) -> f64 {
-    let status = std::fs::read_to_string(format!("/proc/{}/status", service.pid())).unwrap_or_default();
-    let kib =
-        status.lines().find_map(|line| line.strip_prefix("VmRSS:")?.trim().strip_suffix(" kB")?.parse().ok());
-    kib.unwrap_or(0.0) / 1024.0
 }

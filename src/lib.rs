@@ -7,13 +7,16 @@
 //!    delivery for each of them in one statement ([`store::ingest_batch`]). Only then is the message acknowledged.
 //! 2. For each new delivery a *job* is published: a hint that an attempt is owed. Losing it costs time, never the
 //!    delivery, for the ledger says what is owed.
-//! 3. [`deliver`] takes the job, looks at the webhook's present state, waits for a place in its lane, and, unless the
-//!    job is fresh, claims the delivery in the ledger ([`store::claim`]). [`egress`] posts the signed request
+//! 3. [`deliver`] takes the job, looks at the webhook's present state and whether its lane lets anything start
+//!    ([`model::lane`]), waits for a place in it and, where it has a pace, for a slot ([`store::lanes`]); unless the job
+//!    is fresh it claims the delivery in the ledger ([`store::claim`]). [`egress`] posts the signed request
 //!    ([`model::request`], [`model::signature`]) to an address that it has judged.
 //! 4. What came of it is an outcome ([`model::outcome`]), never an error; the retry policy makes the next step of it
-//!    ([`model::retry_policy`]). Both are committed ([`store::record_attempts`]) before the job is acknowledged.
+//!    ([`model::retry_policy`]). Both are committed ([`store::record_attempts`]) before the job is acknowledged, and with
+//!    them what the outcome does to the lane: failures open its breaker, a success closes it ([`model::breaker`]).
 //! 5. A short wait is spent in a retry queue. Every other wait is in the ledger, and [`feed`] makes a job of it when
-//!    its time has come; so it does for what was held, had no room, is replayed, or has lost its job.
+//!    its time has come and its lane has room; so it does for what was held, is replayed, or has lost its job. It also
+//!    makes known what happened to webhooks and deliveries ([`model::operational`]).
 //! 6. What is given up is a dead letter. [`keep`] makes sure that it stands in the ledger, and keeps what the broker
 //!    gives up by itself. From there it can be asked for anew.
 //! 7. [`prune`] makes the days of the history ahead, and drops those past the retention after ending what they owe.

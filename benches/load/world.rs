@@ -180,6 +180,10 @@ impl Service {
         Ok(text.lines().filter_map(of).sum())
     }
 
+    pub fn resident_mib(&self) -> f64 {
+        machine::resident_mib(self.pid())
+    }
+
     pub fn peak_mib(&self) -> f64 {
         machine::peak_mib(self.pid())
     }

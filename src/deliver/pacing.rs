@@ -10,6 +10,7 @@
 //! Lanes without a pace never come here. Begin with `pace.rs`, which decides.
 
 use std::{
+    collections::HashSet,
     sync::{
         Arc, Weak,
         atomic::{AtomicU64, Ordering},
@@ -28,6 +29,7 @@ use super::{
 };
 use crate::{
     clock::Clock,
+    model::WebhookId,
     store::{
         lanes::{self, Reserved, Wanted},
         set_aside::Aside,
@@ -128,10 +130,32 @@ impl Worker {
             .persist("reserve slots", |pool| async move { lanes::reserve_slots(&pool, wanted, lead).await })
             .await;
         match reserved {
-            Ok(reserved) => self.reserved(wants, reserved),
+            Ok(reserved) => {
+                let answered: HashSet<WebhookId> = reserved.iter().map(|answer| answer.webhook).collect();
+                let missing =
+                    wants.iter().map(|want| want.webhook).filter(|id| !answered.contains(id)).collect();
+                self.reserved(wants, reserved);
+                self.make_lanes(missing).await;
+            }
             // Nothing here comes from outside; should it be refused all the same, what waits is parked.
             Err(bad) => tracing::error!(%bad, "no slots can be reserved"),
         }
+    }
+
+    /// Makes lanes that got no answer, for without one nothing of theirs would ever start.
+    async fn make_lanes(&self, missing: Vec<WebhookId>) {
+        if missing.is_empty() {
+            return;
+        }
+        tracing::warn!(?missing, "webhooks without a row in `lanes`; it is made");
+        let missing = &missing;
+        let made =
+            self.ledger.persist("make lanes", |pool| async move { lanes::make(&pool, missing).await }).await;
+        if let Err(bad) = made {
+            tracing::error!(%bad, "a lane cannot be made");
+        }
+        // Those of a webhook that is gone itself are asked for again and again until its deliveries are cancelled.
+        tokio::time::sleep(PARK_AFTER).await;
     }
 
     fn reserved(&self, wants: &[Want], reserved: Vec<Reserved>) {

@@ -6,14 +6,17 @@
 //! held, of a resumed webhook      ─┤
 //! replays, chunk by chunk         ─┤
 //! lost jobs (tide marks)          ─┘
+//!
+//! what happened to lanes and deliveries ─▶ operational events, recoveries
 //! ```
 //!
 //! One process is active, by a lease; the others stand by and take over when it ends. Nothing here is remembered
 //! that the ledger does not know: a feed that dies in any line is followed by one that goes on from the rows.
 //!
 //! Begin with [`Feed::run`]; `due.rs` feeds, `held.rs` releases and cancels, `replays.rs` expands orders,
-//! `rescue.rs` finds the deliveries whose job is lost, `suspects.rs` those whose workers died; `lanes.rs` says how much
-//! a webhook's lane lets be fed, `seen.rs` up to when it was fed, `transitions.rs` makes known what happened to lanes and orders what follows.
+//! `rescue.rs` finds the deliveries whose job is lost, `suspects.rs` those whose workers died. `lanes.rs` says how much
+//! a webhook's lane lets be fed, `seen.rs` up to when it was fed; `transitions.rs` makes known what happened to lanes
+//! and deliveries, and orders what follows.
 
 mod due;
 mod held;

@@ -2,8 +2,9 @@
 //!
 //! The broker counts how often it hands a message out, but each time a claim has run out a new message asks for its
 //! delivery. So the ledger counts as well: a claim that meets one that ran out adds a death, and whoever records an
-//! attempt takes all of them back. Keep adds one when the broker has handed a delivery out alone too often. After [`SUSPECT_AFTER_DEATHS`] a delivery goes to the queue where everybody is asked
-//! for alone, so that its neighbours are out of danger and a further death is its own doing.
+//! attempt takes all of them back. Keep adds one when the broker has handed a delivery out alone too often. After
+//! [`SUSPECT_AFTER_DEATHS`] a delivery goes to the queue where everybody is asked for alone, so that its neighbours are
+//! out of danger and a further death is its own doing.
 
 use super::Feed;
 use crate::{

@@ -99,6 +99,24 @@ pub async fn reserve_slots(pool: &PgPool, wanted: &[Wanted], lead: Duration) -> 
         .collect())
 }
 
+/// Makes lanes that are not there: only a hand in the table takes one away.
+pub async fn make(pool: &PgPool, webhooks: &[WebhookId]) -> sqlx::Result<()> {
+    let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.0).collect();
+    sqlx::query!(
+        "-- lanes.make
+        insert into lanes (webhook_id, company_id)
+        select id, company_id
+        from webhooks
+        where id = any($1)
+        order by id
+        on conflict do nothing",
+        &ids,
+    )
+    .execute(pool)
+    .await?;
+    Ok(())
+}
+
 /// The ledger's answer to who would probe a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Probe {

@@ -260,3 +260,15 @@ async fn after_a_pause_nothing_is_made_up_for_and_a_limit_can_be_lifted() {
     );
     assert_eq!(service.stop().await, Some(0));
 }
+
+#[tokio::test]
+async fn a_lane_whose_row_is_gone_is_made_again_and_goes_on_at_its_pace() {
+    let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
+    let webhook = app.webhook(company, &receiver.url("/"), json!({"rate_limit": RATE})).await;
+    let gone = sqlx::query("delete from lanes where webhook_id = $1").bind(webhook);
+    gone.execute(&app.pool).await.expect("it can be taken away");
+    let _service = app.run(&[]).await;
+    app.publish(company, "ticket.created", json!({})).await;
+    receiver.wait_for(1).await;
+    app.wait_for_count("select count(*) from lanes where next_slot_at is not null", 1).await;
+}
