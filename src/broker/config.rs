@@ -58,6 +58,11 @@ pub struct Config {
     /// How many jobs may be ready in a deliveries queue; above it they wait in the ledger
     #[arg(long, env = "WINDOW_JOBS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub window_jobs: u32,
+
+    /// How many jobs may be ready in a prompt deliveries queue; above it new ones stand in line with all others, and with
+    /// 0 all do
+    #[arg(long, env = "PROMPT_JOBS", default_value_t = 500)]
+    pub prompt_jobs: u32,
 }
 
 fn prefix(text: &str) -> Result<String, String> {
@@ -95,6 +100,7 @@ pub(super) mod tests {
             events_queue_bytes_max: 1 << 30,
             retry_jobs_max: 100_000,
             window_jobs: 1000,
+            prompt_jobs: 500,
         }
     }
 
@@ -127,6 +133,7 @@ pub(super) mod tests {
         check("events-queue-bytes-max", "0", false);
         check("retry-jobs-max", "0", false);
         check("window-jobs", "0", false);
+        check("prompt-jobs", "0", true);
     }
 
     #[test]

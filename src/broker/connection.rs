@@ -23,7 +23,7 @@ use tokio::{
 use tokio_util::sync::CancellationToken;
 
 use super::{
-    Config, Error, Topology, declare,
+    Config, Error, Queue, Topology, declare,
     error::{on_channel, on_connect},
     version,
 };
@@ -78,8 +78,8 @@ pub(super) struct Shared {
     /// One declares at a time.
     declaring: tokio::sync::Mutex<()>,
     version_is_checked: AtomicBool,
-    /// The shards that another `DELIVERY_SHARDS` left behind; unknown until somebody has looked.
-    leftovers: Mutex<Option<Vec<u8>>>,
+    /// The queues that another `DELIVERY_SHARDS` left behind; unknown until somebody has looked.
+    leftovers: Mutex<Option<Vec<Queue>>>,
 }
 
 impl Shared {
@@ -95,7 +95,7 @@ impl Shared {
         }
     }
 
-    pub(super) fn leftovers(&self) -> Vec<u8> {
+    pub(super) fn leftovers(&self) -> Vec<Queue> {
         self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
@@ -111,7 +111,7 @@ impl Shared {
         }
         let found = declare::settle_shards(connection, &self.topology).await?;
         if !found.is_empty() {
-            tracing::info!(shards = ?found, "queues of a larger DELIVERY_SHARDS are still there and are consumed");
+            tracing::info!(queues = ?found, "queues of a larger DELIVERY_SHARDS are still there and are consumed");
         }
         *self.leftovers.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(())

@@ -64,12 +64,17 @@ pub(super) async fn events_exchange_is_there(
 }
 
 /// Finds the deliveries queues that a larger `DELIVERY_SHARDS` left behind, and takes from every queue the
-/// buckets that are no longer its own. Gives the shards of the leftovers: they are consumed while they exist.
-pub(super) async fn settle_shards(connection: &Connection, topology: &Topology) -> Result<Vec<u8>, Error> {
-    let mut leftovers = Vec::new();
+/// buckets that are no longer its own. Gives the leftovers: they are consumed while they exist.
+pub(super) async fn settle_shards(connection: &Connection, topology: &Topology) -> Result<Vec<Queue>, Error> {
+    let (mut leftovers, mut queues) = (Vec::new(), Vec::new());
     for shard in topology.shards()..BUCKETS {
-        if exists(connection, topology, shard).await? {
+        if exists(connection, topology, Queue::Deliveries(shard)).await? {
             leftovers.push(shard);
+            queues.push(Queue::Deliveries(shard));
+            // A release before 0.2 made none. Of one that is left alone the ledger knows what was in it.
+            if exists(connection, topology, Queue::Prompt(shard)).await? {
+                queues.push(Queue::Prompt(shard));
+            }
         }
     }
     let strays = (0..topology.shards()).chain(leftovers.iter().copied()).flat_map(|shard| {
@@ -84,13 +89,13 @@ pub(super) async fn settle_shards(connection: &Connection, topology: &Topology) 
         .collect::<Result<(), _>>()
         .map_err(|error| on_channel(&error))?;
     close(&channel).await;
-    Ok(leftovers)
+    Ok(queues)
 }
 
 /// Asks for a queue without making it. A queue that is not there costs the channel, so each question has its own.
-async fn exists(connection: &Connection, topology: &Topology, shard: u8) -> Result<bool, Error> {
+async fn exists(connection: &Connection, topology: &Topology, queue: Queue) -> Result<bool, Error> {
     let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
-    let name = topology.name(Queue::Deliveries(shard));
+    let name = topology.name(queue);
     let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
     match channel.queue_declare(name.into(), options, FieldTable::default()).await {
         Ok(_) => {

@@ -7,7 +7,7 @@ use std::{fmt::Write, str::FromStr};
 
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{Destination, Headers, Message, Outgoing};
+use super::{Destination, Headers, Message, Outgoing, Queue};
 use crate::model::{DeliveryId, Job, RetryTier, WebhookId};
 
 /// AMQP's `type` of a job.
@@ -27,6 +27,12 @@ pub struct BadJob {
 #[must_use]
 pub fn encode(job: &Job) -> Outgoing {
     message(job, Destination::Deliveries { bucket: job.bucket() })
+}
+
+/// The message of a job that stands in line with none but the first jobs of companies that have few.
+#[must_use]
+pub fn encode_prompt(job: &Job, shard: u8) -> Outgoing {
+    message(job, Destination::Queue(Queue::Prompt(shard)))
 }
 
 /// The message of a job that waits in a retry queue first.

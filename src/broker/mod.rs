@@ -181,7 +181,13 @@ impl Broker {
     /// The room in the deliveries queues. Clones share what they count, so one is enough for a process.
     #[must_use]
     pub fn window(&self) -> Window {
-        Window::new(self.inner.clone())
+        Window::new(self.inner.clone(), Queue::Deliveries, self.inner.shared.config.window_jobs)
+    }
+
+    /// The room in the prompt ones.
+    #[must_use]
+    pub fn prompt_window(&self) -> Window {
+        Window::new(self.inner.clone(), Queue::Prompt, self.inner.shared.config.prompt_jobs)
     }
 
     /// Names, and the table of what exists.
@@ -190,13 +196,13 @@ impl Broker {
         &self.inner.shared.topology
     }
 
-    /// Every deliveries queue that exists: those of `DELIVERY_SHARDS`, and what a larger number left behind. A
+    /// Every deliveries queue that exists, ordinary or prompt: those of `DELIVERY_SHARDS`, and what a larger number left. A
     /// worker consumes them all. The leftovers are known once [`Broker::ready`] has resolved; they are bound to
     /// nothing any more, and stay, empty, until somebody deletes them.
     #[must_use]
     pub fn deliveries_queues(&self) -> Vec<Queue> {
-        let own = 0..self.topology().shards();
-        own.chain(self.inner.shared.leftovers()).map(Queue::Deliveries).collect()
+        let own = (0..self.topology().shards()).flat_map(|n| [Queue::Deliveries(n), Queue::Prompt(n)]);
+        own.chain(self.inner.shared.leftovers()).collect()
     }
 
     /// What the connections did.

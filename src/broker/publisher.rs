@@ -57,6 +57,7 @@ impl Destination {
     const fn kind(&self) -> QueueKind {
         match self {
             Self::Deliveries { .. } | Self::Queue(Queue::Deliveries(_)) => QueueKind::Deliveries,
+            Self::Queue(Queue::Prompt(_)) => QueueKind::Prompt,
             Self::Retry { .. } | Self::Queue(Queue::Retry(_)) => QueueKind::Retry,
             Self::Queue(Queue::DeadLetters) => QueueKind::DeadLetters,
             Self::Queue(Queue::SuspectEvents | Queue::SuspectJobs) => QueueKind::Suspects,
@@ -245,6 +246,7 @@ mod tests {
         check(Destination::Retry { tier: RetryTier::S8, bucket: 0 }, "xtwebhooks.retry.8s", "b00");
         check(Destination::Queue(Queue::DeadLetters), "", "xtwebhooks.dead-letters");
         check(Destination::Queue(Queue::SuspectJobs), "", "xtwebhooks.suspects.jobs");
+        check(Destination::Queue(Queue::Prompt(3)), "", "xtwebhooks.prompt.3");
         check(
             Destination::Events { event_type: "ticket.created".into() },
             "xtsystems.events",

@@ -1,11 +1,13 @@
 //! Tide marks: numbered messages that show how far a deliveries queue has been emptied.
 //!
 //! AMQP cannot be asked whether a message is in a queue. But a queue is first in, first out: once a mark has
-//! come through, whatever was published before it has come through as well, or was never there.
+//! come through, whatever was published before it has come through as well, or was never there. A job is in one of
+//! two queues, the ordinary one of its shard or the prompt one, so each has marks of its own.
 
 use bytes::Bytes;
 
 use super::{Destination, Headers, Message, Outgoing, Queue};
+use crate::model::id::BUCKETS;
 
 /// AMQP's `type` of a tide mark.
 pub const KIND: &str = "xtwebhooks.tide-mark.v1";
@@ -13,19 +15,29 @@ pub const KIND: &str = "xtwebhooks.tide-mark.v1";
 /// A mark that came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct TideMark {
-    /// The queue that let it through.
+    /// The queue that let it through: the shard of an ordinary one, and 64 more for a prompt one.
     pub shard: u8,
     /// Its number: microseconds since 1970 by the database's clock.
     pub number: i64,
 }
 
-/// The message of a mark, to the deliveries queue of a shard.
+/// The queues that marks go into, as marks name them: a delivery's job may be in any of them. Numbers of shards stay
+/// below that of the buckets.
+pub fn shards(delivery_shards: u8) -> impl Iterator<Item = u8> {
+    (0..delivery_shards).chain((0..delivery_shards).map(|shard| BUCKETS + shard))
+}
+
+/// The message of a mark, to the queue of a shard as [`shards`] names it.
 #[must_use]
 pub fn encode(shard: u8, number: i64) -> Outgoing {
     let mut headers = Headers::default();
     headers.set_i64("shard", shard.into()).set_i64("number", number);
+    let queue = match shard.checked_sub(BUCKETS) {
+        Some(prompt) => Queue::Prompt(prompt),
+        None => Queue::Deliveries(shard),
+    };
     Outgoing {
-        to: Destination::Queue(Queue::Deliveries(shard)),
+        to: Destination::Queue(queue),
         message_id: format!("tide-mark.{shard}.{number}"),
         kind: KIND,
         timestamp: None,
@@ -49,6 +61,14 @@ fn read(kind: Option<&str>, headers: &Headers) -> Option<TideMark> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn each_queue_that_a_job_may_be_in_has_a_mark_of_its_own() {
+        let queues: Vec<_> = shards(2).map(|shard| encode(shard, 7).to).collect();
+        let expected = [Queue::Deliveries(0), Queue::Deliveries(1), Queue::Prompt(0), Queue::Prompt(1)];
+        assert_eq!(queues, expected.map(Destination::Queue));
+        assert_eq!(shards(BUCKETS).collect::<std::collections::BTreeSet<_>>().len(), 128);
+    }
 
     #[test]
     fn a_mark_is_read_as_it_was_written_and_nothing_else_is_a_mark() {

@@ -21,6 +21,8 @@ pub enum Queue {
     Events,
     /// Jobs of a shard.
     Deliveries(u8),
+    /// First jobs of a shard, of companies that have few of them; nobody else's backlog stands before them.
+    Prompt(u8),
     /// Jobs that wait for one of the short times; nobody consumes it.
     Retry(RetryTier),
     /// What was given up.
@@ -92,6 +94,7 @@ impl Topology {
         match queue {
             Queue::Events => self.prefixed("events"),
             Queue::Deliveries(shard) => self.prefixed(&format!("deliveries.{shard}")),
+            Queue::Prompt(shard) => self.prefixed(&format!("prompt.{shard}")),
             Queue::Retry(tier) => self.retry(tier),
             Queue::DeadLetters => self.prefixed("dead-letters"),
             Queue::SuspectEvents => self.prefixed("suspects.events"),
@@ -123,7 +126,7 @@ impl Topology {
         &self.config.events_exchange
     }
 
-    /// How many deliveries queues there are.
+    /// How many deliveries queues there are, and as many prompt ones.
     #[must_use]
     pub fn shards(&self) -> u8 {
         self.config.delivery_shards
@@ -171,11 +174,12 @@ impl Topology {
                 .dead_lettering(self)
                 .safely(),
         ];
-        all.extend((0..config.delivery_shards).map(|shard| {
+        // A prompt queue is bound to nothing: ingest publishes to it by its name, and nothing comes to it otherwise.
+        all.extend((0..config.delivery_shards).flat_map(|shard| {
             // At most once is enough here: the ledger's row is written before a job is rejected.
-            self.queue(Queue::Deliveries(shard))
-                .with("x-delivery-limit", config.delivery_limit)
-                .dead_lettering(self)
+            [Queue::Deliveries(shard), Queue::Prompt(shard)].map(|queue| {
+                self.queue(queue).with("x-delivery-limit", config.delivery_limit).dead_lettering(self)
+            })
         }));
         all.extend(RetryTier::ALL.into_iter().map(|tier| {
             self.queue(Queue::Retry(tier))
@@ -392,6 +396,7 @@ mod tests {
         let bytes_max = [("x-max-length-bytes", json!(1 << 30))];
         check(Queue::Events, &[&limited(100)[..], &bytes_max, &dead_lettering, &safely].concat());
         check(Queue::Deliveries(0), &[&limited(100)[..], &dead_lettering].concat());
+        check(Queue::Prompt(0), &[&limited(100)[..], &dead_lettering].concat());
         let retry = [
             quorum.clone(),
             ("x-message-ttl", json!(64_000)),

@@ -2,7 +2,8 @@
 //!
 //! The broker holds a short window of what is due; everything else waits in the ledger, where it is fair. The
 //! room of a queue is what `WINDOW_JOBS` leaves above the jobs that are ready in it, counted by a passive
-//! declaration at most every [`COUNT_EVERY`], and what this process published since.
+//! declaration at most every [`COUNT_EVERY`], and what this process published since. The prompt queues have windows of
+//! their own, of `PROMPT_JOBS`; for room in them nobody waits.
 
 use std::{
     sync::{
@@ -35,10 +36,13 @@ pub enum Room {
     Stalled,
 }
 
-/// The room in each deliveries queue; clones share what they know.
+/// The room in each deliveries queue, or in each prompt one; clones share what they know.
 #[derive(Clone)]
 pub struct Window {
     inner: Arc<Inner>,
+    /// The queue of a shard.
+    queue: fn(u8) -> Queue,
+    jobs_max: usize,
     shards: Arc<[Shard]>,
 }
 
@@ -95,9 +99,9 @@ impl Level {
 }
 
 impl Window {
-    pub(super) fn new(inner: Arc<Inner>) -> Self {
+    pub(super) fn new(inner: Arc<Inner>, queue: fn(u8) -> Queue, jobs_max: u32) -> Self {
         let shards = (0..inner.shared.topology.shards()).map(|_| Shard::default()).collect();
-        Self { inner, shards }
+        Self { inner, queue, jobs_max: jobs_max as usize, shards }
     }
 
     /// How many jobs may still be published to a bucket's queue. None while the broker cannot be asked.
@@ -105,18 +109,24 @@ impl Window {
     /// While there is room by the last count, nobody waits for the next one: a quorum queue may take a tenth of a
     /// second to answer, and what is published meanwhile is taken off by ourselves.
     pub async fn room(&self, bucket: u8) -> usize {
-        let level = *self.level(bucket);
-        if level.room(self.jobs_max()) == 0 {
+        if self.level(bucket).room(self.jobs_max) == 0 {
             self.refresh(bucket).await;
-        } else if level.is_stale(Instant::now()) && !self.shard_of(bucket).asking.swap(true, Ordering::AcqRel)
-        {
+        }
+        self.room_known(bucket)
+    }
+
+    /// The same by what is known by now, for those who do not wait at all.
+    #[must_use]
+    pub fn room_known(&self, bucket: u8) -> usize {
+        let level = *self.level(bucket);
+        if level.is_stale(Instant::now()) && !self.shard_of(bucket).asking.swap(true, Ordering::AcqRel) {
             let window = self.clone();
             tokio::spawn(async move {
                 window.refresh(bucket).await;
                 window.shard_of(bucket).asking.store(false, Ordering::Release);
             });
         }
-        self.level(bucket).room(self.jobs_max())
+        level.room(self.jobs_max)
     }
 
     /// Takes note that jobs are being published to a bucket's queue.
@@ -168,7 +178,7 @@ impl Window {
         if ready.is_err() {
             *channel = None;
         }
-        self.level(bucket).count(ready.ok(), took, self.jobs_max(), Instant::now());
+        self.level(bucket).count(ready.ok(), took, self.jobs_max, Instant::now());
     }
 
     fn shard_of(&self, bucket: u8) -> &Shard {
@@ -179,10 +189,6 @@ impl Window {
         self.shard_of(bucket).known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn jobs_max(&self) -> usize {
-        self.inner.shared.config.window_jobs as usize
-    }
-
     /// Counts on the connection that consumes: the other may be blocked.
     async fn count(&self, shard: u8, channel: &mut Option<Channel>) -> Result<usize, Error> {
         let count = async {
@@ -190,7 +196,7 @@ impl Window {
                 *channel = Some(self.inner.consume.current().ok_or(Error::Closed)?.channel().await?);
             }
             let Some(channel) = channel else { return Err(Error::Closed) };
-            let name = self.inner.shared.topology.name(Queue::Deliveries(shard));
+            let name = self.inner.shared.topology.name((self.queue)(shard));
             let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
             let queue = channel.queue_declare(name.into(), options, FieldTable::default()).await;
             queue.map(|queue| queue.message_count() as usize).map_err(|error| on_channel(&error))

@@ -6,7 +6,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{Feed, ROWS_MAX, Round};
 use crate::{
-    broker::tide_marks::encode,
+    broker::tide_marks::{encode, shards},
     clock::Clock,
     store::tide_marks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
 };
@@ -15,7 +15,7 @@ impl Feed {
     /// Publishes a mark into each deliveries queue. A mark that is lost is made up for by the next.
     pub(super) async fn publish_marks(&self) -> sqlx::Result<()> {
         let number = tide_marks::number(self.ledger.pool()).await?;
-        let marks = (0..self.shards).map(|shard| encode(shard, number)).collect();
+        let marks = shards(self.shards).map(|shard| encode(shard, number)).collect();
         let publisher = self.publisher.clone();
         self.shutdown.spawn(async move { publisher.publish(marks).await });
         Ok(())
@@ -25,7 +25,8 @@ impl Feed {
     pub(super) async fn rescue(&self, round: &mut Round) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let now = self.clock.now();
-        let through = tide_marks::list(pool, self.shards).await?;
+        let shards: Vec<i16> = shards(self.shards).map(i16::from).collect();
+        let through = tide_marks::list(pool, &shards).await?;
         if let Some(newest) = through.first() {
             let age = (now - newest.published_at).num_milliseconds();
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of an age")]

@@ -1,6 +1,7 @@
 //! Tide marks, and the deliveries that have lost their job.
 //!
-//! AMQP cannot be asked whether a message exists. So feed sends a numbered mark into each deliveries queue now and
+//! AMQP cannot be asked whether a message exists. So feed sends a numbered mark into each deliveries queue, the prompt
+//! ones among them, now and
 //! then: queues are first in, first out, and when a mark published after a job has come through and the delivery is
 //! still pending and unclaimed a grace later, there is no job. A backlog holds its marks back, so nothing in it is
 //! rescued; an emptied or re-created queue lets them through at once. All times are the database's.
@@ -50,8 +51,8 @@ pub struct Through {
     pub through_at: DateTime<Utc>,
 }
 
-/// The marks of the last hours that are through every one of `shards` queues, newest first.
-pub async fn list(pool: &PgPool, shards: u8) -> sqlx::Result<Vec<Through>> {
+/// The marks of the last hours that are through the queues of all `shards`, newest first.
+pub async fn list(pool: &PgPool, shards: &[i16]) -> sqlx::Result<Vec<Through>> {
     let rows = sqlx::query!(
         r#"-- tide_marks.list
         select number as "number!", max(through_at) as "through_at!"
@@ -60,13 +61,13 @@ pub async fn list(pool: &PgPool, shards: u8) -> sqlx::Result<Vec<Through>> {
             select m.number, s.shard,
                    min(t.through_at) over (partition by s.shard order by m.number desc) as through_at
             from (select distinct number from tide_marks) m
-            cross join generate_series(0, $1::integer - 1) as s (shard)
+            cross join unnest($1::smallint[]) as s (shard)
             left join tide_marks t on t.number = m.number and t.shard = s.shard
         ) through
         group by number
-        having count(through_at) = $1
+        having count(through_at) = cardinality($1)
         order by number desc"#,
-        i32::from(shards),
+        shards,
     )
     .fetch_all(pool)
     .await?;

@@ -70,6 +70,8 @@ label! {
         Events = "events",
         /// A deliveries queue.
         Deliveries = "deliveries",
+        /// A prompt deliveries queue.
+        Prompt = "prompt",
         /// A retry queue.
         Retry = "retry",
         /// The queue of dead letters.

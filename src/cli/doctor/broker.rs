@@ -52,7 +52,7 @@ fn of_queue(depth: &Depth) -> Option<Finding> {
     let Depth { queue, name, ready, consumers } = depth;
     let role = match queue {
         Queue::Events | Queue::SuspectEvents => "ingest",
-        Queue::Deliveries(_) | Queue::SuspectJobs => "deliver",
+        Queue::Deliveries(_) | Queue::Prompt(_) | Queue::SuspectJobs => "deliver",
         Queue::DeadLetters => "keep",
         // Nobody takes from them: what they hold goes on by itself.
         Queue::Retry(_) => return None,
@@ -99,6 +99,8 @@ mod tests {
         check(Queue::Events, 10_001, 1, Some(Level::Warning));
         check(Queue::Events, 0, 0, Some(Level::Warning));
         check(Queue::Deliveries(3), 1_000, 2, Some(Level::Ok));
+        check(Queue::Prompt(3), 500, 2, Some(Level::Ok));
+        check(Queue::Prompt(3), 0, 0, Some(Level::Warning));
         check(Queue::SuspectJobs, 1, 2, Some(Level::Warning));
         check(Queue::SuspectEvents, 0, 2, Some(Level::Ok));
         check(Queue::DeadLetters, 5, 0, Some(Level::Warning));

@@ -39,9 +39,14 @@ async fn what_a_larger_number_left_behind_is_still_consumed() {
     on_rabbit(|rabbit| async move {
         publish_to_each_bucket(&rabbit, 2).await;
         let broker = rabbit.open().await;
-        assert_eq!(broker.deliveries_queues(), [Queue::Deliveries(0), Queue::Deliveries(1)]);
+        let of = |shard| [Queue::Deliveries(shard), Queue::Prompt(shard)];
+        assert_eq!(broker.deliveries_queues(), [of(0), of(1)].concat());
         let message = next(&mut broker.consumer(&Queue::Deliveries(1), 1)).await;
         assert_eq!(name(&message), "b1");
+        // As a release made them that knew no prompt queues.
+        rabbit.delete(Queue::Prompt(1)).await;
+        let broker = rabbit.open().await;
+        assert_eq!(broker.deliveries_queues(), [&of(0)[..], &[Queue::Deliveries(1)]].concat());
     })
     .await;
 }

@@ -34,7 +34,7 @@ async fn declaring_twice_changes_nothing() {
         let (first, second) = tokio::join!(rabbit.open(), rabbit.open());
         rabbit.open().await;
         assert!(matches!(first.state(), State::Connected), "{:?}", first.state());
-        assert_eq!(second.deliveries_queues(), [Queue::Deliveries(0)]);
+        assert_eq!(second.deliveries_queues(), [Queue::Deliveries(0), Queue::Prompt(0)]);
         for queue in first.topology().queues() {
             assert_eq!(rabbit.ready(queue.queue).await, 0, "{}", queue.name);
         }

@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use xtwebhooks::broker::{Queue, Room, STALLED_AFTER};
+use xtwebhooks::broker::{Destination, Fate, Queue, Room, STALLED_AFTER};
 
-use super::{jobs, take};
+use super::{jobs, outgoing, take};
 use crate::support::{
     eventually,
     proxy::Proxy,
@@ -25,6 +25,30 @@ async fn the_room_is_what_the_ready_jobs_and_our_own_leave() {
         eventually("the published are counted once", async || window.room(0).await == 6).await;
         window.took(0, 9);
         assert_eq!(window.room(0).await, 0, "never less than none");
+    })
+    .await;
+}
+
+#[tokio::test]
+async fn prompt_queues_have_a_window_of_their_own_and_nobody_waits_for_it() {
+    on_rabbit(|rabbit| async move {
+        let few = rabbit.with(|config| (config.window_jobs, config.prompt_jobs) = (10, 3));
+        let broker = few.open().await;
+        let (ordinary, prompt) = (broker.window(), broker.prompt_window());
+        assert_eq!(prompt.room_known(0), 0, "nobody has counted yet");
+        eventually("it was counted meanwhile", async || prompt.room_known(0) == 3).await;
+        broker.publisher().publish(jobs(8)).await;
+        eventually("the ordinary queue fills", async || ordinary.room(0).await == 2).await;
+        assert_eq!(prompt.room(0).await, 3);
+        let queue = Queue::Prompt(0);
+        let prompts = (0..5).map(|n| outgoing(Destination::Queue(queue), &format!("prompt {n}")));
+        assert_eq!(broker.publisher().publish(prompts.collect()).await, [Fate::Confirmed; 5]);
+        eventually("the prompt one is full", async || prompt.room_known(0) == 0).await;
+        let mut consumer = broker.consumer(&queue, 5);
+        for message in take(&mut consumer, 5).await {
+            message.receipt.ack();
+        }
+        eventually("there is room again", async || prompt.room_known(0) == 3).await;
     })
     .await;
 }

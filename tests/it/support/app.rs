@@ -296,6 +296,11 @@ impl App {
         count
     }
 
+    /// How many jobs are ready, in the ordinary queue and in the prompt one.
+    pub async fn jobs(&self) -> u32 {
+        self.depth("deliveries.0").await + self.depth("prompt.0").await
+    }
+
     /// One number from the ledger.
     pub async fn count(&self, sql: &'static str) -> i64 {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
@@ -324,7 +329,7 @@ impl App {
         };
         let mut queues =
             ["events", "dead-letters", "suspects.events", "suspects.jobs"].map(ToOwned::to_owned).to_vec();
-        queues.extend((0..8).map(|n| format!("deliveries.{n}")));
+        queues.extend((0..8).flat_map(|n| [format!("deliveries.{n}"), format!("prompt.{n}")]));
         queues.extend((0..7).map(|n| format!("retry.{}s", 1 << n)));
         let mut exchanges = vec![exchange.to_owned()];
         for name in queues.iter().chain(&["deliveries".to_owned(), "deliveries.unbound".to_owned()]) {

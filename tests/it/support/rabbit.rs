@@ -134,7 +134,8 @@ impl Rabbit {
 
     async fn sweep(&self) {
         let (topology, channel) = (Topology::new(&self.config), self.channel().await);
-        let shards = (0..SHARDS_MAX).map(|shard| topology.name(Queue::Deliveries(shard)));
+        let shards = (0..SHARDS_MAX).flat_map(|shard| [Queue::Deliveries(shard), Queue::Prompt(shard)]);
+        let shards = shards.map(|queue| topology.name(queue));
         for name in topology.queues().into_iter().map(|queue| queue.name).chain(shards) {
             let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default()).await;
             deleted.expect("a queue that can be deleted");
