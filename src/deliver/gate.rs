@@ -17,10 +17,10 @@ use super::{
     lane::Offer,
 };
 use crate::{
-    broker::{self, Message, Receipt, tide_marks::TideMark},
+    broker::{self, Message, tide_marks::TideMark},
     clock::Clock,
     model::{
-        DeliveryId, Job, Trigger,
+        DeliveryId, Trigger,
         lane::{May, Standing},
     },
     store::{set_aside::Aside, tide_marks},
@@ -39,13 +39,16 @@ pub(super) fn why_not(standing: &Standing, now: DateTime<Utc>) -> ParkedFor {
 
 impl Worker {
     /// A message of a deliveries queue: a job, a tide mark, or something that is neither.
-    pub(super) async fn take(self: &Arc<Self>, message: Message) {
+    pub(super) async fn take(self: &Arc<Self>, message: Message, prompt: bool) {
         if let Some(mark) = broker::tide_marks::decode(&message) {
             self.tide_mark(mark, message);
             return;
         }
         match broker::jobs::decode(&message) {
-            Ok(job) => self.take_job(self.hand(job, message.redelivered, message.receipt)).await,
+            Ok(job) => {
+                let number = self.jobs.fetch_add(1, Ordering::Relaxed);
+                self.take_job(Hand::new(job, number, prompt, message.redelivered, message.receipt)).await;
+            }
             Err(bad) => {
                 tracing::error!(%bad, "a message in a deliveries queue is no job; it is now a dead letter");
                 self.metrics.deliver_jobs.inc(JobResult::Bad);
@@ -89,16 +92,12 @@ impl Worker {
             match known.get(&webhook) {
                 Some(known) => {
                     let (hand, known) = (Arc::clone(&hand), Arc::clone(known));
-                    self.admit(Task { hand, delivery, known, slot: None, probe: None });
+                    self.admit(Task { hand, delivery, known, waits: None, slot: None, probe: None });
                 }
                 None => self.cancel(&hand, delivery, "webhook unknown"),
             }
         }
         self.start_what_may();
-    }
-
-    fn hand(&self, job: Job, redelivered: bool, receipt: Receipt) -> Arc<Hand> {
-        Hand::new(job, self.jobs.fetch_add(1, Ordering::Relaxed), redelivered, receipt)
     }
 
     fn admit(self: &Arc<Self>, task: Task) {
@@ -128,7 +127,8 @@ impl Worker {
     }
 
     /// Has a task wait in its lane for its turn.
-    pub(super) fn offer(&self, task: Task) {
+    pub(super) fn offer(&self, mut task: Task) {
+        task.waits = Some(self.crowds.join(task.hand.prompt));
         let webhook = &task.known.webhook;
         let offer = Offer {
             webhook: webhook.id,

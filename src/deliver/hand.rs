@@ -7,7 +7,7 @@ use std::sync::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{probe::Probe, slow::JobNumber, webhooks::Known};
+use super::{probe::Probe, slow::JobNumber, taking::Waits, webhooks::Known};
 use crate::{
     broker::Receipt,
     model::{DeliveryId, Job},
@@ -18,6 +18,8 @@ pub(super) struct Hand {
     pub job: Job,
     /// Tells it from the worker's other jobs.
     pub number: JobNumber,
+    /// Whether it came by a prompt queue.
+    pub prompt: bool,
     /// Whether the broker handed it out before.
     redelivered: bool,
     open: AtomicUsize,
@@ -26,9 +28,16 @@ pub(super) struct Hand {
 }
 
 impl Hand {
-    pub(super) fn new(job: Job, number: JobNumber, redelivered: bool, receipt: Receipt) -> Arc<Self> {
+    pub(super) fn new(
+        job: Job,
+        number: JobNumber,
+        prompt: bool,
+        redelivered: bool,
+        receipt: Receipt,
+    ) -> Arc<Self> {
         Arc::new(Self {
             number,
+            prompt,
             redelivered,
             open: AtomicUsize::new(job.deliveries.len()),
             died: AtomicBool::new(false),
@@ -80,6 +89,8 @@ pub(super) struct Task {
     pub hand: Arc<Hand>,
     pub delivery: DeliveryId,
     pub known: Arc<Known>,
+    /// Counts it while it waits in its lane.
+    pub waits: Option<Waits>,
     /// Its turn, where its lane has a pace and it has got one.
     pub slot: Option<DateTime<Utc>>,
     /// Set where it tries whether a receiver is back.

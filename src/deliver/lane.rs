@@ -48,7 +48,6 @@ pub(super) struct Lanes<T> {
     slow: Slow,
     in_flight: usize,
     in_flight_max: usize,
-    waiting: usize,
     /// Tasks that may wait for slots, in all lanes together.
     paced_waiting_max: usize,
     /// The lane that was the last to ask for slots.
@@ -159,7 +158,6 @@ impl<T> Lanes<T> {
             slow: Slow::new(prefetch),
             in_flight: 0,
             in_flight_max,
-            waiting: 0,
             // A quarter of what the worker holds may wait for slots, or fast lanes with a pace would fill it.
             paced_waiting_max: (prefetch / 4).max(1),
             asked_last: WebhookId(uuid::Uuid::nil()),
@@ -186,7 +184,6 @@ impl<T> Lanes<T> {
             }
         }
         lane.waiting.push_back(Waiting { since: now, job: offer.job, task });
-        self.waiting += 1;
         self.give_turn(webhook);
     }
 
@@ -214,7 +211,6 @@ impl<T> Lanes<T> {
             lane.in_flight += 1;
             lane.begun += 1;
             self.in_flight += 1;
-            self.waiting -= 1;
             if counts {
                 self.slow.add(job);
             }
@@ -302,7 +298,6 @@ impl<T> Lanes<T> {
             }
             lives
         });
-        self.waiting -= overdue.len();
         self.forget_turns();
         overdue
     }
@@ -353,11 +348,6 @@ impl<T> Lanes<T> {
     /// Things may start again.
     pub(super) fn go_on(&mut self) {
         self.stopped = false;
-    }
-
-    /// Tasks that wait.
-    pub(super) fn waiting(&self) -> usize {
-        self.waiting
     }
 
     /// Tasks started and not ended.

@@ -59,6 +59,7 @@ use self::{
     outcomes::Outcomes,
     pacing::{Keepers, Pacing},
     recorder::Recorder,
+    taking::Crowds,
 };
 use crate::{
     broker::{Broker, Consumer, Queue},
@@ -76,7 +77,8 @@ use crate::{
 /// What has waited so long for its lane, and would wait as long again, is parked.
 pub const PARK_AFTER: Duration = Duration::from_millis(250);
 /// Deliveries that may wait in the lanes of a worker; it takes no further job beyond. A job can bring sixteen, so the
-/// prefetch alone would let them wait for a second when nothing is wrong at all.
+/// prefetch alone would let them wait for a second when nothing is wrong at all. Those of prompt jobs are counted apart,
+/// up to the same number, so that what a backlog has waiting keeps no prompt job out.
 pub const WAITING_MAX: usize = 1_000;
 /// A parked delivery comes back no sooner: by then its lane has had time for others.
 pub const PARKED_FOR: Duration = Duration::from_secs(1);
@@ -141,7 +143,8 @@ pub struct Parts<'a> {
 /// The stage.
 pub struct Deliver {
     worker: Arc<Worker>,
-    consumers: Vec<Consumer>,
+    /// Each with whether its jobs are prompt ones.
+    consumers: Vec<(Consumer, bool)>,
     recorder: Recorder,
 }
 
@@ -150,8 +153,8 @@ struct Worker {
     lanes: Mutex<Lanes<Task>>,
     /// Told whenever the last request in flight may have ended.
     idle: Notify,
-    /// Told whenever fewer than [`WAITING_MAX`] may be waiting again.
-    room: Notify,
+    /// What waits in the lanes.
+    crowds: Crowds,
     /// Jobs taken so far, which numbers them.
     jobs: AtomicU64,
     pacing: Pacing,
@@ -186,7 +189,7 @@ impl Deliver {
             pacing: Pacing::default(),
             asked: probe::Asked::default(),
             idle: Notify::new(),
-            room: Notify::new(),
+            crowds: Crowds::default(),
             claims: Claims::start(worker.clone(), parts.ledger.clone(), &parts.shutdown),
             asides: Asides::start(parts.ledger.clone(), &parts.shutdown),
             finished,
@@ -219,7 +222,10 @@ impl Deliver {
             .into_iter()
             .map(|queue| (queue, parts.prefetch))
             .chain([(Queue::SuspectJobs, 1)])
-            .map(|(queue, prefetch)| parts.broker.consumer(&queue, prefetch))
+            .map(|(queue, prefetch)| {
+                let prompt = matches!(queue, Queue::Prompt(_));
+                (parts.broker.consumer(&queue, prefetch), prompt)
+            })
             .collect();
         Self { worker, consumers, recorder }
     }
@@ -230,8 +236,9 @@ impl Deliver {
         let mut recorder = tokio::spawn(recorder.run());
         let parking = tokio::spawn(park(Arc::clone(&worker)));
         let keepers = Keepers::start(&worker);
-        let mut taking: JoinSet<()> =
-            consumers.into_iter().map(|consumer| taking::take(Arc::clone(&worker), consumer)).collect();
+        let mut taking: JoinSet<()> = (consumers.into_iter())
+            .map(|(consumer, prompt)| taking::take(Arc::clone(&worker), consumer, prompt))
+            .collect();
         let ended = tokio::select! {
             ended = all(&mut taking) => ended,
             recorder = &mut recorder => recorder,
@@ -278,7 +285,6 @@ async fn park(worker: Arc<Worker>) {
             }
             worker.park(&task, for_pace.unwrap_or(PARKED_FOR), why, false);
         }
-        worker.room.notify_waiters();
         worker.report_full(full.into_iter().collect());
     }
 }
@@ -305,7 +311,7 @@ impl Worker {
     /// Starts whatever has a place: fresh tasks go to their request, the others put their question to the ledger.
     fn start_what_may(self: &Arc<Self>) {
         while let Some(lane::Start { mut task, place, slot }) = self.lanes(Lanes::next) {
-            task.slot = slot;
+            (task.slot, task.waits) = (slot, None);
             if !self.webhooks.is_current(&task.known) {
                 // It was changed, or its breaker opened, while the task waited.
                 self.free(place);
@@ -362,8 +368,5 @@ impl Drop for Place {
             self.worker.pacing.look();
         }
         self.worker.start_what_may();
-        if self.worker.lanes(|lanes| lanes.waiting()) < WAITING_MAX {
-            self.worker.room.notify_waiters();
-        }
     }
 }

@@ -169,7 +169,6 @@ impl Worker {
                 self.park(&overdue.task, overdue.for_pace.unwrap_or_default(), ParkedFor::Pace, false);
             }
         }
-        self.room.notify_waiters();
     }
 
     /// Waits for the task's slot, or for another where it comes too late. Returns when the request starts; nothing

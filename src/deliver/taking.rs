@@ -1,11 +1,14 @@
 //! When jobs are taken: while the lanes have room, and the ledger takes commits.
 
 use std::{
-    sync::Arc,
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
     time::{Duration, Instant},
 };
 
-use tokio::sync::watch;
+use tokio::sync::{Notify, watch};
 
 use super::{Lanes, WAITING_MAX, Worker};
 use crate::broker::{Consumer, Message};
@@ -13,12 +16,57 @@ use crate::broker::{Consumer, Message};
 /// After so long without a commit no request is started.
 pub const TROUBLE_AFTER: Duration = Duration::from_secs(5);
 
+/// What waits in the lanes: of prompt jobs, and of all others.
+#[derive(Default)]
+pub(super) struct Crowds {
+    prompt: Arc<Crowd>,
+    others: Arc<Crowd>,
+}
+
+#[derive(Default)]
+struct Crowd {
+    /// Deliveries.
+    waiting: AtomicUsize,
+    /// Told when there is room again.
+    room: Notify,
+}
+
+/// One that waits; it does no more when this is dropped.
+pub(super) struct Waits(Arc<Crowd>);
+
+impl Crowds {
+    fn of(&self, prompt: bool) -> &Arc<Crowd> {
+        if prompt { &self.prompt } else { &self.others }
+    }
+
+    /// Counts one more.
+    pub(super) fn join(&self, prompt: bool) -> Waits {
+        let crowd = self.of(prompt);
+        crowd.waiting.fetch_add(1, Ordering::AcqRel);
+        Waits(Arc::clone(crowd))
+    }
+}
+
+impl Crowd {
+    fn has_room(&self) -> bool {
+        self.waiting.load(Ordering::Acquire) < WAITING_MAX
+    }
+}
+
+impl Drop for Waits {
+    fn drop(&mut self) {
+        if self.0.waiting.fetch_sub(1, Ordering::AcqRel) == WAITING_MAX {
+            self.0.room.notify_waiters();
+        }
+    }
+}
+
 /// Takes jobs until shutdown; none while the ledger takes no commits.
-pub(super) async fn take(worker: Arc<Worker>, mut consumer: Consumer) {
+pub(super) async fn take(worker: Arc<Worker>, mut consumer: Consumer, prompt: bool) {
     let mut ledger = worker.ledger.watch();
     loop {
         let message = tokio::select! {
-            message = worker.next(&mut consumer) => message,
+            message = worker.next(&mut consumer, prompt) => message,
             () = trouble(&mut ledger) => {
                 worker.stand_by(&mut consumer).await;
                 continue;
@@ -27,7 +75,7 @@ pub(super) async fn take(worker: Arc<Worker>, mut consumer: Consumer) {
         let Some(message) = message else { return };
         // Looking at a job may need the ledger as well. It goes on trying while the consumer stands by, for nobody
         // else may be left to notice that the ledger is back.
-        let looking = worker.take(message);
+        let looking = worker.take(message, prompt);
         tokio::pin!(looking);
         tokio::select! {
             () = &mut looking => {}
@@ -66,10 +114,11 @@ async fn trouble(ledger: &mut watch::Receiver<Option<Instant>>) {
 
 impl Worker {
     /// The next message, once the lanes have room for what it may bring.
-    async fn next(&self, consumer: &mut Consumer) -> Option<Message> {
+    async fn next(&self, consumer: &mut Consumer, prompt: bool) -> Option<Message> {
+        let crowd = self.crowds.of(prompt);
         loop {
-            let room = self.room.notified();
-            if self.lanes(|lanes| lanes.waiting()) < WAITING_MAX {
+            let room = crowd.room.notified();
+            if crowd.has_room() {
                 return consumer.next().await;
             }
             tokio::select! {
@@ -98,5 +147,24 @@ impl Worker {
             self.lanes(Lanes::go_on);
             self.start_what_may();
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn those_who_wait_keep_none_of_the_other_kind_out() {
+        let crowds = Crowds::default();
+        let rooms = || (crowds.others.has_room(), crowds.prompt.has_room());
+        let mut others: Vec<Waits> = (0..WAITING_MAX).map(|_| crowds.join(false)).collect();
+        assert_eq!(rooms(), (false, true));
+        let prompt: Vec<Waits> = (0..WAITING_MAX).map(|_| crowds.join(true)).collect();
+        assert_eq!(rooms(), (false, false));
+        others.pop();
+        assert_eq!(rooms(), (true, false));
+        drop(prompt);
+        assert_eq!(rooms(), (true, true));
     }
 }

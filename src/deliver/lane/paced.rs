@@ -83,7 +83,6 @@ impl<T> Lanes<T> {
         pace.granted(slots, next_at);
         let stay = pace.stay(now);
         lane.take_out(stay, None, now, &mut beyond);
-        self.waiting -= beyond.len();
         if lane.in_flight == 0 && lane.waiting.is_empty() {
             self.by_webhook.remove(&webhook);
             self.paced.remove(&webhook);
