@@ -1,20 +1,19 @@
 //! From an event to its deliveries, their commit, and the jobs that hint at them.
 
-use std::{collections::HashMap, sync::Arc};
+use std::collections::HashMap;
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 
 use crate::{
-    broker::{Fate, Receipt, Room, jobs::encode},
+    broker::{Receipt, Room},
     model::{
         DeliveryId, Event, Job, Rejected, Trigger, id::bucket, job::JOB_BODY_BYTES_MAX, request, subscription,
     },
     store::{
         ingest_batch::{self, Begins, Continued, Inserted, NewDelivery, NewEvent},
         ledger::{BadRow, bisect},
-        set_aside,
         subscribed::Subscribed,
     },
     telemetry::labels::{Intake, Queued},
@@ -22,6 +21,7 @@ use crate::{
 
 use super::{
     Worker,
+    hint::Hints,
     intake::{Letter, Taken},
 };
 
@@ -39,6 +39,8 @@ pub(super) struct Owed {
     event: Event,
     deliveries: Vec<NewDelivery>,
     matched_as_of: DateTime<Utc>,
+    /// Whether its jobs go by a prompt queue.
+    prompt: bool,
     receipts: Vec<Receipt>,
     letter: Letter,
 }
@@ -46,7 +48,7 @@ pub(super) struct Owed {
 impl Worker {
     /// Matches each event against the webhooks of its company, decides where each delivery begins, and commits.
     pub(super) async fn fan_out(&self, taken: Vec<Taken>) {
-        let mut owed = Vec::with_capacity(taken.len());
+        let mut owed: Vec<Owed> = Vec::with_capacity(taken.len());
         let mut gathered = 0;
         let mut rooms: HashMap<u8, usize> = HashMap::new();
         for Taken { event, receipts, letter } in taken {
@@ -57,25 +59,32 @@ impl Worker {
                 .filter(|w| subscription::matches(&w.events, &event.event_type))
                 .collect();
             let bucket = bucket(event.id.0);
-            let shard = self.window.shard(bucket);
-            let mut room = 0;
-            if wanted.iter().any(|webhook| !webhook.paused && !webhook.backlog) {
-                if rooms.get(&shard) == Some(&0) {
+            let shard = self.ordinary.window.shard(bucket);
+            let bundle = self.bundle(event.data.len());
+            let jobs = wanted.iter().filter(|w| !w.paused && !w.backlog).count().div_ceil(bundle);
+            let prompt = jobs > 0 && self.is_prompt(event.company, bucket, jobs);
+            let (mut room, mut found) = (jobs, 0);
+            if jobs > 0 && !prompt {
+                let mut left = rooms.get(&shard).copied();
+                let would_wait = || owed.iter().any(|o| o.prompt && o.event.company != event.company);
+                if left == Some(0)
+                    || left.is_none() && self.ordinary.window.room_known(bucket) == 0 && would_wait()
+                {
                     // What this batch has so far need not wait for the room that the rest of it needs.
                     self.commit(std::mem::take(&mut owed)).await;
                     gathered = 0;
                     rooms.clear();
+                    left = None;
                 }
-                room = match rooms.get(&shard) {
-                    Some(left) => *left,
+                room = match left {
+                    Some(left) => left,
                     None => self.room(bucket).await,
                 };
+                found = room;
+                if room > 0 {
+                    room += BEYOND_WINDOW_JOBS_MAX;
+                }
             }
-            let found = room;
-            if room > 0 {
-                room += BEYOND_WINDOW_JOBS_MAX;
-            }
-            let bundle = self.bundle(event.data.len());
             let mut queued = 0;
             let deliveries = wanted
                 .iter()
@@ -98,7 +107,7 @@ impl Worker {
                 rooms.insert(shard, room.saturating_sub(BEYOND_WINDOW_JOBS_MAX));
             }
             gathered += wanted.len();
-            owed.push(Owed { event, deliveries, matched_as_of: company.as_of, receipts, letter });
+            owed.push(Owed { event, deliveries, matched_as_of: company.as_of, prompt, receipts, letter });
             // Five hundred events of ten thousand webhooks each would be more than memory should hold.
             if gathered >= BATCH_DELIVERIES_MAX {
                 self.commit(std::mem::take(&mut owed)).await;
@@ -110,8 +119,8 @@ impl Worker {
 
     /// How many jobs may be published to a bucket's queue, once any may; none where it stands still.
     async fn room(&self, bucket: u8) -> usize {
-        match self.window.wait_for_room(bucket).await {
-            Room::Open => self.window.room(bucket).await,
+        match self.ordinary.window.wait_for_room(bucket).await {
+            Room::Open => self.ordinary.window.room(bucket).await,
             Room::Stalled => 0,
         }
     }
@@ -160,15 +169,15 @@ impl Worker {
                 }
             }
         }
-        let mut jobs = Vec::with_capacity(batch.len());
+        let mut hints = Hints::default();
         for owed in batch {
             match (refused.remove(&owed.event.id), at.get(&owed.event.id)) {
                 (Some(bad), _) => self.refuse(owed, &bad),
-                (None, Some(at)) => self.finish_new(owed, *at, &mut jobs).await,
-                (None, None) => self.finish_known(owed, &mut jobs).await,
+                (None, Some(at)) => self.finish_new(owed, *at, &mut hints).await,
+                (None, None) => self.finish_known(owed, &mut hints).await,
             }
         }
-        self.publish(jobs).await;
+        self.publish(hints).await;
     }
 
     /// A row that PostgreSQL refuses: the message becomes a dead letter, its neighbours are committed.
@@ -179,15 +188,15 @@ impl Worker {
     }
 
     /// The event and its first chunk stand in the ledger: the other chunks follow, then the acknowledgement.
-    async fn finish_new(&self, owed: Owed, at: DateTime<Utc>, jobs: &mut Vec<Job>) {
+    async fn finish_new(&self, owed: Owed, at: DateTime<Utc>, hints: &mut Hints) {
         self.metrics.ingest_messages.inc(Intake::Committed);
         let body = body_of(&owed.event);
         let (first, rest) = owed.deliveries.split_at(owed.deliveries.len().min(CHUNK_DELIVERIES_MAX));
-        jobs.extend(self.jobs(&owed.event, &body, first, at));
+        hints.of(owed.prompt).extend(self.jobs(&owed.event, &body, first, at));
         for (n, chunk) in rest.chunks(CHUNK_DELIVERIES_MAX).enumerate() {
             let last = (n + 1) * CHUNK_DELIVERIES_MAX >= rest.len();
-            self.publish(std::mem::take(jobs)).await;
-            if self.go_on(&owed.event, &body, chunk, last, jobs).await.is_err() {
+            self.publish(std::mem::take(hints)).await;
+            if self.go_on(&owed.event, &body, chunk, last, hints.of(owed.prompt)).await.is_err() {
                 return;
             }
         }
@@ -196,13 +205,13 @@ impl Worker {
     }
 
     /// The event was there: a repeat, or one whose fan-out somebody did not finish.
-    async fn finish_known(&self, owed: Owed, jobs: &mut Vec<Job>) {
+    async fn finish_known(&self, owed: Owed, hints: &mut Hints) {
         let body = body_of(&owed.event);
         let mut rest = owed.deliveries.as_slice();
         loop {
             let (chunk, after) = rest.split_at(rest.len().min(CHUNK_DELIVERIES_MAX));
             rest = after;
-            match self.go_on(&owed.event, &body, chunk, rest.is_empty(), jobs).await {
+            match self.go_on(&owed.event, &body, chunk, rest.is_empty(), hints.of(owed.prompt)).await {
                 Ok(Some(hash)) if rest.is_empty() => {
                     self.repeated(&owed.event, hash);
                     break;
@@ -235,33 +244,6 @@ impl Worker {
         let mine: Vec<NewDelivery> = chunk.iter().filter(|d| deliveries.contains(&d.id)).cloned().collect();
         jobs.extend(self.jobs(event, body, &mine, at.unwrap_or_else(|| event.id.time())));
         Ok(known.first().map(|(_, hash)| *hash))
-    }
-
-    /// Publishes jobs in the background. Whatever happens to them, the ledger knows what is owed: a returned job is
-    /// handed to feed; one whose fate is not known may be in its queue, and rescue finds it missing if it is not.
-    async fn publish(&self, jobs: Vec<Job>) {
-        if jobs.is_empty() {
-            return;
-        }
-        for job in &jobs {
-            self.window.took(job.bucket(), 1);
-        }
-        let Ok(permit) = Arc::clone(&self.publishing).acquire_owned().await else { return };
-        let worker = self.clone();
-        self.shutdown.spawn(async move {
-            let fates = worker.publisher.publish(jobs.iter().map(encode).collect()).await;
-            drop(permit);
-            let returned: Vec<(DeliveryId, u32)> = (jobs.iter().zip(fates))
-                .filter(|(_, fate)| *fate == Fate::Returned)
-                .flat_map(|(job, _)| job.deliveries.iter().map(|(delivery, _)| (*delivery, 1)))
-                .collect();
-            if !returned.is_empty() {
-                let returned = &returned;
-                let unqueue = |pool| async move { set_aside::unqueue(&pool, returned).await };
-                // No row of ours can be bad here; should one be, rescue finds its job missing.
-                let _ = worker.ledger.persist("ingest", unqueue).await;
-            }
-        });
     }
 
     /// The jobs of an event's new deliveries: several in one where the body travels along, else one each.

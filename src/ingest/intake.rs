@@ -127,7 +127,7 @@ impl Worker {
             reason = rejected.reason,
             "a message is no event; it is now a dead letter"
         );
-        let (publisher, shutdown) = (self.publisher.clone(), self.shutdown.clone());
+        let (publisher, shutdown) = (self.ordinary.publisher.clone(), self.shutdown.clone());
         self.shutdown.spawn(async move {
             let routing_key = letter.routing_key().to_owned();
             let mut headers = letter.headers;

@@ -1,7 +1,7 @@
 //! Takes events in: each is written to the ledger with everything it owes, then acknowledged, then hinted at.
 //!
 //! ```text
-//! queue events ─▶ decode ─▶ place ─▶ match ─▶ one commit ─▶ acknowledge ─▶ publish jobs
+//! queue events ─▶ decode ─▶ place ─▶ match ─▶ one commit ─▶ acknowledge ─▶ publish jobs, the prompt ones apart
 //!                   └─▶ dead letter that names the field        (a crash from here on costs a job, never a delivery)
 //! ```
 //!
@@ -9,20 +9,30 @@
 //! broker confirmed its dead letter. Events that exist are acknowledged and nothing is published for them. One bad
 //! message costs its neighbours in the batch nothing. When the ledger fails, what is held is kept and tried again.
 //!
+//! The jobs of a company that has few go by the prompt queues, where no backlog of another's stands before them; jobs
+//! beyond its share (`share.rs`) stand in line with everybody's, as do retries and what feed makes.
+//!
 //! A batch is whatever has arrived: nobody waits for it to fill. Begin with [`Ingest::run`]; `intake.rs` makes an
-//! event of a message, `fan_out.rs` its deliveries and jobs, `subscriptions.rs` knows who wants what.
+//! event of a message, `fan_out.rs` its deliveries and jobs, `hint.rs` publishes them, `subscriptions.rs` knows who
+//! wants what.
 
 mod fan_out;
+mod hint;
 mod intake;
+mod share;
 mod subscriptions;
+
+use std::sync::{Arc, Mutex};
 
 use clap::Args;
 use futures_util::FutureExt;
 
+pub use share::{COMPANIES_MAX, SHARE_JOBS, SHARE_JOBS_PER_SECOND};
 pub use subscriptions::Subscriptions;
 
+use self::{hint::Way, share::Shares};
 use crate::{
-    broker::{Broker, Consumer, Message, Publisher, Queue, Window},
+    broker::{Broker, Consumer, Message, Queue},
     clock::SystemClock,
     model::Limits,
     shutdown::Shutdown,
@@ -32,7 +42,8 @@ use crate::{
 
 /// Events written in one statement. More would make the commit longer without making an event cheaper.
 pub const BATCH_EVENTS_MAX: usize = 500;
-/// Batches whose jobs may be on their way to the broker at once; ingest waits for the oldest beyond that.
+/// Batches whose jobs may be on their way to the broker at once; ingest waits for the oldest beyond that. The prompt
+/// ones are counted apart.
 pub const PUBLISHING_BATCHES_MAX: usize = 16;
 
 /// What may come in.
@@ -72,14 +83,15 @@ pub struct Ingest {
 #[derive(Clone)]
 struct Worker {
     ledger: Ledger,
-    publisher: Publisher,
-    window: Window,
+    /// Where jobs go, and the way of those that stand in line with no backlog.
+    ordinary: Way,
+    prompt: Way,
+    shares: Arc<Mutex<Shares>>,
     subscriptions: Subscriptions,
     clock: SystemClock,
     metrics: Metrics,
     limits: Limits,
     job_deliveries_max: usize,
-    publishing: std::sync::Arc<tokio::sync::Semaphore>,
     shutdown: Shutdown,
 }
 
@@ -109,14 +121,14 @@ impl Ingest {
     pub fn both(config: &Config, parts: &Parts<'_>) -> [Self; 2] {
         let worker = Worker {
             ledger: parts.ledger.clone(),
-            publisher: parts.broker.publisher(),
-            window: parts.broker.window(),
+            ordinary: Way::new(parts.broker.publisher(), parts.broker.window()),
+            prompt: Way::new(parts.broker.publisher(), parts.broker.prompt_window()),
+            shares: Arc::default(),
             subscriptions: parts.subscriptions.clone(),
             clock: parts.clock.clone(),
             metrics: parts.metrics.clone(),
             limits: config.limits(),
             job_deliveries_max: config.job_deliveries_max.into(),
-            publishing: std::sync::Arc::new(tokio::sync::Semaphore::new(PUBLISHING_BATCHES_MAX)),
             shutdown: parts.shutdown.clone(),
         };
         [(Queue::Events, parts.prefetch), (Queue::SuspectEvents, 1)].map(|(queue, prefetch)| Self {
@@ -127,6 +139,7 @@ impl Ingest {
 
     /// Takes events until shutdown is asked for.
     pub async fn run(mut self) {
+        self.worker.prompt.look().await;
         while let Some(first) = self.consumer.next().await {
             let mut batch = vec![first];
             while batch.len() < BATCH_EVENTS_MAX {

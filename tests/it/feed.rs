@@ -70,7 +70,7 @@ async fn a_wait_in_the_ledger_ends_with_the_next_attempt() {
 async fn what_finds_no_room_in_the_window_goes_through_feed_and_arrives_once() {
     const EVENTS: usize = 60;
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
-    app.set("WINDOW_JOBS", 5);
+    app.set("WINDOW_JOBS", 5).set("PROMPT_JOBS", 0);
     app.webhook(company, &receiver.url("/"), json!({})).await;
     let ingest = app.run(&["--role", "ingest"]).await;
     // The first fill the window; the others are taken in when that is known.

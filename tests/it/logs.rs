@@ -52,7 +52,7 @@ async fn each_attempt_is_one_line_with_everything_in_it() {
 async fn no_line_shows_a_secret_or_what_a_message_carries() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     // As talkative as it can be made.
-    app.set("LOG", "trace");
+    app.set("LOG", "trace").set("PROMPT_JOBS", 0);
     let service = app.run(&[]).await;
     receiver.answer([
         Answer::status(500).body(MARKER),

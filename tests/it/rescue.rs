@@ -42,32 +42,45 @@ fn by_delivery(requests: &[Request]) -> HashMap<String, usize> {
 
 #[tokio::test]
 async fn jobs_deleted_with_their_queue_are_rescued_and_each_delivery_arrives_once() {
-    const EVENTS: i64 = 300;
-    let (app, receiver) = (quick_to_rescue().await, Receiver::start().await);
+    let app = quick_to_rescue().await;
+    app.set("PROMPT_JOBS", 0);
+    rescued_with_their_queue(&app, "deliveries.0", 300).await;
+}
+
+#[tokio::test]
+async fn jobs_deleted_with_the_prompt_queue_are_rescued_and_each_delivery_arrives_once() {
+    let app = quick_to_rescue().await;
+    // No more than one company may have there at once.
+    rescued_with_their_queue(&app, "prompt.0", 100).await;
+}
+
+/// All jobs are in this queue, it is deleted, and they arrive.
+async fn rescued_with_their_queue(app: &App, queue: &str, events: i64) {
+    let receiver = Receiver::start().await;
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 200})).await;
     let upstream = app.run(&["--role", "ingest,feed"]).await;
-    load::publish(&app, company, EVENTS as u64).await;
-    app.wait_for_count("select count(*) from webhook_deliveries where queued_at is not null", EVENTS).await;
+    load::publish(app, company, events as u64).await;
+    app.wait_for_count("select count(*) from webhook_deliveries where queued_at is not null", events).await;
     eventually_within(Duration::from_secs(30), "the jobs are in the queue", async || {
-        (i64::from(app.depth("deliveries.0").await) >= EVENTS).then_some(())
+        (i64::from(app.depth(queue).await) >= events).then_some(())
     })
     .await;
 
-    let queue = format!("{}.deliveries.0", app.prefix);
+    let queue = format!("{}.{queue}", app.prefix);
     app.channel().await.queue_delete(queue.into(), Default::default()).await.expect("it can be deleted");
 
     let worker = app.run(&["--role", "deliver,keep"]).await;
-    receiver.wait_within(EVENTS as usize, Duration::from_secs(60)).await;
+    receiver.wait_within(events as usize, Duration::from_secs(60)).await;
     app.wait_for_count(
         "select count(*) from webhook_deliveries where status = 'delivered' and attempts = 1 and rescues = 1",
-        EVENTS,
+        events,
     )
     .await;
-    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, EVENTS as f64);
+    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, events as f64);
     assert_eq!(worker.stop().await, Some(0));
     let counts = by_delivery(&receiver.requests());
-    assert_eq!(counts.len(), EVENTS as usize);
+    assert_eq!(counts.len(), events as usize);
     assert!(counts.values().all(|count| *count == 1), "{counts:?}");
 }
 
@@ -96,7 +109,8 @@ async fn jobs_that_only_wait_for_a_worker_are_never_rescued() {
     .await;
     assert_eq!(upstream.metric("xtwebhooks_feed_active").await, 1.0);
     assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, 0.0);
-    assert!(i64::from(app.depth("deliveries.0").await) >= EVENTS);
+    assert!(i64::from(app.jobs().await) >= EVENTS);
+    assert!(app.depth("prompt.0").await >= 100, "some wait in the prompt queue, behind no mark of the other");
 
     let worker = app.run(&["--role", "deliver,keep"]).await;
     receiver.wait_within(EVENTS as usize, Duration::from_secs(120)).await;

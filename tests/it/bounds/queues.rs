@@ -104,7 +104,7 @@ async fn a_retry_that_its_queue_refuses_waits_in_the_ledger() {
 #[tokio::test]
 async fn a_job_carries_so_many_deliveries_and_no_more() {
     let app = App::new().await;
-    app.set("JOB_DELIVERIES_MAX", 3);
+    app.set("JOB_DELIVERIES_MAX", 3).set("PROMPT_JOBS", 0);
     let company = Uuid::new_v4();
     for n in 0..10 {
         app.webhook(company, &format!("http://127.0.0.1:9/{n}"), json!({})).await;
@@ -136,7 +136,7 @@ async fn a_job_carries_so_many_deliveries_and_no_more() {
 async fn a_worker_holds_no_more_jobs_than_its_prefetch() {
     const EVENTS: usize = 20;
     let (app, receiver) = (App::new().await, Receiver::start().await);
-    app.set("PREFETCH", 5);
+    app.set("PREFETCH", 5).set("PROMPT_JOBS", 0);
     // The first answer shows, while others wait, that the receiver answers in time: else it would not get them all.
     receiver.answer([Answer::ok().after(Duration::from_millis(100)), Answer::silence()]);
     let company = Uuid::new_v4();

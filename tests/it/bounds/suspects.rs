@@ -42,7 +42,7 @@ async fn dies_holding(app: &App, role: &str, queue: &str, times: usize) {
 async fn jobs_held_by_workers_that_died_are_asked_for_alone_and_delivered() {
     const EVENTS: u32 = 10;
     let (app, receiver) = (App::new().await, Receiver::start().await);
-    app.set("DELIVERY_LIMIT", DELIVERY_LIMIT);
+    app.set("DELIVERY_LIMIT", DELIVERY_LIMIT).set("PROMPT_JOBS", 0);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
     // Without feed there are no tide marks among the jobs.

@@ -26,13 +26,13 @@ async fn set(app: &App, webhook: Uuid, columns: &str) {
     sqlx::query(AssertSqlSafe(sql)).execute(&app.pool).await.expect("the lane can be changed");
 }
 
-/// Jobs of so many events in the queue of deliveries, and nobody to take them.
+/// Jobs of so many events in the queues of deliveries, and nobody to take them.
 async fn jobs(app: &App, company: Uuid, count: u32) {
     let ingest = app.run(&["--role", "ingest"]).await;
     for n in 0..count {
         app.publish(company, "ticket.created", json!({"n": n})).await;
     }
-    eventually("the jobs are made", async || (app.depth("deliveries.0").await == count).then_some(())).await;
+    eventually("the jobs are made", async || (app.jobs().await == count).then_some(())).await;
     assert_eq!(ingest.stop().await, Some(0));
 }
 

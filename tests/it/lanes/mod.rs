@@ -4,4 +4,5 @@ mod breaker;
 mod bulkhead;
 mod gate;
 mod pace;
+mod prompt;
 mod recovery;

@@ -1,0 +1,113 @@
+//! Publishes the jobs that hint at new deliveries, in the background, by two ways.
+//!
+//! Prompt jobs have a channel and a bound of their own: those of a greedy company, which may fill the other way with a
+//! whole window, are nowhere before them.
+
+use std::{
+    sync::{Arc, MutexGuard, PoisonError},
+    time::Instant,
+};
+
+use tokio::sync::Semaphore;
+
+use crate::{
+    broker::{
+        Fate, Outgoing, Publisher, Window,
+        jobs::{encode, encode_prompt},
+    },
+    model::{CompanyId, DeliveryId, Job, id::BUCKETS},
+    store::set_aside,
+};
+
+use super::{PUBLISHING_BATCHES_MAX, Worker, share::Shares};
+
+/// One of the two ways.
+#[derive(Clone)]
+pub(super) struct Way {
+    pub publisher: Publisher,
+    /// The room in its queues.
+    pub window: Window,
+    /// Batches under way.
+    batches: Arc<Semaphore>,
+}
+
+impl Way {
+    pub(super) fn new(publisher: Publisher, window: Window) -> Self {
+        Self { publisher, window, batches: Arc::new(Semaphore::new(PUBLISHING_BATCHES_MAX)) }
+    }
+
+    /// Has the room of every queue counted, for who never waits for that.
+    pub(super) async fn look(&self) {
+        for bucket in 0..BUCKETS {
+            self.window.room(bucket).await;
+        }
+    }
+}
+
+/// The jobs of a batch, by the way they go.
+#[derive(Default)]
+pub(super) struct Hints {
+    pub ordinary: Vec<Job>,
+    pub prompt: Vec<Job>,
+}
+
+impl Hints {
+    pub(super) fn of(&mut self, prompt: bool) -> &mut Vec<Job> {
+        if prompt { &mut self.prompt } else { &mut self.ordinary }
+    }
+}
+
+impl Worker {
+    /// Whether the jobs of an event may go by a prompt queue: there is room for all of them by what is known, and its
+    /// company has not had its share. If so they count from now on. Nobody waits for room here: what finds none, stands
+    /// in line.
+    pub(super) fn is_prompt(&self, company: CompanyId, bucket: u8, jobs: usize) -> bool {
+        let window = &self.prompt.window;
+        let prompt = window.room_known(bucket) >= jobs && self.shares().take(company, jobs, Instant::now());
+        if prompt {
+            window.took(bucket, jobs);
+        }
+        prompt
+    }
+
+    fn shares(&self) -> MutexGuard<'_, Shares> {
+        self.shares.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// Publishes jobs in the background, the prompt ones first. Whatever happens to them, the ledger knows what is
+    /// owed: a returned job is handed to feed; one whose fate is not known may be in its queue, and rescue finds it
+    /// missing if it is not.
+    pub(super) async fn publish(&self, hints: Hints) {
+        let Hints { ordinary, prompt } = hints;
+        let window = &self.prompt.window;
+        let messages = prompt.iter().map(|job| encode_prompt(job, window.shard(job.bucket()))).collect();
+        self.publish_by(&self.prompt, prompt, messages).await;
+        for job in &ordinary {
+            self.ordinary.window.took(job.bucket(), 1);
+        }
+        let messages = ordinary.iter().map(encode).collect();
+        self.publish_by(&self.ordinary, ordinary, messages).await;
+    }
+
+    async fn publish_by(&self, way: &Way, jobs: Vec<Job>, messages: Vec<Outgoing>) {
+        if jobs.is_empty() {
+            return;
+        }
+        let Ok(permit) = Arc::clone(&way.batches).acquire_owned().await else { return };
+        let (worker, publisher) = (self.clone(), way.publisher.clone());
+        self.shutdown.spawn(async move {
+            let fates = publisher.publish(messages).await;
+            drop(permit);
+            let returned: Vec<(DeliveryId, u32)> = (jobs.iter().zip(fates))
+                .filter(|(_, fate)| *fate == Fate::Returned)
+                .flat_map(|(job, _)| job.deliveries.iter().map(|(delivery, _)| (*delivery, 1)))
+                .collect();
+            if !returned.is_empty() {
+                let returned = &returned;
+                let unqueue = |pool| async move { set_aside::unqueue(&pool, returned).await };
+                // No row of ours can be bad here; should one be, rescue finds its job missing.
+                let _ = worker.ledger.persist("ingest", unqueue).await;
+            }
+        });
+    }
+}
