@@ -1,7 +1,10 @@
 //! Puts the questions of jobs that are not fresh to the ledger, in batches of whatever has gathered.
 
 use std::{
-    sync::Weak,
+    sync::{
+        Weak,
+        atomic::{AtomicU32, Ordering},
+    },
     time::{Duration, Instant},
 };
 
@@ -76,8 +79,13 @@ impl Worker {
             .collect();
         let questions = &questions;
         let began = Instant::now();
-        let answers =
-            ledger.persist("claim", |pool| async move { claim::claim(&pool, questions).await }.boxed()).await;
+        let tries = AtomicU32::new(0);
+        let ask = |pool| {
+            tries.fetch_add(1, Ordering::Relaxed);
+            async move { claim::claim(&pool, questions).await }.boxed()
+        };
+        let answers = ledger.persist("claim", ask).await;
+        let again = tries.load(Ordering::Relaxed) > 1;
         self.pacing.claimed_within(began.elapsed());
         let answers = match answers {
             Ok(answers) => answers,
@@ -90,7 +98,7 @@ impl Worker {
         let mut leased = Vec::new();
         for ((task, place), answer) in asked.into_iter().zip(answers) {
             debug_assert_eq!(task.delivery, answer.delivery, "answers come in the order of the questions");
-            if let Some(wait) = self.answered(task, place, answer.answer) {
+            if let Some(wait) = self.answered(task, place, answer.answer, again) {
                 leased.push(wait);
             }
         }
@@ -108,8 +116,15 @@ impl Worker {
         }
     }
 
-    /// Acts on the ledger's answer. A task comes back where it must wait for the end of another's lease.
-    fn answered(self: &std::sync::Arc<Self>, task: Task, place: Place, answer: Answer) -> Option<Task> {
+    /// Acts on the ledger's answer. A task comes back where it must wait for the end of a lease. `again` says that the
+    /// question was put before, and that its answer was lost.
+    fn answered(
+        self: &std::sync::Arc<Self>,
+        task: Task,
+        place: Place,
+        answer: Answer,
+        again: bool,
+    ) -> Option<Task> {
         let (hand, delivery) = (&task.hand, task.delivery);
         let result = match answer {
             Answer::Granted { payload, traceparent } => {
@@ -137,8 +152,9 @@ impl Worker {
                 self.asides.send(hand, delivery, Aside::Parked(Duration::ZERO), false);
                 JobResult::Parked
             }
-            // Whoever holds the claim may have died with this job: then nobody but feed will ask again.
-            Answer::Claimed { .. } if hand.redelivered() => {
+            // Whoever holds the claim may have died with this job, or it is our own, granted by an answer that was lost
+            // with its connection: then nobody but feed will ask again.
+            Answer::Claimed { .. } if again || hand.redelivered() => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
                 return Some(task);
             }

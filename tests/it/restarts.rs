@@ -143,7 +143,9 @@ async fn while_the_ledger_is_away_no_request_starts_and_nobody_consumes() {
     eventually_within(PATIENCE, "the consumers are cancelled", async || {
         // Not by a passive declaration: it counts a cancelled consumer that still holds something.
         let consumers = private.rabbitmqctl(&["-q", "list_consumers", "queue_name"]).await;
-        let of_jobs = |name: &str| name.contains(".deliveries.") || name.ends_with(".suspects.jobs");
+        let of_jobs = |name: &str| {
+            [".deliveries.", ".prompt.", ".suspects.jobs"].iter().any(|of_jobs| name.contains(of_jobs))
+        };
         (!consumers.lines().any(of_jobs)).then_some(())
     })
     .await;
