@@ -11,6 +11,8 @@ mod cloud_event;
 mod fields;
 mod times;
 
+use std::borrow::Cow;
+
 use chrono::{DateTime, TimeDelta, Utc};
 use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
@@ -23,6 +25,7 @@ use self::{
 };
 use super::{
     event::EventType,
+    event_schema::Violation,
     id::{CompanyId, EventId},
     signature::push_hex,
     trace,
@@ -97,7 +100,7 @@ pub struct Decoded {
 #[error("`{field}` {reason}")]
 pub struct Rejected {
     /// The field to blame: `body` where it is the whole.
-    pub field: &'static str,
+    pub field: Cow<'static, str>,
     /// What is wrong with it, as the rest of a sentence that begins with the field.
     pub reason: String,
 }
@@ -108,10 +111,17 @@ impl Rejected {
     pub fn reserved_type() -> Self {
         rejected("event_type", "is a reserved type: only this service publishes `webhook.*` and `delivery.*`")
     }
+
+    /// An event that fits no schema of its type, where those are dead letters.
+    #[must_use]
+    pub fn violation(violation: Violation) -> Self {
+        let reason = format!("violates the schema, version {}: {}", violation.version, violation.rule);
+        Self { field: violation.field.into(), reason }
+    }
 }
 
 fn rejected(field: &'static str, reason: impl Into<String>) -> Rejected {
-    Rejected { field, reason: reason.into() }
+    Rejected { field: Cow::Borrowed(field), reason: reason.into() }
 }
 
 /// Reads a message. Nothing in it is trusted, and no effort grows faster than its length.
@@ -220,7 +230,8 @@ fn event_id(given: Option<&RawValue>, property: Option<&str>) -> Result<Option<S
 }
 
 /// The id of a message that has none: by its content, or a fresh one where equal messages are to be different.
-fn made_id(incoming: &Incoming<'_>, dedupe_identical: bool) -> String {
+#[must_use]
+pub fn made_id(incoming: &Incoming<'_>, dedupe_identical: bool) -> String {
     if !dedupe_identical {
         return Uuid::new_v4().to_string();
     }

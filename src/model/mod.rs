@@ -6,6 +6,7 @@ pub mod breaker;
 pub mod delivery;
 pub mod envelope;
 pub mod event;
+pub mod event_schema;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod id;

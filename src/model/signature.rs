@@ -19,6 +19,9 @@ use super::id::EventId;
 /// What a secret in the form of Standard Webhooks begins with.
 pub const SECRET_PREFIX: &str = "whsec_";
 
+/// The shortest secret that may be given, in characters: a shorter one can be guessed from one signed request.
+pub const SECRET_CHARACTERS_MIN: usize = 16;
+
 /// The longest secret, as the guide's table has it.
 pub const SECRET_BYTES_MAX: usize = 255;
 
@@ -98,6 +101,13 @@ pub fn check_secret(text: &str) -> Result<(), String> {
     if text.is_empty() {
         return Err("a secret must not be empty; leave it out to have one made".to_owned());
     }
+    let characters = text.chars().count();
+    if characters < SECRET_CHARACTERS_MIN {
+        return Err(format!(
+            "a secret has at least {SECRET_CHARACTERS_MIN} characters, and this one has {characters}; leave it out to \
+             have one made"
+        ));
+    }
     if text.len() > SECRET_BYTES_MAX {
         return Err(format!("a secret has at most {SECRET_BYTES_MAX} bytes"));
     }
@@ -105,6 +115,12 @@ pub fn check_secret(text: &str) -> Result<(), String> {
         return Err("a secret must not have control characters".to_owned());
     }
     Ok(())
+}
+
+/// Whether `text` looks like a secret of Standard Webhooks and is none, so that it signs as its own bytes.
+#[must_use]
+pub fn is_no_base64(text: &str) -> bool {
+    text.starts_with(SECRET_PREFIX) && standard_key(text).is_none()
 }
 
 const GUIDE_PREFIX: &str = "sha256=";
@@ -152,7 +168,7 @@ fn standard_mac(key: &Keyed, id: &str, timestamp: &str, body: &[u8]) -> Keyed {
 }
 
 /// Appends `bytes` in lower-case hexadecimal.
-pub(super) fn push_hex(text: &mut String, bytes: &[u8]) {
+pub fn push_hex(text: &mut String, bytes: &[u8]) {
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     for byte in bytes {
         text.push(DIGITS[usize::from(byte >> 4)].into());

@@ -51,6 +51,8 @@ pub enum NonMatch {
     Deleted,
     /// None of its patterns wants the type.
     TypeNotSubscribed,
+    /// It was made after the event was matched.
+    NotYetThere,
 }
 
 impl NonMatch {
@@ -61,6 +63,7 @@ impl NonMatch {
             Self::Inactive => "inactive",
             Self::Deleted => "deleted",
             Self::TypeNotSubscribed => "type not subscribed",
+            Self::NotYetThere => "not yet there",
         }
     }
 }
@@ -69,11 +72,22 @@ impl NonMatch {
 /// to it that webhook and event are of one company.
 #[must_use]
 pub fn why_not(webhook: &Webhook, event_type: &EventType) -> Option<NonMatch> {
-    if webhook.deleted {
+    why_not_then(&webhook.events, webhook.active, webhook.deleted, event_type)
+}
+
+/// The same of a webhook as it was at some time.
+#[must_use]
+pub fn why_not_then(
+    patterns: &[String],
+    active: bool,
+    deleted: bool,
+    event_type: &EventType,
+) -> Option<NonMatch> {
+    if deleted {
         Some(NonMatch::Deleted)
-    } else if !webhook.active {
+    } else if !active {
         Some(NonMatch::Inactive)
-    } else if matches(&webhook.events, event_type) {
+    } else if matches(patterns, event_type) {
         None
     } else {
         Some(NonMatch::TypeNotSubscribed)

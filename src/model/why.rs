@@ -226,6 +226,9 @@ pub fn of_non_match(non_match: NonMatch, event_type: &EventType) -> Why {
         NonMatch::TypeNotSubscribed => {
             why(Move::Admin, format!("not sent: type `{event_type}` is not subscribed"))
         }
+        NonMatch::NotYetThere => {
+            why(Move::Nobody, "not sent: the webhook was made after the event was taken in")
+        }
     }
 }
 

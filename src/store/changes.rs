@@ -27,6 +27,8 @@ use crate::{
 
 /// The channel that the trigger on `webhooks` notifies, and [`notify`].
 const CHANNEL: &str = "webhooks_changed";
+/// What the trigger on `event_types` notifies there.
+const EVENT_TYPES: &str = "event_types";
 /// A connection that was cut without a word is noticed by asking it something this often.
 const PING_EVERY: Duration = Duration::from_secs(10);
 /// Changes that may wait for a slow cache; it is told to reload everything when there are more.
@@ -37,6 +39,8 @@ pub const CHANGES_MAX: usize = 1024;
 pub enum Change {
     /// One webhook of a company.
     Webhook(CompanyId, WebhookId),
+    /// What is registered of event types.
+    EventTypes,
     /// Anything: notifications may have been lost.
     Everything,
 }
@@ -145,6 +149,7 @@ impl Epochs {
                 };
                 match change {
                     Ok(Change::Webhook(company, webhook)) => followed.advance(key(company, webhook)),
+                    Ok(Change::EventTypes) => {}
                     Ok(Change::Everything) | Err(RecvError::Lagged(_)) => followed.advance_all(),
                     Err(RecvError::Closed) => return,
                 }
@@ -176,6 +181,9 @@ fn slot(key: Uuid) -> usize {
 }
 
 fn parse(payload: &str) -> Change {
+    if payload == EVENT_TYPES {
+        return Change::EventTypes;
+    }
     let ids = payload
         .split_once(' ')
         .and_then(|(company, webhook)| Some(Change::Webhook(company.parse().ok()?, webhook.parse().ok()?)));
@@ -190,6 +198,7 @@ mod tests {
     fn a_notification_names_company_and_webhook_or_means_everything() {
         let (c, w) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
         assert_eq!(parse(&format!("{c} {w}")), Change::Webhook(CompanyId(c), WebhookId(w)));
+        assert_eq!(parse("event_types"), Change::EventTypes);
         assert_eq!(parse("nonsense"), Change::Everything);
         assert_eq!(parse(""), Change::Everything);
     }

@@ -10,10 +10,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{Attempt, CompanyId, DeadReason, WebhookId};
-
-/// The most dead letters on one page.
-pub const PAGE_MAX: i64 = 1_000;
+use crate::model::{Attempt, CompanyId, DeadReason};
 
 /// A row of `dead_letters`; the body only where one row was asked for.
 #[derive(Clone, Debug)]
@@ -58,33 +55,16 @@ pub struct DeadLetter {
     pub replay_id: Option<Uuid>,
 }
 
-/// Which dead letters are wanted.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// Only of this company. Without it all, also those that say no company: for whoever runs the service.
-    pub company: Option<CompanyId>,
-    /// Only of this webhook.
-    pub webhook: Option<WebhookId>,
-    /// Only with this status.
-    pub status: Option<String>,
-    /// Only whose reason begins so.
-    pub reason: Option<String>,
-    /// Only given up then or later.
-    pub since: Option<DateTime<Utc>>,
-    /// Only given up before then.
-    pub until: Option<DateTime<Utc>>,
-    /// Only those before this one: the last of the page before.
-    pub before: Option<(DateTime<Utc>, Uuid)>,
-    /// How many, [`PAGE_MAX`] at most.
-    pub limit: i64,
-}
-
-/// A page of dead letters, newest first, without their bodies.
-pub async fn list(db: impl PgExecutor<'_>, page: &Page) -> Result<Vec<DeadLetter>> {
+/// These dead letters, newest first, without their bodies; of a company, or for whoever runs the service without one.
+pub async fn by_ids(
+    db: impl PgExecutor<'_>,
+    company: Option<CompanyId>,
+    ids: &[Uuid],
+) -> Result<Vec<DeadLetter>> {
     let rows = sqlx::query_as!(
         DeadLetter,
         r#"
-        -- dead_letters.list
+        -- dead_letters.by_ids
         select
             id,
             kind,
@@ -106,26 +86,12 @@ pub async fn list(db: impl PgExecutor<'_>, page: &Page) -> Result<Vec<DeadLetter
             replayed_at,
             replay_id
         from dead_letters
-        where ($1::uuid is null or company_id = $1)
-            and ($2::uuid is null or webhook_id = $2)
-            and ($3::text is null or status = $3)
-            and ($4::text is null or starts_with(reason, $4))
-            and created_at >= coalesce($5, '-infinity'::timestamptz)
-            and created_at < coalesce($6, 'infinity'::timestamptz)
-            and (created_at, id) < (coalesce($7, 'infinity'::timestamptz), coalesce($8, $10::uuid))
+        where id = any($2)
+            and ($1::uuid is null or company_id = $1)
         order by created_at desc, id desc
-        limit $9
         "#,
-        page.company.map(CompanyId::uuid),
-        page.webhook.map(WebhookId::uuid),
-        page.status,
-        page.reason,
-        page.since,
-        page.until,
-        page.before.map(|(at, _)| at),
-        page.before.map(|(_, id)| id),
-        page.limit.clamp(1, PAGE_MAX),
-        Uuid::max(),
+        company.map(CompanyId::uuid),
+        ids,
     );
     Ok(rows.fetch_all(db).await?)
 }
@@ -168,6 +134,23 @@ pub async fn get(
         id,
     );
     Ok(row.fetch_optional(db).await?)
+}
+
+/// Takes note that nobody wants an open dead letter any more; says whether it was open.
+pub async fn discard(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: Uuid) -> Result<bool> {
+    let done = sqlx::query!(
+        "
+        -- dead_letters.discard
+        update dead_letters
+        set status = 'discarded'
+        where id = $2
+            and ($1::uuid is null or company_id = $1)
+            and status = 'open'
+        ",
+        company.map(CompanyId::uuid),
+        id,
+    );
+    Ok(done.execute(db).await?.rows_affected() > 0)
 }
 
 /// A message given up, as `keep` found it on the queue of dead letters.

@@ -48,3 +48,21 @@ pub async fn lane_transitions(pool: &PgPool, until: DateTime<Utc>, rows_max: i64
     .await?;
     Ok(done.rows_affected())
 }
+
+/// Removes answers under an `Idempotency-Key` from before `until`; returns how many.
+pub async fn idempotency_keys(pool: &PgPool, until: DateTime<Utc>, rows_max: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- idempotency_keys.forget
+        delete from idempotency_keys
+        where (company_id, key) in (select company_id, key
+                                    from idempotency_keys
+                                    where created_at < $1
+                                    order by created_at
+                                    limit $2)",
+        until,
+        rows_max,
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
+}

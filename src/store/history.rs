@@ -1,17 +1,16 @@
-//! What a company sees of its deliveries: the newest of a webhook, and one with all its attempts.
+//! What a company sees of its deliveries: those whose ids [`search`](super::search) found, and one with all its attempts.
 //!
-//! Pages are by key, not by offset: ids begin with their time, so a page is a walk backwards along one index,
-//! and costs the same at the hundredth page as at the first.
+//! Bodies are read only for who may see them: they are most of what a row weighs.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{CompanyId, DeliveryId, EventId, Status, WebhookId};
+use crate::model::{CompanyId, DeliveryId, EventId, WebhookId};
 
-/// The most deliveries on one page.
-pub const PAGE_MAX: i64 = 1_000;
+/// Up to how many deliveries ahead of one in its lane are counted.
+pub const AHEAD_COUNTED_MAX: i64 = 10_000;
 
 /// A delivery with its latest attempt.
 #[derive(Clone, Debug)]
@@ -52,6 +51,8 @@ pub struct Delivery {
     pub data: Option<String>,
     /// The event's time on the wire.
     pub timestamp: Option<i64>,
+    /// The trace context that the event was published with.
+    pub traceparent: Option<String>,
     /// The latest attempt's start; `None` before the first.
     pub attempted_at: Option<DateTime<Utc>>,
     /// As in [`Attempt`], like those that follow.
@@ -133,20 +134,8 @@ impl Delivery {
     }
 }
 
-/// Which deliveries of a webhook are wanted.
-#[derive(Clone, Debug, Default)]
-pub struct Page {
-    /// Only in this state.
-    pub status: Option<Status>,
-    /// Only of this type.
-    pub event_type: Option<String>,
-    /// Only those before this one: the last of the page before.
-    pub before: Option<DeliveryId>,
-    /// How many, [`PAGE_MAX`] at most.
-    pub limit: i64,
-}
-
-/// Runs a statement whose first part makes the rows `delivery`, and reads those with what their events say.
+/// Runs a statement whose first part makes the rows `delivery`, and reads those with what their events say. `$1` is the
+/// company, `$2` whether bodies are read.
 ///
 /// The event is read by subqueries, so that it is looked up by its id, in its one partition, whatever the planner
 /// thinks of a join.
@@ -172,8 +161,9 @@ macro_rules! deliveries {
                 replay_id,
                 created_at as "created_at!",
                 delivered_at,
-                (select data::text from events where events.id = delivery.event_id) as data,
+                case when $2 then (select data::text from events where events.id = delivery.event_id) end as data,
                 (select "timestamp" from events where events.id = delivery.event_id) as "timestamp",
+                (select traceparent from events where events.id = delivery.event_id) as traceparent,
                 attempted_at,
                 outcome,
                 why,
@@ -182,7 +172,7 @@ macro_rules! deliveries {
                 request_head,
                 response_status,
                 response_head,
-                response_body,
+                case when $2 then response_body end as response_body,
                 response_truncated,
                 repeated,
                 dns_us,
@@ -198,40 +188,40 @@ macro_rules! deliveries {
     };
 }
 
-/// A page of a webhook's deliveries, newest first. The history of a deleted webhook is there as well.
-pub async fn list(
+/// These deliveries of a company, newest first.
+pub async fn by_ids(
     db: impl PgExecutor<'_>,
     company: CompanyId,
-    webhook: WebhookId,
-    page: &Page,
+    bodies: bool,
+    ids: &[Uuid],
 ) -> Result<Vec<Delivery>> {
     let rows = deliveries!(
         "
-            -- history.list
+            -- history.by_ids
             with delivery as (
                 select *
                 from webhook_deliveries
                 where company_id = $1
-                    and webhook_id = $2
-                    and id < $3
-                    and ($4::text is null or status = $4)
-                    and ($5::text is null or event_type = $5)
-                order by id desc
-                limit $6
+                    and id = any($3)
+                    and id between $4 and $5
             )",
         company.uuid(),
-        webhook.uuid(),
-        // The greatest there can be: the first page has no other bound, and the index is walked all the same.
-        page.before.map_or(Uuid::max(), DeliveryId::uuid),
-        page.status.map(Status::as_str),
-        page.event_type,
-        page.limit.clamp(1, PAGE_MAX),
+        bodies,
+        ids,
+        // `any` alone would look into every partition.
+        ids.iter().min().copied().unwrap_or_default(),
+        ids.iter().max().copied().unwrap_or_default(),
     );
     Ok(rows.fetch_all(db).await?)
 }
 
 /// One delivery of a company.
-pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: DeliveryId) -> Result<Option<Delivery>> {
+pub async fn get(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    bodies: bool,
+    id: DeliveryId,
+) -> Result<Option<Delivery>> {
     let row = deliveries!(
         "
             -- history.get
@@ -239,18 +229,60 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: DeliveryId) ->
                 select *
                 from webhook_deliveries
                 where company_id = $1
-                    and id = $2
+                    and id = $3
             )",
         company.uuid(),
+        bodies,
         id.uuid(),
     );
     Ok(row.fetch_optional(db).await?)
+}
+
+/// How many deliveries come before one that waits in the ledger for its turn, up to [`AHEAD_COUNTED_MAX`].
+pub async fn ahead(db: impl PgExecutor<'_>, company: CompanyId, delivery: &Delivery) -> Result<i64> {
+    let ahead = sqlx::query_scalar!(
+        r#"
+        -- history.ahead
+        select count(*) as "ahead!"
+        from (
+            select
+            from webhook_deliveries
+            where company_id = $1
+                and webhook_id = $2
+                and status = 'pending'
+                and queued_at is null
+                and ((case when replay_id is null then 0 else 1 end), due_at, id) < ($3, $4, $5)
+            limit $6
+        ) as before
+        "#,
+        company.uuid(),
+        delivery.webhook_id.uuid(),
+        i32::from(delivery.replay_id.is_some()),
+        delivery.due_at,
+        delivery.id.uuid(),
+        AHEAD_COUNTED_MAX,
+    );
+    Ok(ahead.fetch_one(db).await?)
+}
+
+/// Whether a company has or had such a webhook: the history of a deleted one stays.
+pub async fn has_webhook(db: impl PgExecutor<'_>, company: CompanyId, webhook: WebhookId) -> Result<bool> {
+    let known = sqlx::query_scalar!(
+        r#"
+        -- history.has_webhook
+        select exists (select from webhooks where company_id = $1 and id = $2) as "known!"
+        "#,
+        company.uuid(),
+        webhook.uuid(),
+    );
+    Ok(known.fetch_one(db).await?)
 }
 
 /// The attempts of a delivery before its latest, in their order.
 pub async fn earlier_attempts(
     db: impl PgExecutor<'_>,
     company: CompanyId,
+    bodies: bool,
     id: DeliveryId,
 ) -> Result<Vec<Attempt>> {
     let rows = sqlx::query_as!(
@@ -267,7 +299,7 @@ pub async fn earlier_attempts(
             request_head,
             response_status,
             response_head,
-            response_body,
+            case when $3 then response_body end as response_body,
             response_truncated,
             repeated,
             dns_us,
@@ -282,6 +314,7 @@ pub async fn earlier_attempts(
         ",
         company.uuid(),
         id.uuid(),
+        bodies,
     );
     Ok(rows.fetch_all(db).await?)
 }

@@ -28,6 +28,8 @@ pub struct NewEvent<'a> {
     pub matched_as_of: DateTime<Utc>,
     /// Whether the deliveries given with it are the last.
     pub last: bool,
+    /// What its type's schema has to complain of.
+    pub violation: Option<&'a str>,
 }
 
 /// How a delivery begins.
@@ -67,11 +69,16 @@ pub struct Inserted {
     pub events: HashSet<EventId>,
 }
 
-/// Writes new events with their deliveries. An event that exists is left as it is, and so are its deliveries.
+/// Writes new events with their deliveries, and counts them. An event that exists is left as it is, and so are its
+/// deliveries.
+///
+/// `writer` is this process. Rows of counts are locked last and in the order of their key, when every event of the batch
+/// is written: who waits for an event of ours holds none of them.
 pub async fn ingest_batch(
     pool: &PgPool,
     events: &[NewEvent<'_>],
     deliveries: &[NewDelivery],
+    writer: i32,
 ) -> sqlx::Result<Inserted> {
     let e = |f: fn(&NewEvent<'_>) -> Uuid| events.iter().map(f).collect::<Vec<_>>();
     let ids = e(|e| e.event.id.0);
@@ -85,20 +92,21 @@ pub async fn ingest_batch(
     let matched: Vec<i32> = events.iter().map(|e| e.matched).collect();
     let as_of: Vec<DateTime<Utc>> = events.iter().map(|e| e.matched_as_of).collect();
     let last: Vec<bool> = events.iter().map(|e| e.last).collect();
+    let violations: Vec<Option<&str>> = events.iter().map(|e| e.violation).collect();
     let d = Columns::of(deliveries);
     let rows = sqlx::query!(
         r#"-- ingest.batch
         with inserted as (
             insert into events (id, company_id, event_type, message_id, "timestamp", data, body_hash, traceparent,
-                                matched, matched_as_of, fanned_out)
+                                matched, matched_as_of, fanned_out, violation)
             select id, company_id, event_type, message_id, ts, data::json, body_hash, traceparent,
-                   matched, matched_as_of, last
+                   matched, matched_as_of, last, violation
             from unnest($1::uuid[], $2::uuid[], $3::text[], $4::text[], $5::bigint[], $6::text[], $7::bigint[],
-                        $8::text[], $9::integer[], $10::timestamptz[], $11::boolean[])
+                        $8::text[], $9::integer[], $10::timestamptz[], $11::boolean[], $20::text[])
                 as a (id, company_id, event_type, message_id, ts, data, body_hash, traceparent,
-                      matched, matched_as_of, last)
+                      matched, matched_as_of, last, violation)
             on conflict (id) do nothing
-            returning id
+            returning id, company_id, event_type, matched
         ), owed as (
             insert into webhook_deliveries (id, company_id, webhook_id, event_id, event_type, trigger, status, reason,
                                             queued_at)
@@ -109,6 +117,17 @@ pub async fn ingest_batch(
                 as d (id, company_id, webhook_id, event_id, event_type, status, reason, queued)
             where (event_id in (select id from inserted)) is true
             on conflict (id) do nothing
+        ), counted as (
+            insert into event_stats as s (company_id, event_type, minute, writer, events, unmatched, deliveries)
+            select company_id, event_type, date_trunc('minute', now()), $21, count(*),
+                   count(*) filter (where matched = 0), sum(matched)
+            from inserted
+            group by company_id, event_type
+            order by company_id, event_type
+            on conflict (company_id, event_type, minute, writer) do update
+            set events = s.events + excluded.events,
+                unmatched = s.unmatched + excluded.unmatched,
+                deliveries = s.deliveries + excluded.deliveries
         )
         select id as "id!", now() as "now!" from inserted"#,
         &ids,
@@ -130,6 +149,8 @@ pub async fn ingest_batch(
         &d.statuses as _,
         &d.reasons as _,
         &d.queued,
+        &violations as _,
+        writer,
     )
     .fetch_all(pool)
     .await?;

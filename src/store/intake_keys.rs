@@ -64,3 +64,20 @@ pub async fn forget(pool: &PgPool, day: chrono::NaiveDate, rows_max: i64) -> sql
     .await?;
     Ok(done.rows_affected())
 }
+
+/// Removes keys of a company that is erased, some at a time; returns how many.
+pub async fn erase(db: impl sqlx::PgExecutor<'_>, company: CompanyId, rows_max: i64) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- intake_keys.erase
+        delete from intake_keys
+        where (company_id, message_id) in (select company_id, message_id
+                                           from intake_keys
+                                           where company_id = $1
+                                           limit $2)",
+        company.0,
+        rows_max,
+    )
+    .execute(db)
+    .await?;
+    Ok(done.rows_affected())
+}

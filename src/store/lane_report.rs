@@ -169,6 +169,20 @@ pub struct Transition {
     pub company_id: Uuid,
 }
 
+/// Whether there is or was such a webhook, in this company if one is named.
+pub async fn is_known(pool: &PgPool, company: Option<CompanyId>, webhook: WebhookId) -> Result<bool> {
+    let known = sqlx::query_scalar!(
+        r#"-- lane_report.is_known
+        select exists (select
+                       from webhooks
+                       where id = $1
+                         and ($2::uuid is null or company_id = $2)) as "known!""#,
+        webhook.uuid(),
+        company.map(CompanyId::uuid),
+    );
+    Ok(known.fetch_one(pool).await?)
+}
+
 /// The latest transitions of a webhook, newest first; of a deleted one as well.
 pub async fn history(
     pool: &PgPool,

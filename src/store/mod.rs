@@ -6,15 +6,21 @@
 //!
 //! Begin with the folder `migrations`, which says what the tables mean, then `webhooks.rs`.
 
+pub mod api_keys;
+pub mod audit_log;
 pub mod changes;
 pub mod checkup;
 pub mod claim;
 pub mod dead_letters;
+pub mod erasures;
+pub mod event_types;
+pub mod events;
 pub mod fault;
 pub mod feed;
 pub mod forget;
 pub mod give_up;
 pub mod history;
+pub mod idempotency_keys;
 pub mod ingest_batch;
 pub mod intake_keys;
 pub mod lane_report;
@@ -24,19 +30,22 @@ pub mod lease;
 pub mod ledger;
 pub mod migrate;
 pub mod partitions;
+pub mod payloads;
 pub mod pool;
 pub mod record_attempts;
 pub mod replay_rows;
 pub mod replay_sources;
 pub mod replays;
+pub mod search;
 pub mod set_aside;
 pub mod subscribed;
+pub mod test_delivery;
 pub mod tide_marks;
 pub mod time;
 pub mod waiting;
 pub mod webhooks;
 
-pub use pool::{Config, hot_pool, pool};
+pub use pool::{Config, hot_pool, pool, reading_pool};
 
 /// What the ledger answers where it does not answer with rows.
 #[derive(Debug, thiserror::Error)]
@@ -116,6 +125,7 @@ const CONSTRAINTS: &[(&str, &str, &str)] = &[
     ("webhooks_timeout_range", "timeout_seconds", "must be 1 to 60"),
     ("webhooks_max_in_flight_range", "max_in_flight", "must be 1 to 10000"),
     ("webhooks_rate_limit_range", "rate_limit", "must be 0.01 to 100000 a second"),
+    ("company_erased", "company_id", "was erased, and nothing is kept for it any more"),
     ("replays_rate_range", "rate", "must be 1 to 10000 a second"),
 ];
 

@@ -54,7 +54,8 @@ pub async fn expire(pool: &PgPool, day: NaiveDate, rows_max: i64) -> sqlx::Resul
             set status = 'dead', reason = 'expired', queued_at = null, claimed_until = null
             from owed o
             where d.id = o.id and d.id >= $1 and d.id < $2
-            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.outcome, d.response_status
+            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.outcome, d.response_status,
+                      d.trigger
         )
         insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome,
                                   response_status, body)
@@ -64,6 +65,7 @@ pub async fn expire(pool: &PgPool, day: NaiveDate, rows_max: i64) -> sqlx::Resul
                    || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
         from expired x
         left join events e on e.id = x.event_id
+        where x.trigger <> 'test'
         on conflict (id) do nothing"#,
         first,
         end,

@@ -21,6 +21,9 @@ const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 /// After this a statement is ended by the server: no batch of ours takes so long.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
+/// After this a reading for the API is ended: whoever asks for so much is told to ask for less.
+pub const READING_TIMEOUT: Duration = Duration::from_secs(5);
+
 /// After this a transaction that does nothing is ended, and gives its locks back.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
@@ -35,6 +38,9 @@ const ROW_COST: u8 = 1;
 /// Planning one of the large statements over all partitions takes as long as running it for a hundred rows, and
 /// the plan is the same whatever the values. Left to itself PostgreSQL goes on planning each time.
 const PLAN_ONCE: &str = "set plan_cache_mode = force_generic_plan";
+
+/// How readers' statements are planned: with their values, and walking rather than sorting.
+const WALK: &str = "set plan_cache_mode = force_custom_plan; set enable_sort = off";
 
 /// Where the ledger is.
 #[derive(clap::Args, Clone, Debug)]
@@ -86,6 +92,23 @@ pub fn hot_pool(config: &Config, role: &str, connections: u32) -> Result<PgPool>
     .join("; ");
     let pool = build(settings, connections).test_before_acquire(false);
     Ok(pool.connect_lazy_with(options(&config.database_url, role)?))
+}
+
+/// A pool for readers of the history: their statements are bounded more tightly, and change nothing.
+///
+/// Each is planned with its values: a page lies in a day or two, and only who knows in which leaves the other partitions
+/// alone from the start. And a page is walked to along an index that has its order. By its statistics PostgreSQL might rather
+/// gather all that there is and sort it, which is quick while there is little; they are hours old, and a history grows.
+///
+/// # Errors
+/// When the URL cannot be read.
+pub fn reading_pool(config: &Config, role: &str, connections: u32) -> Result<PgPool> {
+    let settings = format!(
+        "{}; set statement_timeout = {}; set default_transaction_read_only = on; {WALK}",
+        session_settings(),
+        READING_TIMEOUT.as_millis()
+    );
+    Ok(build(settings, connections).connect_lazy_with(options(&config.database_url, role)?))
 }
 
 /// Connects once, past the pool, and looks whether the server is one we can work with.

@@ -11,6 +11,9 @@ use uuid::Uuid;
 use super::Result;
 use crate::model::{CompanyId, ReplayId, Status, WebhookId};
 
+/// Up to how many deliveries of an order that have not ended are counted.
+pub const OPEN_COUNTED_MAX: i64 = 10_000;
+
 /// What an order is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -177,6 +180,110 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> R
         id.uuid(),
     );
     Ok(row.fetch_optional(db).await?)
+}
+
+/// Which orders of a company are wanted. What is not said matches all.
+#[derive(Clone, Debug, Default)]
+pub struct Wanted {
+    /// Of these kinds.
+    pub kinds: Option<Vec<String>>,
+    /// In these states.
+    pub statuses: Option<Vec<String>>,
+    /// Of this webhook.
+    pub webhook: Option<WebhookId>,
+    /// Older than this one: the last of the page before.
+    pub before: Option<(DateTime<Utc>, Uuid)>,
+}
+
+/// A page of a company's orders, newest first.
+pub async fn list(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    wanted: &Wanted,
+    limit: i64,
+) -> Result<Vec<Replay>> {
+    let rows = replays!(
+        "
+            -- replays.list
+            with replay as (
+                select *
+                from replays
+                where company_id = $1
+                    and ($2::text[] is null or kind = any($2))
+                    and ($3::text[] is null or status = any($3))
+                    and ($4::uuid is null or webhook_id = $4)
+                    and (started_at, id) < (coalesce($5, 'infinity'::timestamptz), coalesce($6, $8::uuid))
+                order by started_at desc, id desc
+                limit $7
+            )",
+        company.uuid(),
+        wanted.kinds.as_deref() as _,
+        wanted.statuses.as_deref() as _,
+        wanted.webhook.map(WebhookId::uuid),
+        wanted.before.map(|(at, _)| at),
+        wanted.before.map(|(_, id)| id),
+        limit,
+        Uuid::max(),
+    );
+    Ok(row_order(rows.fetch_all(db).await?))
+}
+
+/// Newest first; the statement's common part orders the other way.
+fn row_order(mut rows: Vec<Replay>) -> Vec<Replay> {
+    rows.reverse();
+    rows
+}
+
+/// How many orders of a company are wanted, up to `rows_max`.
+pub async fn count(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    wanted: &Wanted,
+    rows_max: i64,
+) -> Result<i64> {
+    let count = sqlx::query_scalar!(
+        r#"
+        -- replays.count
+        select count(*) as "count!"
+        from (
+            select
+            from replays
+            where company_id = $1
+                and ($2::text[] is null or kind = any($2))
+                and ($3::text[] is null or status = any($3))
+                and ($4::uuid is null or webhook_id = $4)
+            limit $5
+        ) as found
+        "#,
+        company.uuid(),
+        wanted.kinds.as_deref() as _,
+        wanted.statuses.as_deref() as _,
+        wanted.webhook.map(WebhookId::uuid),
+        rows_max,
+    );
+    Ok(count.fetch_one(db).await?)
+}
+
+/// How many of its deliveries have not ended yet, up to [`OPEN_COUNTED_MAX`].
+pub async fn open(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> Result<i64> {
+    let open = sqlx::query_scalar!(
+        r#"
+        -- replays.open_deliveries
+        select count(*) as "open!"
+        from (
+            select
+            from webhook_deliveries
+            where replay_id = $2
+                and company_id = $1
+                and status in ('pending', 'held')
+            limit $3
+        ) as unended
+        "#,
+        company.uuid(),
+        id.uuid(),
+        OPEN_COUNTED_MAX,
+    );
+    Ok(open.fetch_one(db).await?)
 }
 
 /// The order, still open, by which a webhook of a company is being resumed.

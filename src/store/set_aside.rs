@@ -73,12 +73,13 @@ pub async fn set_aside(pool: &PgPool, batch: &[SetAside]) -> sqlx::Result<()> {
               and d.status = 'pending'
               and d.attempts = s.attempt - 1
               and (s.holds or coalesce(d.claimed_until, '-infinity') < now())
-            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.status, d.reason
+            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.status, d.reason,
+                      d.trigger
         )
         insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts)
         select id, 'delivery', company_id, webhook_id, event_id, event_type, reason, attempts
         from moved
-        where status = 'dead'
+        where status = 'dead' and trigger <> 'test'
         on conflict (id) do nothing"#,
         &ids,
         &attempts,

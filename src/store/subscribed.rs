@@ -18,11 +18,23 @@ pub struct Subscribed {
     pub backlog: bool,
 }
 
+/// What is known of a company at an instant.
+#[derive(Clone, Debug)]
+pub struct OfCompany {
+    /// The instant.
+    pub as_of: DateTime<Utc>,
+    /// Its active webhooks.
+    pub webhooks: Vec<Subscribed>,
+    /// Whether it is to be forgotten: nothing is taken in for it any more.
+    pub erased: bool,
+}
+
 /// The active webhooks of a company, and the instant at which they were.
-pub async fn of_company(pool: &PgPool, company: CompanyId) -> sqlx::Result<(DateTime<Utc>, Vec<Subscribed>)> {
+pub async fn of_company(pool: &PgPool, company: CompanyId) -> sqlx::Result<OfCompany> {
     let rows = sqlx::query!(
         r#"-- webhooks.subscribed
         select t.now as "now!", w.id as "id?", w.events as "events?", w.paused_at is not null as "paused!",
+               exists (select from erasures where company_id = $1) as "erased!",
                coalesce(l.waiting > 0 or l.opened_at is not null or l.held_back_until > now(), false) as "backlog!"
         from (select now() as now) t
         left join webhooks w on w.company_id = $1 and w.active and w.deleted_at is null
@@ -32,6 +44,7 @@ pub async fn of_company(pool: &PgPool, company: CompanyId) -> sqlx::Result<(Date
     )
     .fetch_all(pool)
     .await?;
+    let erased = rows.first().is_some_and(|row| row.erased);
     let as_of = rows.first().map_or(DateTime::<Utc>::MIN_UTC, |row| row.now);
     let webhooks = rows
         .into_iter()
@@ -44,5 +57,5 @@ pub async fn of_company(pool: &PgPool, company: CompanyId) -> sqlx::Result<(Date
             })
         })
         .collect();
-    Ok((as_of, webhooks))
+    Ok(OfCompany { as_of, webhooks, erased })
 }

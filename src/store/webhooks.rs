@@ -3,13 +3,13 @@
 //! A company's own calls get [`Row`], the row as it stands. The pipeline gets [`Webhook`], made of it. Every change
 //! wakes the caches by the table's trigger, whoever makes it; nothing here has to remember that.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::collections::BTreeMap;
 
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{CompanyId, ReplayId, Secret, Webhook, WebhookId};
+use crate::model::{CompanyId, Secret, Webhook, WebhookId};
 
 mod row;
 
@@ -19,6 +19,8 @@ pub use row::{Change, Held, New, Row};
 pub const LIST_MAX: i64 = 10_000;
 
 /// Runs a statement whose first part makes the rows `webhook`, and reads those.
+///
+/// `version` is the row's `xmin`: it changes with every change of the row, and with nothing else.
 macro_rules! webhooks {
     ($sql:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -43,6 +45,7 @@ macro_rules! webhooks {
                 max_in_flight,
                 rate_limit,
                 auto_recover as "auto_recover!",
+                metadata::text as "metadata!",
                 paused_at,
                 paused_by,
                 pause_reason,
@@ -50,6 +53,7 @@ macro_rules! webhooks {
                 updated_at as "updated_at!",
                 created_by,
                 deleted_at,
+                version as "version!",
                 l.opened_at as "opened_at?",
                 l.next_probe_at as "next_probe_at?",
                 l.held_back_until as "held_back_until?"
@@ -61,6 +65,10 @@ macro_rules! webhooks {
         )
     };
 }
+
+mod transitions;
+
+pub use transitions::{pause, resume, rotate_secret};
 
 /// Makes a webhook.
 ///
@@ -74,9 +82,10 @@ pub async fn create(db: impl PgExecutor<'_>, new: New) -> Result<Row> {
                 insert into webhooks (
                     company_id, name, description, url, events, active, secret, headers,
                     retry_count, retry_schedule, timeout_seconds, max_in_flight, rate_limit, created_by,
-                    auto_recover)
-                values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15)
-                returning *
+                    auto_recover, metadata)
+                values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15,
+                    $16::text::json)
+                returning *, xmin::text as version
             )",
         new.company.uuid(),
         new.name,
@@ -93,6 +102,7 @@ pub async fn create(db: impl PgExecutor<'_>, new: New) -> Result<Row> {
         new.rate_limit,
         new.created_by,
         new.auto_recover,
+        new.metadata,
     );
     Ok(row.fetch_one(db).await?)
 }
@@ -103,7 +113,7 @@ pub async fn list(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<Row
         "
             -- webhooks.list
             with webhook as (
-                select *
+                select *, xmin::text as version
                 from webhooks
                 where company_id = $1
                     and deleted_at is null
@@ -116,13 +126,80 @@ pub async fn list(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<Row
     Ok(rows.fetch_all(db).await?)
 }
 
+/// A page of them: those behind `after`, a name with its id, at most `limit`.
+pub async fn page(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    after: Option<(&str, WebhookId)>,
+    limit: i64,
+) -> Result<Vec<Row>> {
+    let (name, id) = after.unzip();
+    let rows = webhooks!(
+        "
+            -- webhooks.page
+            with webhook as (
+                select *, xmin::text as version
+                from webhooks
+                where company_id = $1
+                    and deleted_at is null
+                    and ($2::text is null or (name, id) > ($2, $3::uuid))
+                order by name, id
+                limit $4
+            )",
+        company.uuid(),
+        name,
+        id.map(WebhookId::uuid),
+        limit,
+    );
+    Ok(rows.fetch_all(db).await?)
+}
+
+/// How many living webhooks a company has, counted up to `max`.
+pub async fn count(db: impl PgExecutor<'_>, company: CompanyId, max: i64) -> Result<i64> {
+    let counted = sqlx::query_scalar!(
+        r#"
+        -- webhooks.count
+        select count(*) as "count!"
+        from (
+            select
+            from webhooks
+            where company_id = $1
+                and deleted_at is null
+            limit $2
+        ) counted
+        "#,
+        company.uuid(),
+        max,
+    );
+    Ok(counted.fetch_one(db).await?)
+}
+
+/// One living webhook of a company, which nobody else changes until the transaction ends.
+pub async fn lock(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<Row>> {
+    let row = webhooks!(
+        "
+            -- webhooks.lock
+            with webhook as (
+                select *, xmin::text as version
+                from webhooks
+                where company_id = $1
+                    and id = $2
+                    and deleted_at is null
+                for update
+            )",
+        company.uuid(),
+        id.uuid(),
+    );
+    Ok(row.fetch_optional(db).await?)
+}
+
 /// One living webhook of a company.
 pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<Row>> {
     let row = webhooks!(
         "
             -- webhooks.get
             with webhook as (
-                select *
+                select *, xmin::text as version
                 from webhooks
                 where company_id = $1
                     and id = $2
@@ -155,6 +232,9 @@ pub async fn update(
                     events = coalesce($7, events),
                     active = coalesce($8, active),
                     secret = coalesce($9, secret),
+                    -- A secret given here replaces at once: none of those before it signs any more.
+                    previous_secret = case when $9 is null then previous_secret end,
+                    previous_secret_until = case when $9 is null then previous_secret_until end,
                     headers = coalesce($10::text::json, headers),
                     retry_count = coalesce($11, retry_count),
                     retry_schedule = case when $12 then $13 else retry_schedule end,
@@ -162,11 +242,12 @@ pub async fn update(
                     max_in_flight = case when $15 then $16 else max_in_flight end,
                     rate_limit = case when $17 then $18 else rate_limit end,
                     auto_recover = coalesce($19, auto_recover),
+                    metadata = coalesce($20::text::json, metadata),
                     updated_at = now()
                 where company_id = $1
                     and id = $2
                     and deleted_at is null
-                returning *
+                returning *, xmin::text as version
             )",
         company.uuid(),
         id.uuid(),
@@ -187,6 +268,7 @@ pub async fn update(
         change.rate_limit.is_some(),
         change.rate_limit.flatten(),
         change.auto_recover,
+        change.metadata,
     );
     Ok(row.fetch_optional(db).await?)
 }
@@ -203,130 +285,10 @@ pub async fn delete(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) 
                 where company_id = $1
                     and id = $2
                     and deleted_at is null
-                returning *
+                returning *, xmin::text as version
             )",
         company.uuid(),
         id.uuid(),
-    );
-    Ok(row.fetch_optional(db).await?)
-}
-
-/// Pauses a webhook. One that is paused already keeps its first reason, and is not among the answers: `None`.
-pub async fn pause(
-    db: impl PgExecutor<'_>,
-    company: CompanyId,
-    id: WebhookId,
-    by: &str,
-    why: &str,
-) -> Result<Option<Row>> {
-    let row = webhooks!(
-        "
-            -- webhooks.pause
-            with webhook as (
-                update webhooks
-                set paused_at = now(),
-                    paused_by = $3,
-                    pause_reason = $4,
-                    updated_at = now()
-                where company_id = $1
-                    and id = $2
-                    and deleted_at is null
-                    and paused_at is null
-                returning *
-            )",
-        company.uuid(),
-        id.uuid(),
-        by,
-        why,
-    );
-    Ok(row.fetch_optional(db).await?)
-}
-
-/// Ends a pause, and orders in the same statement what becomes of what it held. `None` where nothing was paused.
-///
-/// The order is a row of `replays` of the kind `resume`, whose filter is `{"held":"deliver"}` or
-/// `{"held":"discard"}`; feed works on it. One that is still open is given the new order.
-pub async fn resume(
-    db: impl PgExecutor<'_>,
-    company: CompanyId,
-    id: WebhookId,
-    by: &str,
-    held: Held,
-) -> Result<Option<Row>> {
-    let (filter, rate) = match held {
-        Held::Deliver { rate } => (r#"{"held":"deliver"}"#, rate),
-        Held::Discard => (r#"{"held":"discard"}"#, DISCARD_RATE),
-    };
-    let row = webhooks!(
-        "
-            -- webhooks.resume
-            with webhook as (
-                update webhooks
-                set paused_at = null,
-                    paused_by = null,
-                    pause_reason = null,
-                    updated_at = now()
-                where company_id = $1
-                    and id = $2
-                    and deleted_at is null
-                    and paused_at is not null
-                returning *
-            ),
-            ordered as (
-                insert into replays (id, company_id, kind, webhook_id, filter, rate, requested_by)
-                select $3, company_id, 'resume', id, $4::text::json, $5, $6
-                from webhook
-                on conflict (webhook_id) where kind = 'resume' and status <> 'done' do update
-                set filter = excluded.filter,
-                    rate = excluded.rate,
-                    requested_by = excluded.requested_by,
-                    status = 'expanding',
-                    started_at = now(),
-                    cursor = null,
-                    expanded_at = null
-            )",
-        company.uuid(),
-        id.uuid(),
-        ReplayId(Uuid::new_v4()).uuid(),
-        filter,
-        rate,
-        by,
-    );
-    Ok(row.fetch_optional(db).await?)
-}
-
-/// The rate written where nothing is sent; the column wants one.
-const DISCARD_RATE: i32 = 10_000;
-
-/// Gives a webhook a new secret; the one it had signs too until `grace` has passed.
-pub async fn rotate_secret(
-    db: impl PgExecutor<'_>,
-    company: CompanyId,
-    id: WebhookId,
-    secret: &Secret,
-    grace: Duration,
-    guide_signature_is_previous: bool,
-) -> Result<Option<Row>> {
-    let row = webhooks!(
-        "
-            -- webhooks.rotate_secret
-            with webhook as (
-                update webhooks
-                set previous_secret = secret,
-                    previous_secret_until = now() + make_interval(secs => $4),
-                    guide_signature_is_previous = $5,
-                    secret = $3,
-                    updated_at = now()
-                where company_id = $1
-                    and id = $2
-                    and deleted_at is null
-                returning *
-            )",
-        company.uuid(),
-        id.uuid(),
-        secret.expose(),
-        grace.as_secs_f64(),
-        guide_signature_is_previous,
     );
     Ok(row.fetch_optional(db).await?)
 }
@@ -337,7 +299,7 @@ pub async fn of_company(db: impl PgExecutor<'_>, company: CompanyId) -> Result<V
         "
             -- webhooks.of_company
             with webhook as (
-                select *
+                select *, xmin::text as version
                 from webhooks
                 where company_id = $1
                     and deleted_at is null
@@ -353,7 +315,7 @@ pub async fn by_ids(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Webhook
         "
             -- webhooks.by_ids
             with webhook as (
-                select *
+                select *, xmin::text as version
                 from webhooks
                 where id = any($1)
             )",

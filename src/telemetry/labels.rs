@@ -48,6 +48,8 @@ label! {
         Rejected = "rejected",
         /// PostgreSQL refused its row, and it is now a dead letter.
         Refused = "refused",
+        /// Its company was erased: it is dropped.
+        Erased = "erased",
     }
 }
 
@@ -60,6 +62,30 @@ label! {
         Ledger = "ledger",
         /// In the ledger, for its webhook to be resumed.
         Held = "held",
+    }
+}
+
+label! {
+    /// The class of an answer of the API.
+    StatusClass "status" {
+        /// 1xx to 3xx.
+        Fine = "2xx",
+        /// 4xx.
+        TheirFault = "4xx",
+        /// 5xx.
+        OurFault = "5xx",
+    }
+}
+
+impl StatusClass {
+    /// The class of a status.
+    #[must_use]
+    pub const fn of(status: u16) -> Self {
+        match status {
+            0..400 => Self::Fine,
+            400..500 => Self::TheirFault,
+            _ => Self::OurFault,
+        }
     }
 }
 
@@ -214,6 +240,18 @@ label! {
         Made = "made",
         /// Detached and dropped after the retention.
         Dropped = "dropped",
+    }
+}
+
+label! {
+    /// What lost its body, or was removed, before its day was dropped.
+    Emptied "rows" {
+        /// Events past `PAYLOAD_RETENTION`.
+        Events = "events",
+        /// Deliveries past it, with their attempts.
+        Deliveries = "deliveries",
+        /// Rows of companies that are erased.
+        Erased = "erased",
     }
 }
 

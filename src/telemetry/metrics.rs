@@ -12,8 +12,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    ConnectionKind, DeadLetterKind, Fate, Intake, JobResult, LaneChange, ParkedFor, PartitionAction,
-    ProbeFate, QueueKind, Queued, SlotFate, Step, TRIGGERS, Told,
+    ConnectionKind, DeadLetterKind, Emptied, Fate, Intake, JobResult, LaneChange, ParkedFor, PartitionAction,
+    ProbeFate, QueueKind, Queued, SlotFate, StatusClass, Step, TRIGGERS, Told,
 };
 use crate::model::{OutcomeClass, Trigger};
 
@@ -89,6 +89,18 @@ impl Timings {
     }
 }
 
+/// Requests to the API, by route and by class of status. Routes are those of the router, so there are no more series
+/// than it has.
+#[derive(Clone, Debug, Hash, PartialEq, Eq, EncodeLabelSet)]
+pub struct ApiRequest {
+    /// The route, with the names of its parameters.
+    route: String,
+    /// The method.
+    method: String,
+    /// The class of the answer's status.
+    status: &'static str,
+}
+
 /// The handles of every metric, as fields; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Metrics(Arc<Families>);
@@ -159,6 +171,12 @@ pub struct Families {
     pub keep_dead_letters: Counts<DeadLetterKind>,
     /// `prune_partitions_total`
     pub prune_partitions: Counts<PartitionAction>,
+    /// `prune_emptied_total`
+    pub prune_emptied: Counts<Emptied>,
+    /// `api_requests_total`
+    api_requests: Family<ApiRequest, Counter>,
+    /// `api_request_seconds`
+    api_request_seconds: Histogram,
     /// What the connections to RabbitMQ did; given to them when they are opened.
     pub broker: BrokerMetrics,
     /// `ledger_failing`
@@ -273,6 +291,17 @@ impl Metrics {
                 "Partitions made ahead and dropped",
                 PartitionAction::ALL,
             ),
+            prune_emptied: names.counts(
+                "prune_emptied",
+                "Rows that lost their bodies or went before their day was dropped, by what they were",
+                Emptied::ALL,
+            ),
+            api_requests: names.family("api_requests", "Requests to the API, by route and class of status"),
+            api_request_seconds: names.histogram(
+                "api_request_seconds",
+                "Time from the head of a request to its answer",
+                SECONDS,
+            ),
             broker: BrokerMetrics {
                 published: names.counts(
                     "broker_published",
@@ -298,6 +327,14 @@ impl Metrics {
             registry: names.0,
         };
         Self(Arc::new(families))
+    }
+
+    /// Takes note of an answer of the API.
+    pub fn api_request(&self, route: &str, method: &str, status: StatusClass, took: Duration) {
+        let labels =
+            ApiRequest { route: route.to_owned(), method: method.to_owned(), status: status.as_str() };
+        self.api_requests.get_or_create(&labels).inc();
+        self.api_request_seconds.observe(took.as_secs_f64());
     }
 
     /// The whole as OpenMetrics text.
@@ -330,6 +367,12 @@ impl Names {
         }
         self.0.register(name, help, family.clone());
         Counts(family)
+    }
+
+    fn family(&mut self, name: &str, help: &str) -> Family<ApiRequest, Counter> {
+        let family = Family::default();
+        self.0.register(name, help, family.clone());
+        family
     }
 
     fn counter(&mut self, name: &str, help: &str) -> Counter {

@@ -189,6 +189,7 @@ fn every_non_match_is_explained() {
     check(NonMatch::TypeNotSubscribed, Move::Admin, "not sent: type `ticket.closed` is not subscribed");
     check(NonMatch::Inactive, Move::Admin, "not sent: the webhook is not active");
     check(NonMatch::Deleted, Move::Nobody, "not sent: the webhook is deleted");
+    check(NonMatch::NotYetThere, Move::Nobody, "not sent: the webhook was made after the event was taken in");
 }
 
 #[test]

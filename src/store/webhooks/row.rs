@@ -49,6 +49,7 @@ pub struct Row {
     pub rate_limit: Option<f64>,
     /// Whether the end of an outage sends again what was given up in it.
     pub auto_recover: bool,
+    pub(super) metadata: String,
     /// When it was paused.
     pub paused_at: Option<DateTime<Utc>>,
     /// By whom.
@@ -63,6 +64,8 @@ pub struct Row {
     pub created_by: Option<String>,
     /// When it was deleted.
     pub deleted_at: Option<DateTime<Utc>>,
+    /// Another with each change of the row; no change of its lane touches it.
+    pub version: String,
     pub(super) opened_at: Option<DateTime<Utc>>,
     pub(super) next_probe_at: Option<DateTime<Utc>>,
     pub(super) held_back_until: Option<DateTime<Utc>>,
@@ -83,6 +86,12 @@ impl Row {
             // Only a hand in the table writes such a thing, and it must not cost the company its other webhooks.
             _ => BTreeMap::new(),
         }
+    }
+
+    /// What its owner keeps beside it.
+    #[must_use]
+    pub fn metadata(&self) -> serde_json::Map<String, Value> {
+        serde_json::from_str(&self.metadata).unwrap_or_default()
     }
 
     /// Attempts and waits; the default where a hand in the table wrote what is no policy.
@@ -170,6 +179,8 @@ pub struct New {
     pub rate_limit: Option<f64>,
     /// Whether the end of an outage sends again what was given up in it.
     pub auto_recover: bool,
+    /// A JSON object that its owner keeps beside it.
+    pub metadata: String,
     /// Who makes it.
     pub created_by: Option<String>,
 }
@@ -191,6 +202,7 @@ pub struct Change {
     pub max_in_flight: Option<Option<i32>>,
     pub rate_limit: Option<Option<f64>>,
     pub auto_recover: Option<bool>,
+    pub metadata: Option<String>,
 }
 
 /// What becomes of the deliveries that a pause held.

@@ -1,0 +1,344 @@
+//! Finds deliveries and dead letters by what they have in common, page by page, newest first.
+//!
+//! A walk goes backwards along an index from where the page before ended, so that the thousandth page costs what the
+//! first does, and shows nothing twice whatever arrives meanwhile. A filter is judged row by row on the way. What is wanted
+//! may be few and far between, so a page is given up after [`LOOKED_AT_MAX`] rows: it then ends where the walk has come to,
+//! perhaps with nothing on it, and whoever asks goes on from there.
+//!
+//! Only ids are found here; `history` and `dead_letters` read the rows. The statements want plans that know their values and
+//! walk rather than sort, which the pool of the readers sees to.
+
+use chrono::{DateTime, TimeDelta, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::Result;
+use crate::model::{
+    CompanyId,
+    id::{first_at, first_of_day, time_of},
+};
+
+/// Rows that a page goes through before it is given up, not filled; the last look may go this far beyond.
+pub const LOOKED_AT_MAX: i64 = 20_000;
+/// Rows of the first look of a page with filters; each further look goes through four times as many.
+const LOOK_BEGINS: i64 = 1_000;
+/// Rows of a look at most.
+const LOOK_MAX: i64 = 16_000;
+/// Rows of a single webhook that a look goes through at least, however many webhooks share it.
+const LOOK_EACH_MIN: i64 = 50;
+/// Up to so many webhooks the first span is the day; beyond, a minute: each webhook costs a probe of its index, and for
+/// many of them a short span fills a page already.
+const WEBHOOKS_FEW: i64 = 20;
+/// By how much each span of time is wider than the one before.
+const WIDER: i32 = 8;
+/// Spans wider than this reach back to the beginning.
+const SPAN_MAX: TimeDelta = TimeDelta::days(366);
+/// How far ahead of now an id can lie: events from a clock that is fast are an hour ahead at most.
+const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
+
+/// Which deliveries are wanted. What is not said matches all; of a list one must match.
+#[derive(Clone, Debug, Default)]
+pub struct Deliveries {
+    /// Of these webhooks.
+    pub webhooks: Option<Vec<Uuid>>,
+    /// In these states.
+    pub statuses: Option<Vec<String>>,
+    /// Of types that match one of these: `ticket.created`, `ticket.*`, `*`.
+    pub event_types: Option<Vec<String>>,
+    /// Whose latest answer has one of these statuses.
+    pub response_statuses: Option<Vec<i32>>,
+    /// Whose latest attempt has an outcome of one of these classes.
+    pub outcomes: Option<Vec<String>>,
+    /// Whose reason begins with one of these.
+    pub reasons: Option<Vec<String>>,
+    /// That exist for one of these reasons.
+    pub triggers: Option<Vec<String>>,
+    /// Whose id lies then or later: that of its event, or of the start of its replay.
+    pub since: Option<DateTime<Utc>>,
+    /// Whose id lies before then.
+    pub until: Option<DateTime<Utc>>,
+}
+
+impl Deliveries {
+    /// Whether rows are judged on the way.
+    fn is_filtered(&self) -> bool {
+        let texts = [&self.statuses, &self.event_types, &self.outcomes, &self.reasons, &self.triggers];
+        texts.iter().any(|list| list.is_some()) || self.response_statuses.is_some()
+    }
+
+    /// The types that must be equal, and the beginnings; none of either where every type matches.
+    fn types(&self) -> (Option<Vec<String>>, Option<Vec<String>>) {
+        let Some(wanted) = self.event_types.as_ref().filter(|types| types.iter().all(|text| text != "*"))
+        else {
+            return (None, None);
+        };
+        let (prefixes, exact): (Vec<&String>, Vec<&String>) =
+            wanted.iter().partition(|text| text.ends_with(".*"));
+        let prefixes = prefixes.into_iter().map(|text| text.trim_end_matches('*').to_owned());
+        (Some(exact.into_iter().cloned().collect()), Some(prefixes.collect()))
+    }
+
+    fn low(&self) -> Uuid {
+        self.since.map_or(Uuid::nil(), id_at)
+    }
+
+    fn high(&self) -> Uuid {
+        self.until.map_or(Uuid::max(), id_at)
+    }
+}
+
+/// What a page found.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Found<K> {
+    /// Newest first.
+    pub ids: Vec<Uuid>,
+    /// Where the next page begins; none where there is nothing behind.
+    pub next: Option<K>,
+}
+
+/// A page of at most `rows` deliveries of a company behind `before`, or the newest.
+pub async fn deliveries(
+    db: &PgPool,
+    company: CompanyId,
+    wanted: &Deliveries,
+    before: Option<Uuid>,
+    rows: i64,
+    now: DateTime<Utc>,
+) -> Result<Found<Uuid>> {
+    let webhooks = match &wanted.webhooks {
+        Some(listed) => i64::try_from(listed.len()).unwrap_or(i64::MAX),
+        None => count_webhooks(db, company).await?,
+    };
+    let mut walk = Walk::new(wanted, before, rows, webhooks, now);
+    let mut ids: Vec<Uuid> = Vec::new();
+    let mut looked_at = 0;
+    while let Some((low, high)) = walk.span() {
+        // One more than the page shows whether there is another.
+        let missing = rows + 1 - i64::try_from(ids.len()).unwrap_or(rows);
+        let look = look(db, company, wanted, (low, high), walk.each(), missing).await?;
+        ids.extend(look.ids);
+        if i64::try_from(ids.len()).is_ok_and(|n| n > rows) {
+            ids.truncate(usize::try_from(rows).unwrap_or(0));
+            return Ok(Found { next: ids.last().copied(), ids });
+        }
+        walk.went(look.edge);
+        looked_at += look.looked_at;
+        if looked_at >= LOOKED_AT_MAX && !walk.is_over() {
+            return Ok(Found { next: Some(walk.before), ids });
+        }
+    }
+    Ok(Found { ids, next: None })
+}
+
+/// The way of a page backwards through time, span after span, each look within one of them.
+#[derive(Debug)]
+struct Walk {
+    /// Everything from here on has been looked at.
+    before: Uuid,
+    /// Where the walk ends.
+    floor: Uuid,
+    /// Hardly anything lies beyond: the first span is measured from here.
+    now: Uuid,
+    /// How far the next span reaches back.
+    width: TimeDelta,
+    /// Where the present span begins, while it is not looked through.
+    low: Option<Uuid>,
+    /// Rows of the next look, over all webhooks.
+    look: i64,
+    /// Rows that a look has of each webhook at least.
+    each_min: i64,
+    webhooks: i64,
+}
+
+impl Walk {
+    fn new(wanted: &Deliveries, before: Option<Uuid>, rows: i64, webhooks: i64, now: DateTime<Utc>) -> Self {
+        let newest = id_at(now.checked_add_signed(AHEAD_MAX).unwrap_or(now));
+        let before = before.unwrap_or(Uuid::max()).min(wanted.high()).min(newest);
+        let webhooks = webhooks.max(1);
+        let width = if webhooks <= WEBHOOKS_FEW { TimeDelta::days(1) } else { TimeDelta::minutes(1) };
+        let (look, each_min) = if wanted.is_filtered() {
+            (LOOK_BEGINS, LOOK_EACH_MIN)
+        } else {
+            // Each row that is looked at is one that is wanted: the newest of each webhook fill any page.
+            (rows + 1, rows + 1)
+        };
+        Self { before, floor: wanted.low(), now: id_at(now), width, low: None, look, each_min, webhooks }
+    }
+
+    fn is_over(&self) -> bool {
+        self.before <= self.floor
+    }
+
+    /// Rows that the next look has of each webhook at most.
+    fn each(&self) -> i64 {
+        (self.look / self.webhooks).max(self.each_min)
+    }
+
+    /// The ids that the next look lies in; none where the walk is over.
+    fn span(&mut self) -> Option<(Uuid, Uuid)> {
+        if self.is_over() {
+            return None;
+        }
+        let begin = below(self.before.min(self.now), self.width).max(self.floor);
+        Some((*self.low.get_or_insert(begin), self.before))
+    }
+
+    /// Takes note that a look has come down to `edge`, or, without one, through its whole span.
+    fn went(&mut self, edge: Option<Uuid>) {
+        if let Some(edge) = edge {
+            self.before = edge;
+            self.look = (self.look * 4).min(LOOK_MAX);
+        } else {
+            self.before = self.low.take().unwrap_or(self.floor);
+            self.width = self.width.checked_mul(WIDER).unwrap_or(TimeDelta::MAX);
+        }
+    }
+}
+
+/// Where a span of this width before an id begins: at the begin of a day from a day on, so that it cuts no partition.
+fn below(before: Uuid, width: TimeDelta) -> Uuid {
+    if width > SPAN_MAX {
+        return Uuid::nil();
+    }
+    // The last millisecond before: at the very begin of a day the day before is meant.
+    let last = time_of(Uuid::from_u128(before.as_u128().saturating_sub(1)));
+    let day = TimeDelta::days(1);
+    let Some(begin) = last.checked_sub_signed(if width < day { width } else { width - day }) else {
+        return Uuid::nil();
+    };
+    if width < day { first_at(begin) } else { first_of_day(begin.date_naive()) }
+}
+
+/// The least id of an instant; the ends of the ids stand for what lies beyond.
+fn id_at(time: DateTime<Utc>) -> Uuid {
+    const MILLIS_MAX: i64 = (1 << 48) - 1;
+    match time.timestamp_millis() {
+        ..0 => Uuid::nil(),
+        0..=MILLIS_MAX => first_at(time),
+        _ => Uuid::max(),
+    }
+}
+
+/// What one look found.
+struct Look {
+    ids: Vec<Uuid>,
+    /// Everything from here on was looked at; none where the whole span was.
+    edge: Option<Uuid>,
+    looked_at: i64,
+}
+
+/// Goes through at most `each` rows of each webhook in a span, newest first, and gives at most `rows` of those wanted.
+///
+/// Rows compare as pairs, and the order begins with the webhook: so only the index of the webhooks' histories has it, on a
+/// connection that would rather not sort. Told that the webhook is one, PostgreSQL would go through all deliveries of a day
+/// where it believes that most are the webhook's, and its beliefs are hours old.
+///
+/// Where a webhook has more rows than were gone through, what the others have below its last may not be all there is
+/// between, and waits for the next look.
+async fn look(
+    db: &PgPool,
+    company: CompanyId,
+    wanted: &Deliveries,
+    (low, high): (Uuid, Uuid),
+    each: i64,
+    rows: i64,
+) -> Result<Look> {
+    let (types, prefixes) = wanted.types();
+    let look = sqlx::query_as!(
+        Look,
+        r#"
+        -- search.deliveries
+        with looked as (
+            select
+                w.id as webhook_id,
+                d.id,
+                d.status,
+                d.reason,
+                d.event_type,
+                d.response_status,
+                d.outcome,
+                d.trigger
+            from webhooks w
+            cross join lateral (
+                select *
+                from webhook_deliveries
+                where company_id = $1
+                    and (webhook_id, id) < (w.id, $4)
+                    and (webhook_id, id) >= (w.id, $3)
+                    and id >= $3
+                    and id < $4
+                order by webhook_id desc, id desc
+                limit $5
+            ) d
+            where w.company_id = $1
+                and ($2::uuid[] is null or w.id = any($2))
+        ), edge as (
+            select low
+            from (
+                select count(*) as rows, (array_agg(id order by id))[1] as low
+                from looked
+                group by webhook_id
+            ) as walk
+            where rows >= $5
+            order by low desc
+            limit 1
+        )
+        select
+            array(
+                select id
+                from looked
+                where id >= coalesce((select low from edge), $3)
+                    and ($7::text[] is null or status = any($7))
+                    and ($8::text[] is null
+                        or event_type = any($8)
+                        or exists (select from unnest($9::text[]) as t (prefix) where starts_with(event_type, t.prefix)))
+                    and ($10::integer[] is null or response_status = any($10))
+                    and ($11::text[] is null or outcome = any($11))
+                    and ($12::text[] is null
+                        or exists (select from unnest($12::text[]) as t (prefix) where starts_with(reason, t.prefix)))
+                    and ($13::text[] is null or trigger = any($13))
+                order by id desc
+                limit $6
+            ) as "ids!",
+            (select low from edge) as edge,
+            (select count(*) from looked) as "looked_at!"
+        "#,
+        company.uuid(),
+        wanted.webhooks.as_deref() as _,
+        low,
+        high,
+        each,
+        rows,
+        wanted.statuses.as_deref() as _,
+        types.as_deref() as _,
+        prefixes.as_deref() as _,
+        wanted.response_statuses.as_deref() as _,
+        wanted.outcomes.as_deref() as _,
+        wanted.reasons.as_deref() as _,
+        wanted.triggers.as_deref() as _,
+    );
+    Ok(look.fetch_one(db).await?)
+}
+
+async fn count_webhooks(db: &PgPool, company: CompanyId) -> Result<i64> {
+    let count = sqlx::query_scalar!(
+        r#"
+        -- search.count_webhooks
+        select count(*) as "count!"
+        from webhooks
+        where company_id = $1
+        "#,
+        company.uuid(),
+    );
+    Ok(count.fetch_one(db).await?)
+}
+
+mod counting;
+mod letters;
+
+pub use counting::count_deliveries;
+pub(super) use counting::{known_in_time, within};
+pub use letters::{Letters, count_letters, dead_letters};
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,161 @@
+//! Finding dead letters: one table, walked along its index by time.
+
+use std::time::Duration;
+
+use chrono::{DateTime, Utc};
+use sqlx::PgPool;
+use uuid::Uuid;
+
+use super::{
+    Found, LOOK_BEGINS, LOOK_MAX, LOOKED_AT_MAX,
+    counting::{known_in_time, within},
+};
+use crate::{model::CompanyId, store::Result};
+
+/// Which dead letters are wanted. What is not said matches all; of a list one must match.
+#[derive(Clone, Debug, Default)]
+pub struct Letters {
+    /// Of this company; without it all, also those that say none: for whoever runs the service.
+    pub company: Option<CompanyId>,
+    /// Of this webhook.
+    pub webhook: Option<Uuid>,
+    /// Of these kinds.
+    pub kinds: Option<Vec<String>>,
+    /// With which this was done.
+    pub statuses: Option<Vec<String>>,
+    /// Whose reason begins with one of these.
+    pub reasons: Option<Vec<String>>,
+    /// Given up then or later.
+    pub since: Option<DateTime<Utc>>,
+    /// Given up before then.
+    pub until: Option<DateTime<Utc>>,
+}
+
+/// A place among dead letters.
+type Key = (DateTime<Utc>, Uuid);
+
+struct Look {
+    ids: Vec<Uuid>,
+    times: Vec<DateTime<Utc>>,
+    edge_at: Option<DateTime<Utc>>,
+    edge_id: Option<Uuid>,
+    looked_at: i64,
+}
+
+/// A page of at most `rows` dead letters behind `before`, or the newest.
+pub async fn dead_letters(
+    db: &PgPool,
+    wanted: &Letters,
+    before: Option<Key>,
+    rows: i64,
+) -> Result<Found<Key>> {
+    let is_filtered = wanted.kinds.is_some() || wanted.statuses.is_some() || wanted.reasons.is_some();
+    let (mut before, mut each) = (before, if is_filtered { LOOK_BEGINS } else { rows + 1 });
+    let (mut found, mut looked_at) = (Vec::<Key>::new(), 0);
+    loop {
+        let missing = rows + 1 - i64::try_from(found.len()).unwrap_or(rows);
+        let look = look(db, wanted, before, each, missing).await?;
+        found.extend(look.times.into_iter().zip(look.ids));
+        let is_full = i64::try_from(found.len()).is_ok_and(|n| n > rows);
+        found.truncate(usize::try_from(rows).unwrap_or(0));
+        let ids = || found.iter().map(|(_, id)| *id).collect();
+        if is_full {
+            return Ok(Found { ids: ids(), next: found.last().copied() });
+        }
+        if look.looked_at < each {
+            return Ok(Found { ids: ids(), next: None });
+        }
+        before = look.edge_at.zip(look.edge_id);
+        looked_at += look.looked_at;
+        if looked_at >= LOOKED_AT_MAX {
+            return Ok(Found { ids: ids(), next: before });
+        }
+        each = (each * 4).min(LOOK_MAX);
+    }
+}
+
+async fn look(db: &PgPool, wanted: &Letters, before: Option<Key>, each: i64, rows: i64) -> Result<Look> {
+    let look = sqlx::query_as!(
+        Look,
+        r#"
+        -- search.dead_letters
+        with looked as (
+            select id, created_at, kind, status, reason
+            from dead_letters
+            where ($1::uuid is null or company_id = $1)
+                and ($2::uuid is null or webhook_id = $2)
+                and created_at >= coalesce($3, '-infinity'::timestamptz)
+                and created_at < coalesce($4, 'infinity'::timestamptz)
+                and (created_at, id) < (coalesce($5, 'infinity'::timestamptz), coalesce($6, $12::uuid))
+            order by created_at desc, id desc
+            limit $7
+        ), found as (
+            select id, created_at
+            from looked
+            where ($9::text[] is null or kind = any($9))
+                and ($10::text[] is null or status = any($10))
+                and ($11::text[] is null
+                    or exists (select from unnest($11::text[]) as t (prefix) where starts_with(reason, t.prefix)))
+            order by created_at desc, id desc
+            limit $8
+        )
+        select
+            array(select id from found order by created_at desc, id desc) as "ids!",
+            array(select created_at from found order by created_at desc, id desc) as "times!",
+            (select created_at from looked order by created_at, id limit 1) as edge_at,
+            (select id from looked order by created_at, id limit 1) as edge_id,
+            (select count(*) from looked) as "looked_at!"
+        "#,
+        wanted.company.map(CompanyId::uuid),
+        wanted.webhook,
+        wanted.since,
+        wanted.until,
+        before.map(|(at, _)| at),
+        before.map(|(_, id)| id),
+        each,
+        rows,
+        wanted.kinds.as_deref() as _,
+        wanted.statuses.as_deref() as _,
+        wanted.reasons.as_deref() as _,
+        Uuid::max(),
+    );
+    Ok(look.fetch_one(db).await?)
+}
+
+/// Counts dead letters up to `rows_max`; none where that takes longer than `time_max`.
+pub async fn count_letters(
+    db: &PgPool,
+    wanted: &Letters,
+    (rows_max, time_max): (i64, Duration),
+) -> Result<Option<i64>> {
+    let mut tx = db.begin().await?;
+    within(&mut tx, time_max).await?;
+    let count = sqlx::query_scalar!(
+        r#"
+        -- search.count_letters
+        select count(*) as "count!"
+        from (
+            select
+            from dead_letters
+            where ($1::uuid is null or company_id = $1)
+                and ($2::uuid is null or webhook_id = $2)
+                and created_at >= coalesce($3, '-infinity'::timestamptz)
+                and created_at < coalesce($4, 'infinity'::timestamptz)
+                and ($6::text[] is null or kind = any($6))
+                and ($7::text[] is null or status = any($7))
+                and ($8::text[] is null
+                    or exists (select from unnest($8::text[]) as t (prefix) where starts_with(reason, t.prefix)))
+            limit $5
+        ) as found
+        "#,
+        wanted.company.map(CompanyId::uuid),
+        wanted.webhook,
+        wanted.since,
+        wanted.until,
+        rows_max,
+        wanted.kinds.as_deref() as _,
+        wanted.statuses.as_deref() as _,
+        wanted.reasons.as_deref() as _,
+    );
+    known_in_time(count.fetch_one(&mut *tx).await)
+}
