@@ -66,6 +66,11 @@ impl Client {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// What opens its connections.
+    pub(super) fn connector(&self) -> &Connector {
+        &self.inner.connector
+    }
+
     /// Posts `body` and reports what came of it; never fails otherwise.
     ///
     /// The whole takes no longer than `timeout`, nor than `TIMEOUT_MAX`. Headers that frame the message are

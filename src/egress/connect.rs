@@ -1,6 +1,11 @@
 //! Opens connections: look up, judge, connect to what was judged, shake hands.
 
-use std::{io, net::SocketAddr, sync::Arc, time::Duration};
+use std::{
+    io,
+    net::{IpAddr, SocketAddr},
+    sync::Arc,
+    time::Duration,
+};
 
 use futures_util::{StreamExt, stream::FuturesUnordered};
 use rustls::{ClientConfig, pki_types::ServerName};
@@ -62,12 +67,26 @@ impl Connector {
             Host::Domain(name) => name,
         };
         let started = Instant::now();
-        let resolved = self.resolver.resolve(name).await;
+        let resolved = self.resolved(name).await;
         course.phases.dns = Some(started.elapsed());
-        let resolved = resolved.map_err(|detail| unreachable(Unreachable::Dns, None, detail))?;
+        let resolved = resolved?;
         self.guard.admit_resolved(name, &resolved)?;
-        let addresses = resolved.into_iter().map(|ip| SocketAddr::new(ip, target.port)).collect();
-        Ok(interleave(addresses))
+        Ok(on_port(&resolved, target.port))
+    }
+
+    /// What a name resolves to, not judged yet.
+    pub async fn resolved(&self, name: &str) -> Result<Vec<IpAddr>, Outcome> {
+        let resolved = self.resolver.resolve(name).await;
+        resolved.map_err(|detail| unreachable(Unreachable::Dns, None, detail))
+    }
+
+    /// Connects to one of a target's addresses, which have been judged.
+    pub async fn dial_judged(
+        &self,
+        target: &Target<'_>,
+        ips: &[IpAddr],
+    ) -> Result<(TcpStream, SocketAddr), Outcome> {
+        self.dial(&on_port(ips, target.port)).await
     }
 
     async fn dial(&self, addresses: &[SocketAddr]) -> Result<(TcpStream, SocketAddr), Outcome> {
@@ -85,7 +104,7 @@ impl Connector {
         }
     }
 
-    async fn shake_hands(
+    pub async fn shake_hands(
         &self,
         target: &Target<'_>,
         stream: TcpStream,
@@ -119,6 +138,11 @@ fn server_name(host: &Host<&str>) -> Option<ServerName<'static>> {
         Host::Ipv4(ip) => Some(ServerName::IpAddress((*ip).into())),
         Host::Ipv6(ip) => Some(ServerName::IpAddress((*ip).into())),
     }
+}
+
+/// Addresses to connect to, in the order in which they are tried.
+fn on_port(ips: &[IpAddr], port: u16) -> Vec<SocketAddr> {
+    interleave(ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
 }
 
 /// Puts the families in turn, IPv4 first: clusters often have IPv6 addresses but no way out by them.

@@ -8,7 +8,8 @@
 //!
 //! Begin with `client.rs`, the steps of one request in their order. `guard.rs` judges, `resolver.rs` looks names
 //! up, `connect.rs` opens connections, `link.rs` is one connection, `pool.rs` keeps those that can be used again,
-//! `answer.rs` turns answers into outcomes, `words.rs` says in plain words what went wrong.
+//! `look.rs` looks without a request, `answer.rs` turns answers into outcomes, `words.rs` says in plain words what went
+//! wrong. Apart from all that, `operator.rs` asks the operator's own services, at addresses from the settings.
 
 mod answer;
 mod client;
@@ -17,6 +18,8 @@ mod connect;
 mod guard;
 mod hold_back;
 mod link;
+mod look;
+mod operator;
 mod pool;
 mod resolver;
 mod timing;
@@ -25,6 +28,8 @@ mod words;
 
 pub use client::Client;
 pub use config::{Config, DnsServers};
+pub use look::{Address, Certificate, LOOK_TIMEOUT, Looked};
+pub use operator::{ANSWER_BYTES_MAX, ASK_TIMEOUT, AskError, OperatorClient};
 
 /// Why a client cannot be built: a setting that cannot be followed.
 #[derive(Debug, thiserror::Error)]
@@ -43,4 +48,7 @@ pub enum Error {
     /// The resolver refuses its settings.
     #[error("name resolution cannot be set up: {0}")]
     Resolver(String),
+    /// The client for the operator's own services refuses its settings.
+    #[error("the client for JWT_JWKS_URL and AUTH_USERINFO_URL cannot be set up: {0}")]
+    Operator(String),
 }

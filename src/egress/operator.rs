@@ -1,0 +1,106 @@
+//! The operator's own services: who signs tokens, who knows users.
+//!
+//! Their addresses come from the settings and not from customers, so nobody guards them: they may well be private.
+//! Everything else is bounded: the whole of a question in time, its answer in bytes, and no redirect is followed,
+//! for a token must not be carried on to wherever somebody points.
+
+use std::time::Duration;
+
+use http::{HeaderValue, header};
+use url::Url;
+
+use super::{Config, Error, tls};
+
+/// How long a question may take, from looking up the name to the last byte of the answer.
+pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
+/// How long connecting may take of it.
+const ASK_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
+/// The largest answer that is read, in bytes: thousands of companies, or hundreds of keys.
+pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
+/// Connections kept to each service for the next question.
+const IDLE_PER_SERVICE_MAX: usize = 8;
+
+/// Why there is no answer to be used.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum AskError {
+    /// It said something else than 2xx.
+    #[error("it answered {0}")]
+    Status(u16),
+    /// It said too much.
+    #[error("its answer has more than {ANSWER_BYTES_MAX} bytes")]
+    TooLarge,
+    /// It said nothing, or not all of it, in time.
+    #[error("it did not answer within {} s", ASK_TIMEOUT.as_secs())]
+    TimedOut,
+    /// It is not there, or broke off.
+    #[error("it cannot be reached: {0}")]
+    Unreachable(String),
+}
+
+/// Asks the operator's own services; cheap to clone.
+#[derive(Clone, Debug)]
+pub struct OperatorClient {
+    http: reqwest::Client,
+}
+
+impl OperatorClient {
+    /// A client that trusts the authorities that receivers are judged by.
+    ///
+    /// # Errors
+    /// When the file of further authorities cannot be read.
+    pub fn new(config: &Config) -> Result<Self, Error> {
+        let http = reqwest::Client::builder()
+            .tls_backend_preconfigured(tls::config(config)?.as_ref().clone())
+            .redirect(reqwest::redirect::Policy::none())
+            .timeout(ASK_TIMEOUT)
+            .connect_timeout(ASK_CONNECT_TIMEOUT)
+            .pool_max_idle_per_host(IDLE_PER_SERVICE_MAX)
+            .user_agent(concat!("xtwebhooks/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Error::Operator(told(&error)))?;
+        Ok(Self { http })
+    }
+
+    /// Gets what is there, on behalf of whoever the token belongs to.
+    ///
+    /// # Errors
+    /// Where the answer is no 2xx, too large, too late, or none.
+    pub async fn get(&self, url: &Url, token: Option<&str>) -> Result<Vec<u8>, AskError> {
+        let mut request = self.http.get(url.clone()).header(header::ACCEPT, "application/json");
+        if let Some(token) = token {
+            let value = HeaderValue::from_str(&format!("Bearer {token}"));
+            let mut value = value.map_err(|error| AskError::Unreachable(error.to_string()))?;
+            value.set_sensitive(true);
+            request = request.header(header::AUTHORIZATION, value);
+        }
+        let mut response = request.send().await.map_err(failed)?;
+        if !response.status().is_success() {
+            return Err(AskError::Status(response.status().as_u16()));
+        }
+        let mut answer = Vec::new();
+        while let Some(part) = response.chunk().await.map_err(failed)? {
+            if answer.len() + part.len() > ANSWER_BYTES_MAX {
+                return Err(AskError::TooLarge);
+            }
+            answer.extend_from_slice(&part);
+        }
+        Ok(answer)
+    }
+}
+
+#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+fn failed(error: reqwest::Error) -> AskError {
+    if error.is_timeout() { AskError::TimedOut } else { AskError::Unreachable(told(&error)) }
+}
+
+/// The innermost reason; the outer ones only say that there is one, and name an address that may hold a password.
+fn told(error: &reqwest::Error) -> String {
+    let mut reason: &dyn std::error::Error = error;
+    while let Some(source) = reason.source() {
+        reason = source;
+    }
+    match reason.downcast_ref::<reqwest::Error>() {
+        Some(_) => "the request failed".to_owned(),
+        None => reason.to_string(),
+    }
+}
