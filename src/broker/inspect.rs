@@ -4,8 +4,10 @@
 //! are ours. Declaring with arguments tells that, and changes nothing where the queue exists; so it is only done
 //! where the passive one has just found it. Bindings cannot be asked for over AMQP.
 
+use std::time::Duration;
+
 use lapin::{
-    Connection, ConnectionProperties, ExchangeKind,
+    Channel, Connection, ConnectionProperties, ExchangeKind,
     options::{ExchangeDeclareOptions, QueueDeclareOptions},
     protocol::constants::REPLY_SUCCESS,
     types::FieldTable,
@@ -113,20 +115,28 @@ async fn of_exchange(connection: &Connection, exchange: &ExchangeSpec) -> Result
     declared.map(|()| true).map_err(|error| on_declare(&error))
 }
 
+/// How long the server may take to answer one question.
+pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
+
 /// What a queue holds; none where it is not there.
 async fn depth(connection: &Connection, queue: &QueueSpec) -> Result<Option<Depth>, Error> {
     let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
-    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
-    match channel.queue_declare(queue.name.as_str().into(), passive, FieldTable::default()).await {
-        Ok(found) => Ok(Some(Depth {
-            queue: queue.queue,
-            name: queue.name.clone(),
-            ready: found.message_count(),
-            consumers: found.consumer_count(),
-        })),
+    match passive(&channel, queue.queue, queue.name.clone()).await {
+        Ok(depth) => Ok(Some(depth)),
         Err(error) if is_not_found(&error) => Ok(None),
         Err(error) => Err(on_declare(&error)),
     }
+}
+
+/// What a queue holds that must be there.
+pub(super) async fn depth_of(channel: &Channel, queue: Queue, name: String) -> Result<Depth, Error> {
+    passive(channel, queue, name).await.map_err(|error| on_channel(&error))
+}
+
+async fn passive(channel: &Channel, queue: Queue, name: String) -> lapin::Result<Depth> {
+    let passive = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
+    let found = channel.queue_declare(name.as_str().into(), passive, FieldTable::default()).await?;
+    Ok(Depth { queue, name, ready: found.message_count(), consumers: found.consumer_count() })
 }
 
 /// Asks whether a queue that is there has our arguments.

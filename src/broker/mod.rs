@@ -190,6 +190,21 @@ impl Broker {
         Window::new(self.inner.clone(), Queue::Prompt, self.inner.shared.config.prompt_jobs)
     }
 
+    /// What the queue holds that a delivery's job goes to, and how many take from it.
+    ///
+    /// # Errors
+    /// When the server does not answer, or there is no such queue.
+    pub async fn depth(&self, bucket: u8) -> Result<inspect::Depth, Error> {
+        let queue = Queue::Deliveries(self.topology().shard(bucket));
+        let asked = async {
+            // Each question has a channel of its own, for a refusal costs it.
+            let channel = self.inner.consume.current().ok_or(Error::Closed)?.channel().await?;
+            inspect::depth_of(&channel, queue, self.topology().name(queue)).await
+        };
+        let answered = timeout(inspect::QUESTION_TIMEOUT, asked).await;
+        answered.unwrap_or_else(|_| Err(Error::silent("a count", inspect::QUESTION_TIMEOUT)))
+    }
+
     /// Names, and the table of what exists.
     #[must_use]
     pub fn topology(&self) -> &Topology {

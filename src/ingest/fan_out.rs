@@ -41,6 +41,7 @@ pub(super) struct Owed {
     matched_as_of: DateTime<Utc>,
     /// Whether its jobs go by a prompt queue.
     prompt: bool,
+    violation: Option<String>,
     receipts: Vec<Receipt>,
     letter: Letter,
 }
@@ -51,7 +52,7 @@ impl Worker {
         let mut owed: Vec<Owed> = Vec::with_capacity(taken.len());
         let mut gathered = 0;
         let mut rooms: HashMap<u8, usize> = HashMap::new();
-        for Taken { event, receipts, letter } in taken {
+        for Taken { event, violation, receipts, letter } in taken {
             let company = self.subscriptions.of(event.company).await;
             let wanted: Vec<&Subscribed> = company
                 .webhooks
@@ -107,7 +108,9 @@ impl Worker {
                 rooms.insert(shard, room.saturating_sub(BEYOND_WINDOW_JOBS_MAX));
             }
             gathered += wanted.len();
-            owed.push(Owed { event, deliveries, matched_as_of: company.as_of, prompt, receipts, letter });
+            let violation = violation.map(|violation| violation.to_string());
+            let matched_as_of = company.as_of;
+            owed.push(Owed { event, deliveries, matched_as_of, prompt, violation, receipts, letter });
             // Five hundred events of ten thousand webhooks each would be more than memory should hold.
             if gathered >= BATCH_DELIVERIES_MAX {
                 self.commit(std::mem::take(&mut owed)).await;
@@ -150,9 +153,12 @@ impl Worker {
     async fn commit_batch(&self, mut batch: Vec<Owed>) {
         // Two ingests that write the same rows in different orders would dead-lock.
         batch.sort_unstable_by_key(|owed| owed.event.id);
+        let writer = self.writer;
         let written = bisect(&batch, |part| {
-            async move { self.ledger.persist("ingest", |pool| async move { insert(&pool, part).await }).await }
-                .boxed()
+            async move {
+                self.ledger.persist("ingest", |pool| async move { insert(&pool, part, writer).await }).await
+            }
+            .boxed()
         })
         .await;
         let mut refused = HashMap::new();
@@ -183,7 +189,7 @@ impl Worker {
     /// A row that PostgreSQL refuses: the message becomes a dead letter, its neighbours are committed.
     fn refuse(&self, owed: Owed, bad: &BadRow) {
         self.metrics.ingest_messages.inc(Intake::Refused);
-        let rejected = Rejected { field: "data", reason: bad.to_string() };
+        let rejected = Rejected { field: "data".into(), reason: bad.to_string() };
         self.give_up(owed.letter, rejected, owed.receipts);
     }
 
@@ -292,7 +298,7 @@ fn takes_room(room: &mut usize, queued: &mut usize, bundle: usize) -> bool {
 }
 
 /// Writes the events of a part, each with its first chunk.
-async fn insert(pool: &sqlx::PgPool, part: &[Owed]) -> sqlx::Result<Inserted> {
+async fn insert(pool: &sqlx::PgPool, part: &[Owed], writer: i32) -> sqlx::Result<Inserted> {
     let events: Vec<NewEvent<'_>> = part
         .iter()
         .map(|owed| NewEvent {
@@ -300,11 +306,12 @@ async fn insert(pool: &sqlx::PgPool, part: &[Owed]) -> sqlx::Result<Inserted> {
             matched: i32::try_from(owed.deliveries.len()).unwrap_or(i32::MAX),
             matched_as_of: owed.matched_as_of,
             last: owed.deliveries.len() <= CHUNK_DELIVERIES_MAX,
+            violation: owed.violation.as_deref(),
         })
         .collect();
     let deliveries: Vec<NewDelivery> =
         part.iter().flat_map(|owed| owed.deliveries.iter().take(CHUNK_DELIVERIES_MAX).cloned()).collect();
-    ingest_batch::ingest_batch(pool, &events, &deliveries).await
+    ingest_batch::ingest_batch(pool, &events, &deliveries, writer).await
 }
 
 /// What receivers get.

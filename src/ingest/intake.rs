@@ -8,12 +8,13 @@ use crate::{
     model::{
         Decoded, Event, EventId, Incoming, Placed, Rejected,
         envelope::{decode, place},
+        event_schema::{OnViolation, Violation},
     },
     store::intake_keys,
     telemetry::labels::Intake,
 };
 
-use super::Worker;
+use super::{Worker, schemas::Judge};
 
 /// The header with the tenant, where the body names none.
 const COMPANY_HEADER: &str = "company_id";
@@ -33,6 +34,8 @@ const DEAD_LETTER_RETRY: std::time::Duration = std::time::Duration::from_secs(2)
 /// A message on its way in: what it says, and the receipts of every copy of it in the batch.
 pub(super) struct Arrival {
     pub decoded: Decoded,
+    /// What its type's schema has to complain of, and what becomes of it.
+    pub violation: Option<(Violation, OnViolation)>,
     pub receipts: Vec<Receipt>,
     /// As it came, should its row be refused.
     pub letter: Letter,
@@ -71,13 +74,15 @@ impl Letter {
 /// An event with its id, and the receipts that wait for its commit.
 pub(super) struct Taken {
     pub event: Event,
+    /// What its type's schema has to complain of.
+    pub violation: Option<Violation>,
     pub receipts: Vec<Receipt>,
     pub letter: Letter,
 }
 
 impl Worker {
     /// Decodes what has come. What cannot be decoded is made a dead letter in the background.
-    pub(super) fn decode(&self, messages: Vec<Message>) -> Vec<Arrival> {
+    pub(super) fn decode(&self, messages: Vec<Message>, judge: &Judge) -> Vec<Arrival> {
         let mut arrivals = Vec::with_capacity(messages.len());
         for message in messages {
             let Message {
@@ -108,7 +113,10 @@ impl Worker {
                 if forged { Err(Rejected::reserved_type()) } else { Ok(decoded) }
             });
             match decoded {
-                Ok(decoded) => arrivals.push(Arrival { decoded, receipts: vec![receipt], letter }),
+                Ok(decoded) => {
+                    let violation = judge.judge(&decoded);
+                    arrivals.push(Arrival { decoded, violation, receipts: vec![receipt], letter });
+                }
                 Err(rejected) => {
                     self.metrics.ingest_messages.inc(Intake::Rejected);
                     self.give_up(letter, rejected, vec![receipt]);
@@ -123,7 +131,7 @@ impl Worker {
         tracing::warn!(
             routing_key = letter.routing_key(),
             message_id = letter.message_id,
-            field = rejected.field,
+            field = %rejected.field,
             reason = rejected.reason,
             "a message is no event; it is now a dead letter"
         );
@@ -132,7 +140,7 @@ impl Worker {
             let routing_key = letter.routing_key().to_owned();
             let mut headers = letter.headers;
             headers.set_str(REASON_HEADER, &rejected.to_string());
-            headers.set_str(FIELD_HEADER, rejected.field);
+            headers.set_str(FIELD_HEADER, &rejected.field);
             headers.set_str(ROUTING_KEY_HEADER, &routing_key);
             if let Some(id) = letter.message_id {
                 headers.set_str("xt-message-id", &id);
@@ -163,11 +171,31 @@ impl Worker {
         });
     }
 
+    /// Drops what has come for companies that are erased, before anything of it is written, and has it counted.
+    pub(super) async fn without_erased(&self, arrivals: Vec<Arrival>) -> Vec<Arrival> {
+        let mut kept = Vec::with_capacity(arrivals.len());
+        let mut counts = HashMap::new();
+        for arrival in arrivals {
+            let company = arrival.decoded.company;
+            if self.subscriptions.of(company).await.erased {
+                self.metrics.ingest_messages.inc(Intake::Erased);
+                *counts.entry(company).or_insert(0) += 1;
+                arrival.receipts.into_iter().for_each(Receipt::ack);
+            } else {
+                kept.push(arrival);
+            }
+        }
+        for (company, messages) in counts {
+            self.dropped.count(company, messages);
+        }
+        kept
+    }
+
     /// Gives every event its id and joins the copies that one batch holds.
     pub(super) async fn place(&self, arrivals: Vec<Arrival>) -> Vec<Taken> {
         let mut taken: Vec<Taken> = Vec::with_capacity(arrivals.len());
         let mut by_id: HashMap<EventId, usize> = HashMap::with_capacity(arrivals.len());
-        for Arrival { decoded, receipts, letter } in arrivals {
+        for Arrival { decoded, violation, receipts, letter } in arrivals {
             let now = self.clock.now();
             let id = match place(&decoded, now) {
                 Placed::At(id) => id,
@@ -175,7 +203,7 @@ impl Worker {
                     Ok(id) => id,
                     Err(bad) => {
                         self.metrics.ingest_messages.inc(Intake::Refused);
-                        let rejected = Rejected { field: "event_id", reason: bad.to_string() };
+                        let rejected = Rejected { field: "event_id".into(), reason: bad.to_string() };
                         self.give_up(letter, rejected, receipts);
                         continue;
                     }
@@ -187,6 +215,15 @@ impl Worker {
                 self.repeated(&first.event, decoded.body_hash);
                 continue;
             }
+            let violation = match violation {
+                // What was taken in once stays so, whatever is said of its type meanwhile.
+                Some((violation, OnViolation::DeadLetter)) if !self.is_known(id).await => {
+                    self.metrics.ingest_messages.inc(Intake::Rejected);
+                    self.give_up(letter, Rejected::violation(violation), receipts);
+                    continue;
+                }
+                violation => violation.map(|(violation, _)| violation),
+            };
             by_id.insert(id, taken.len());
             let event = Event {
                 id,
@@ -198,7 +235,7 @@ impl Worker {
                 body_hash: decoded.body_hash,
                 traceparent: decoded.traceparent,
             };
-            taken.push(Taken { event, receipts, letter });
+            taken.push(Taken { event, violation, receipts, letter });
         }
         taken
     }
@@ -210,12 +247,10 @@ impl Worker {
         decoded: &Decoded,
         own: Option<EventId>,
     ) -> Result<EventId, crate::store::ledger::BadRow> {
-        if let Some(own) = own {
-            let known =
-                self.ledger.read("intake", |pool| async move { intake_keys::known(&pool, &[own]).await });
-            if known.await?.contains(&own) {
-                return Ok(own);
-            }
+        if let Some(own) = own
+            && self.stands(own).await?
+        {
+            return Ok(own);
         }
         let now = self.clock.now();
         let fresh = EventId::derive(now, decoded.company, &decoded.message_id);
@@ -226,6 +261,18 @@ impl Worker {
                 |pool| async move { intake_keys::claim(&pool, company, message_id, fresh).await },
             )
             .await
+    }
+
+    /// Whether an event stands in the ledger.
+    async fn stands(&self, event: EventId) -> Result<bool, crate::store::ledger::BadRow> {
+        let known =
+            self.ledger.read("intake", |pool| async move { intake_keys::known(&pool, &[event]).await });
+        Ok(known.await?.contains(&event))
+    }
+
+    async fn is_known(&self, event: EventId) -> bool {
+        // A reading has no bad rows.
+        self.stands(event).await.unwrap_or(false)
     }
 
     /// Counts a copy of an event; one with another body is said aloud.

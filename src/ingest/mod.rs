@@ -14,11 +14,13 @@
 //!
 //! A batch is whatever has arrived: nobody waits for it to fill. Begin with [`Ingest::run`]; `intake.rs` makes an
 //! event of a message, `fan_out.rs` its deliveries and jobs, `hint.rs` publishes them, `subscriptions.rs` knows who
-//! wants what.
+//! wants what, `schemas.rs` what types must look like, `dropped.rs` counts what came for companies that are erased.
 
+mod dropped;
 mod fan_out;
 mod hint;
 mod intake;
+mod schemas;
 mod share;
 mod subscriptions;
 
@@ -27,10 +29,12 @@ use std::sync::{Arc, Mutex};
 use clap::Args;
 use futures_util::FutureExt;
 
+pub use dropped::UNCOUNTED_MAX;
+pub use schemas::Schemas;
 pub use share::{COMPANIES_MAX, SHARE_JOBS, SHARE_JOBS_PER_SECOND};
 pub use subscriptions::Subscriptions;
 
-use self::{hint::Way, share::Shares};
+use self::{dropped::Dropped, hint::Way, share::Shares};
 use crate::{
     broker::{Broker, Consumer, Message, Queue},
     clock::SystemClock,
@@ -65,7 +69,9 @@ pub struct Config {
 }
 
 impl Config {
-    fn limits(&self) -> Limits {
+    /// What may come in, by this or by any other door.
+    #[must_use]
+    pub fn limits(&self) -> Limits {
         Limits {
             event_bytes_max: usize::try_from(self.event_bytes_max).unwrap_or(usize::MAX),
             dedupe_identical: self.dedupe_identical,
@@ -88,9 +94,13 @@ struct Worker {
     prompt: Way,
     shares: Arc<Mutex<Shares>>,
     subscriptions: Subscriptions,
+    schemas: Schemas,
+    dropped: Dropped,
     clock: SystemClock,
     metrics: Metrics,
     limits: Limits,
+    /// Who adds to the counts: no two processes contend for a row.
+    writer: i32,
     job_deliveries_max: usize,
     shutdown: Shutdown,
 }
@@ -104,6 +114,8 @@ pub struct Parts<'a> {
     pub ledger: Ledger,
     /// Who wants what.
     pub subscriptions: Subscriptions,
+    /// What the types of events must look like.
+    pub schemas: Schemas,
     /// The database's time.
     pub clock: SystemClock,
     /// What is counted.
@@ -125,9 +137,12 @@ impl Ingest {
             prompt: Way::new(parts.broker.publisher(), parts.broker.prompt_window()),
             shares: Arc::default(),
             subscriptions: parts.subscriptions.clone(),
+            schemas: parts.schemas.clone(),
+            dropped: Dropped::start(parts.ledger.clone(), &parts.shutdown),
             clock: parts.clock.clone(),
             metrics: parts.metrics.clone(),
             limits: config.limits(),
+            writer: fastrand::i32(1..),
             job_deliveries_max: config.job_deliveries_max.into(),
             shutdown: parts.shutdown.clone(),
         };
@@ -156,7 +171,9 @@ impl Ingest {
 impl Worker {
     /// The way of a batch, in the order in which it happens.
     async fn take(&self, messages: Vec<Message>) {
-        let arrivals = self.decode(messages);
+        let judge = self.schemas.clone().now().await;
+        let arrivals = self.decode(messages, &judge);
+        let arrivals = self.without_erased(arrivals).await;
         let arrivals = self.place(arrivals).await;
         self.fan_out(arrivals).await;
     }

@@ -14,7 +14,7 @@ use crate::{
     store::{
         changes::{Change, Epochs},
         ledger::Ledger,
-        subscribed::{self, Subscribed},
+        subscribed::{self, OfCompany, Subscribed},
     },
 };
 
@@ -28,6 +28,8 @@ pub const CACHED_WEBHOOKS_MAX: u64 = 200_000;
 pub(super) struct Company {
     pub as_of: DateTime<Utc>,
     pub webhooks: Vec<Subscribed>,
+    /// Whether it is to be forgotten: what comes for it is dropped.
+    pub erased: bool,
     epoch: u64,
 }
 
@@ -73,7 +75,9 @@ impl Subscriptions {
                 .ledger
                 .read("subscriptions", |pool| async move { subscribed::of_company(&pool, company).await });
             match loaded.await {
-                Ok((as_of, webhooks)) => return Company { as_of, webhooks, epoch },
+                Ok(OfCompany { as_of, webhooks, erased }) => {
+                    return Company { as_of, webhooks, erased, epoch };
+                }
                 Err(bad) => {
                     // A reading has no bad rows; whatever this is, it is ours, and nothing is decided without it.
                     tracing::error!(%company, %bad, "cannot read the webhooks of a company");

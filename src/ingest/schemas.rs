@@ -1,0 +1,132 @@
+//! What the types of events must look like: the registered schemas, compiled.
+//!
+//! They are few, and the same for every company, so all of them are held at once and read anew when one has changed,
+//! which a notification tells, or after [`TTL`]. Where no type has one, an event costs a look into an empty map.
+
+use std::{collections::HashMap, sync::Arc, time::Duration};
+
+use serde_json::Value;
+use tokio::sync::{broadcast, watch};
+
+use crate::{
+    model::{
+        Decoded,
+        event_schema::{OnViolation, Schemas as OfType},
+    },
+    shutdown::Shutdown,
+    store::{
+        changes::Change,
+        event_types::{self, WithSchemas},
+        ledger::Ledger,
+    },
+};
+
+/// The longest time for which a lost notification goes unnoticed.
+pub const TTL: Duration = Duration::from_secs(10);
+
+/// Every type that has a schema.
+type Compiled = HashMap<String, Arc<OfType>>;
+
+/// The schemas as they are now; cheap to clone.
+#[derive(Clone)]
+pub struct Schemas(watch::Receiver<Option<Arc<Compiled>>>);
+
+impl Schemas {
+    /// Reads the schemas, and follows `changes` until shutdown.
+    #[must_use]
+    pub fn new(ledger: Ledger, changes: broadcast::Receiver<Change>, shutdown: &Shutdown) -> Self {
+        let (told, schemas) = watch::channel(None);
+        let stop = shutdown.clone();
+        shutdown.spawn(async move {
+            tokio::select! {
+                () = follow(ledger, changes, told) => {}
+                () = stop.asked() => {}
+            }
+        });
+        Self(schemas)
+    }
+
+    /// What holds for the next batch; waits for the first reading as long as it takes.
+    pub(super) async fn now(&mut self) -> Judge {
+        match self.0.wait_for(Option::is_some).await {
+            Ok(schemas) => Judge(schemas.clone().unwrap_or_default()),
+            // Nobody follows any more, for we are asked to stop: what is taken in now is judged by nothing, and flagged
+            // by nothing, as if the schemas had been removed.
+            Err(_) => Judge(Arc::default()),
+        }
+    }
+}
+
+/// The schemas at one time.
+pub(super) struct Judge(Arc<Compiled>);
+
+impl Judge {
+    /// What an event violates, and what becomes of it.
+    pub(super) fn judge(
+        &self,
+        event: &Decoded,
+    ) -> Option<(crate::model::event_schema::Violation, OnViolation)> {
+        if self.0.is_empty() || event.event_type.is_reserved() {
+            return None;
+        }
+        let schemas = self.0.get(event.event_type.as_str())?;
+        Some((schemas.judge(&event.data)?, schemas.on_violation))
+    }
+}
+
+async fn follow(
+    ledger: Ledger,
+    mut changes: broadcast::Receiver<Change>,
+    told: watch::Sender<Option<Arc<Compiled>>>,
+) {
+    let mut known: Option<Vec<WithSchemas>> = None;
+    loop {
+        match ledger.read("schemas", |pool| async move { event_types::with_schemas(&pool).await }).await {
+            Ok(rows) => {
+                if known.as_ref() != Some(&rows) {
+                    told.send_replace(Some(Arc::new(compile(&rows))));
+                    known = Some(rows);
+                }
+            }
+            Err(bad) => tracing::error!(%bad, "the schemas of event types cannot be read"),
+        }
+        let changed = async {
+            loop {
+                match changes.recv().await {
+                    Ok(Change::Webhook(..)) => {}
+                    Ok(Change::EventTypes | Change::Everything)
+                    | Err(broadcast::error::RecvError::Lagged(_)) => return,
+                    Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
+                }
+            }
+        };
+        tokio::select! {
+            () = changed => {}
+            () = tokio::time::sleep(TTL) => {}
+        }
+    }
+}
+
+/// A schema is looked at before it is registered; one that cannot be compiled all the same judges nothing, or every
+/// event of its type would be held up by it.
+fn compile(rows: &[WithSchemas]) -> Compiled {
+    let mut compiled = Compiled::new();
+    for row in rows {
+        let versions = serde_json::from_str::<std::collections::BTreeMap<u32, Value>>(&row.schemas);
+        let versions = versions.unwrap_or_default();
+        match OfType::compile(&versions, OnViolation::from_word(&row.on_violation)) {
+            Ok(schemas) => {
+                compiled.insert(row.name.clone(), Arc::new(schemas));
+            }
+            Err((version, bad)) => {
+                tracing::error!(
+                    event_type = row.name,
+                    version,
+                    bad,
+                    "a schema judges nothing, for it is none"
+                );
+            }
+        }
+    }
+    compiled
+}
