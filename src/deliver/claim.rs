@@ -147,6 +147,12 @@ impl Worker {
                 hand.settle(false);
                 JobResult::Superseded
             }
+            // The answer that was lost may be that of a statement that was still committing: then the second found its row
+            // locked, and knows nothing of the claim for which it waited. What is indeed not yet due waits in the ledger as well.
+            Answer::NotYetDue if again => {
+                self.metrics.deliver_jobs.inc(JobResult::Busy);
+                return Some(task);
+            }
             Answer::NotYetDue => {
                 self.metrics.deliver_parked.inc(ParkedFor::NotDue);
                 self.asides.send(hand, delivery, Aside::Parked(Duration::ZERO), false);

@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     Worker,
@@ -23,9 +23,12 @@ use crate::{
         DeliveryId, Trigger,
         lane::{May, Standing},
     },
-    store::{set_aside::Aside, tide_marks},
+    store::{set_aside::Aside, test_delivery::NOT_IN_TIME, tide_marks},
     telemetry::labels::{JobResult, ParkedFor},
 };
+
+/// How old a test may be when it begins: nobody waits longer for one than the longest timeout and five seconds.
+pub const TEST_BEGINS_WITHIN: TimeDelta = TimeDelta::seconds(65);
 
 /// Which of the two keeps a lane from starting anything: whichever lasts longer.
 pub(super) fn why_not(standing: &Standing, now: DateTime<Utc>) -> ParkedFor {
@@ -107,6 +110,9 @@ impl Worker {
             self.cancel(&task.hand, task.delivery, "webhook unknown");
         } else if webhook.deleted {
             self.cancel(&task.hand, task.delivery, "webhook deleted");
+        } else if test && self.clock.now() - task.delivery.time() > TEST_BEGINS_WITHIN {
+            // Whoever asked has gone; should it have died before it could take the test back, we do.
+            self.cancel(&task.hand, task.delivery, NOT_IN_TIME);
         } else if !webhook.active && !test {
             self.cancel(&task.hand, task.delivery, "webhook inactive");
         } else if webhook.pause.is_some() && !test {
