@@ -2,24 +2,36 @@
 //!
 //! What a day still owes is ended first, dead with the reason *expired* and a dead letter each; only then is the
 //! day detached and dropped. A day that a running replay may still read stays. One process is active, by a lease.
+//!
+//! Two things go earlier: bodies past `PAYLOAD_RETENTION` (`payloads.rs`), and everything of a company that is to be
+//! forgotten (`erase.rs`), which is not waited with for the next pass.
 
-use std::time::Duration;
+mod erase;
+mod payloads;
 
-use chrono::{Days, NaiveDate};
+use std::time::{Duration, Instant};
+
+use chrono::{DateTime, Days, NaiveDate, Utc};
 use clap::Args;
 use sqlx::types::Uuid;
 
+use self::{erase::ERASED_AFTER, payloads::Place};
 use crate::{
     clock::{Clock, SystemClock},
     shutdown::Shutdown,
-    store::{forget, intake_keys, lease, ledger::Ledger, partitions, replay_rows},
+    store::{
+        erasures, event_types, forget, idempotency_keys, intake_keys, lease, ledger::Ledger, partitions,
+        payloads as bodies, replay_rows,
+    },
     telemetry::{Metrics, labels::PartitionAction},
 };
 
 const LEASE: &str = "prune";
 const LEASE_LASTS: Duration = Duration::from_mins(10);
-/// How often it looks.
+/// How often it looks at everything.
 const EVERY: Duration = Duration::from_mins(5);
+/// How often it looks whether a company is to be erased.
+const ERASURES_EVERY: Duration = Duration::from_secs(2);
 /// Partitions are made so many days ahead.
 pub const DAYS_AHEAD: i32 = 14;
 /// Rows that one statement of prune changes.
@@ -34,35 +46,81 @@ const DAY_SECONDS: u64 = 24 * 60 * 60;
 #[group(skip)]
 #[command(next_help_heading = "Prune")]
 pub struct Config {
-    /// How long events, deliveries, attempts and the transitions of lanes are kept, in whole days
+    /// How long events and their counts, deliveries, attempts and the transitions of lanes are kept, in whole days
     #[arg(long, env = "RETENTION", default_value = "30d", value_parser = humantime::parse_duration)]
     pub retention: Duration,
+
+    /// How long bodies are kept: what events carry, what was sent and answered; at most RETENTION [default: RETENTION]
+    #[arg(long, env = "PAYLOAD_RETENTION", value_name = "TIME", value_parser = humantime::parse_duration)]
+    pub payload_retention: Option<Duration>,
 
     /// How long dead letters are kept, and orders to replay after their end
     #[arg(long, env = "DEAD_LETTER_RETENTION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub dead_letter_retention: Duration,
 }
 
-/// A retention under which what is still owed would be dropped.
+/// A retention under which what is still owed would lose its row or its body.
 #[derive(Debug, thiserror::Error)]
-#[error(
-    "RETENTION {} is shorter than the longest wait, PARK_MAX and two days together: at least {}d is needed",
-    humantime::format_duration(*retention),
-    needed.as_secs().div_ceil(DAY_SECONDS)
-)]
-pub struct RetentionTooShort {
-    retention: Duration,
-    needed: Duration,
+pub enum BadRetention {
+    /// The history would be dropped before it is over.
+    #[error(
+        "RETENTION {} is shorter than the longest wait, PARK_MAX and two days together: at least {}d is needed",
+        humantime::format_duration(*retention),
+        needed.as_secs().div_ceil(DAY_SECONDS)
+    )]
+    TooShort {
+        /// What it is.
+        retention: Duration,
+        /// What it must be at least.
+        needed: Duration,
+    },
+    /// Bodies would go while most deliveries of their day are still tried.
+    #[error(
+        "PAYLOAD_RETENTION {} is shorter than the longest wait between two attempts: at least {}d is needed",
+        humantime::format_duration(*retention),
+        needed.as_secs().div_ceil(DAY_SECONDS)
+    )]
+    PayloadsTooShort {
+        /// What it is.
+        retention: Duration,
+        /// What it must be at least.
+        needed: Duration,
+    },
+    /// Bodies cannot outlive their rows.
+    #[error(
+        "PAYLOAD_RETENTION {} is longer than RETENTION {}, which takes the bodies with everything else",
+        humantime::format_duration(*payloads),
+        humantime::format_duration(*retention)
+    )]
+    PayloadsTooLong {
+        /// What it is.
+        payloads: Duration,
+        /// What it may be at most.
+        retention: Duration,
+    },
 }
 
 impl Config {
     /// Refuses a retention that would end what may still be waiting.
-    pub fn check(&self, longest_wait: Duration, park_max: Duration) -> Result<(), RetentionTooShort> {
+    pub fn check(&self, longest_wait: Duration, park_max: Duration) -> Result<(), BadRetention> {
+        let (retention, payloads) = (self.retention, self.payload_retention());
         let needed = longest_wait + park_max + RETENTION_MARGIN;
-        if self.retention < needed {
-            return Err(RetentionTooShort { retention: self.retention, needed });
+        if retention < needed {
+            return Err(BadRetention::TooShort { retention, needed });
+        }
+        if payloads > retention {
+            return Err(BadRetention::PayloadsTooLong { payloads, retention });
+        }
+        if payloads < longest_wait {
+            return Err(BadRetention::PayloadsTooShort { retention: payloads, needed: longest_wait });
         }
         Ok(())
+    }
+
+    /// How long bodies are kept.
+    #[must_use]
+    pub fn payload_retention(&self) -> Duration {
+        self.payload_retention.unwrap_or(self.retention)
     }
 }
 
@@ -84,37 +142,53 @@ impl Prune {
     /// Prunes now and then while it holds the lease, until shutdown.
     pub async fn run(self) {
         let holder = Uuid::new_v4().to_string();
+        let (mut next, mut place) = (Instant::now(), Place::default());
         while !self.shutdown.is_asked() {
-            match lease::take(self.ledger.pool(), LEASE, &holder, LEASE_LASTS).await {
-                Ok(Some(_since)) => {
-                    if let Err(error) = self.prune().await {
-                        tracing::warn!(%error, "pruning was interrupted; it goes on later");
-                        self.ledger.leave_read_only(&error).await;
-                    }
-                }
-                Ok(None) => {}
-                Err(error) => {
-                    tracing::warn!(%error, "prune cannot ask for its lease");
-                    self.ledger.leave_read_only(&error).await;
-                }
+            if let Err(error) = self.turn(&holder, &mut next, &mut place).await {
+                tracing::warn!(%error, "pruning was interrupted; it goes on later");
+                self.ledger.leave_read_only(&error).await;
             }
             tokio::select! {
-                () = tokio::time::sleep(EVERY) => {}
+                () = tokio::time::sleep(ERASURES_EVERY) => {}
                 () = self.shutdown.asked() => {}
             }
         }
         let _ = lease::release(self.ledger.pool(), LEASE, &holder).await;
     }
 
+    /// Does what is due: erasures at once, what emptying has left with them, everything else now and then. Most turns find
+    /// nothing, and write nothing.
+    async fn turn(&self, holder: &str, next: &mut Instant, place: &mut Place) -> sqlx::Result<()> {
+        let pool = self.ledger.pool();
+        let is_due = Instant::now() >= *next;
+        if !is_due && !place.goes_on() && erasures::open(pool, ERASED_AFTER, 1).await?.is_empty() {
+            return Ok(());
+        }
+        if is_due {
+            *next = Instant::now() + EVERY;
+        }
+        if lease::take(pool, LEASE, holder, LEASE_LASTS).await?.is_none() {
+            *place = Place::default();
+            return Ok(());
+        }
+        let erased = self.erase().await;
+        if is_due {
+            self.prune(holder, place).await?;
+        } else if place.goes_on() {
+            self.empty(holder, place, self.clock.now().date_naive()).await?;
+        }
+        erased
+    }
+
     /// One pass over everything.
-    pub async fn prune(&self) -> sqlx::Result<()> {
+    async fn prune(&self, holder: &str, place: &mut Place) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let now = self.clock.now();
         let today = now.date_naive();
         let yesterday = today.pred_opt().unwrap_or(NaiveDate::MIN);
         let made = partitions::ensure(pool, yesterday, DAYS_AHEAD + 2).await?;
         self.metrics.prune_partitions.add(PartitionAction::Made, usize::try_from(made).unwrap_or(0));
-        let keep_from = self.keep_from(today);
+        let keep_from = days_of(today, self.config.retention);
         // Before their days go, and a day more, so that nobody holds an id that lies in a day which is gone.
         let keys_from = keep_from.succ_opt().unwrap_or(NaiveDate::MAX);
         while intake_keys::forget(pool, keys_from, ROWS_MAX).await? > 0 {}
@@ -125,16 +199,22 @@ impl Prune {
             }
             self.end_day(day).await?;
         }
+        // None keeps the others from being done.
+        let done =
+            [self.empty(holder, place, today).await, self.erase_late(now).await, self.forget(now).await];
+        done.into_iter().collect()
+    }
+
+    /// Removes what is no part of a day, each after its own retention.
+    async fn forget(&self, now: DateTime<Utc>) -> sqlx::Result<()> {
+        let pool = self.ledger.pool();
         let expired = now - self.config.dead_letter_retention;
         while forget::dead_letters(pool, expired, ROWS_MAX).await? > 0 {}
         while forget::replays(pool, expired, ROWS_MAX).await? > 0 {}
+        while forget::idempotency_keys(pool, now - idempotency_keys::KEPT, ROWS_MAX).await? > 0 {}
         while forget::lane_transitions(pool, now - self.config.retention, ROWS_MAX).await? > 0 {}
+        while event_types::forget_counts(pool, now - self.config.retention, ROWS_MAX).await? > 0 {}
         Ok(())
-    }
-
-    fn keep_from(&self, today: NaiveDate) -> NaiveDate {
-        let days = self.config.retention.as_secs().div_ceil(24 * 60 * 60);
-        today.checked_sub_days(Days::new(days)).unwrap_or(NaiveDate::MIN)
     }
 
     async fn end_day(&self, day: NaiveDate) -> sqlx::Result<()> {
@@ -151,10 +231,17 @@ impl Prune {
             return Ok(());
         }
         partitions::drop_day(pool, day).await?;
+        bodies::forget(pool, day).await?;
         self.metrics.prune_partitions.add(PartitionAction::Dropped, partitions::PARENTS.len());
         tracing::info!(%day, expired, "a day of the history is dropped");
         Ok(())
     }
+}
+
+/// The first day that a retention keeps whole.
+fn days_of(today: NaiveDate, retention: Duration) -> NaiveDate {
+    let days = retention.as_secs().div_ceil(DAY_SECONDS);
+    today.checked_sub_days(Days::new(days)).unwrap_or(NaiveDate::MIN)
 }
 
 #[cfg(test)]
@@ -164,9 +251,23 @@ mod tests {
     #[test]
     fn a_retention_that_would_drop_what_is_owed_is_refused() {
         let day = Duration::from_hours(24);
-        let config = |days: u32| Config { retention: day * days, dead_letter_retention: day };
-        assert!(config(6).check(day, 3 * day).is_ok());
-        let error = config(5).check(day, 3 * day).expect_err("a day short").to_string();
-        assert!(error.contains("RETENTION 5days") && error.contains("at least 6d "), "{error}");
+        let check = |days: u32, payloads: Option<u32>, said: Option<[&str; 2]>| {
+            let payload_retention = payloads.map(|days| day * days);
+            let config = Config { retention: day * days, payload_retention, dead_letter_retention: day };
+            match (config.check(2 * day, 2 * day), said) {
+                (Ok(()), None) => {}
+                (Err(error), Some(said)) => {
+                    let error = error.to_string();
+                    assert!(said.iter().all(|part| error.contains(part)), "{error}");
+                }
+                (found, said) => panic!("{found:?}, not {said:?}"),
+            }
+        };
+        check(6, None, None);
+        check(6, Some(6), None);
+        check(6, Some(2), None);
+        check(5, None, Some(["RETENTION 5days", "at least 6d "]));
+        check(6, Some(7), Some(["PAYLOAD_RETENTION 7days", "RETENTION 6days"]));
+        check(6, Some(1), Some(["PAYLOAD_RETENTION 1day", "at least 2d "]));
     }
 }
