@@ -19,7 +19,8 @@
 //!    makes known what happened to webhooks and deliveries ([`model::operational`]).
 //! 6. What is given up is a dead letter. [`keep`] makes sure that it stands in the ledger, and keeps what the broker
 //!    gives up by itself. From there it can be asked for anew.
-//! 7. [`prune`] makes the days of the history ahead, and drops those past the retention after ending what they owe.
+//! 7. [`api`] is where companies manage webhooks, publish events, read histories and ask for deliveries anew.
+//! 8. [`prune`] makes the days of the history ahead, and drops those past the retention after ending what they owe.
 //!
 //! `docs/architecture.md` tells the same with its states and guarantees. Stages never call each other: they meet in
 //! queues, tables and [`model`].
@@ -39,6 +40,8 @@ pub mod keep;
 pub mod feed;
 
 pub mod prune;
+
+pub mod api;
 
 pub mod telemetry;
 

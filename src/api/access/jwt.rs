@@ -1,0 +1,259 @@
+//! JWTs: signed by a secret that we share (HS256), or by a key of which we know the public half (RS256, ES256, EdDSA;
+//! from a PEM file or a JWKS).
+//!
+//! Which algorithm a token may have follows from the keys that are configured and never from the token: a public key
+//! verifies by its own family alone, so nobody can sign HS256 with it. A token that no key of ours has signed is
+//! not judged here; one that a key of ours has signed is judged here to the end.
+
+mod jwks;
+#[cfg(test)]
+mod tests;
+
+use std::{path::PathBuf, str::FromStr, sync::Arc, time::Duration};
+
+use clap::ArgAction;
+use jsonwebtoken::{Algorithm, DecodingKey, Validation, errors::ErrorKind};
+use secrecy::{ExposeSecret, SecretString};
+use serde_json::{Map, Value};
+
+use self::jwks::Jwks;
+use super::{Error, Grant, Principal, Scopes};
+use crate::{
+    api::problem::{Kind, Problem},
+    egress::OperatorClient,
+    model::CompanyId,
+};
+
+/// A secret shorter than this can be guessed from one token (RFC 7518, section 3.2).
+const SECRET_BYTES_MIN: usize = 32;
+/// The bytes of a point of P-256, uncompressed.
+const P256_POINT_BYTES: usize = 65;
+/// The longest name of a user that is written down, in characters.
+pub(super) const USER_CHARS_MAX: usize = 200;
+/// More allowance for clocks than this is a mistake.
+const LEEWAY_MAX: Duration = Duration::from_hours(24);
+
+/// Which JWTs are taken.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+#[expect(clippy::struct_field_names, reason = "they are called as their settings are")]
+pub struct Config {
+    /// Secret by which HS256 tokens are signed, of 32 bytes at least
+    #[arg(long, env = "JWT_HS256_SECRET", value_name = "SECRET", hide_env_values = true)]
+    pub jwt_hs256_secret: Option<SecretString>,
+    /// PEM file of the public key by which RS256, ES256 or EdDSA tokens are signed
+    #[arg(long, env = "JWT_PUBLIC_KEY_FILE", value_name = "FILE")]
+    pub jwt_public_key_file: Option<PathBuf>,
+    /// Where the public keys are by which RS256, ES256 or EdDSA tokens are signed (JWKS); not together with a file
+    #[arg(long, env = "JWT_JWKS_URL", value_name = "URL")]
+    pub jwt_jwks_url: Option<String>,
+    /// Who must have issued a token: its claim `iss`
+    #[arg(long, env = "JWT_ISSUER", value_name = "TEXT")]
+    pub jwt_issuer: Option<String>,
+    /// For whom a token must be: its claim `aud`
+    #[arg(long, env = "JWT_AUDIENCE", value_name = "TEXT")]
+    pub jwt_audience: Option<String>,
+    /// The claim with the company's id, or a list of them
+    #[arg(long, env = "JWT_COMPANY_CLAIM", value_name = "NAME", default_value = "company_id")]
+    pub jwt_company_claim: String,
+    /// The claim that names the user
+    #[arg(long, env = "JWT_SUBJECT_CLAIM", value_name = "NAME", default_value = "sub")]
+    pub jwt_subject_claim: String,
+    /// The claim with the scopes: a list, or one text with spaces
+    #[arg(long, env = "JWT_SCOPES_CLAIM", value_name = "NAME", default_value = "scopes")]
+    pub jwt_scopes_claim: String,
+    /// By how much clocks may differ where a token begins or ends, 24h at most
+    #[arg(long, env = "JWT_LEEWAY", value_name = "TIME", default_value = "60s", value_parser = leeway)]
+    pub jwt_leeway: Duration,
+    /// Refuse tokens that never end
+    #[arg(
+        long, env = "JWT_REQUIRE_EXPIRY", default_value_t = true, default_missing_value = "true", num_args = 0..=1,
+        require_equals = true, action = ArgAction::Set
+    )]
+    pub jwt_require_expiry: bool,
+}
+
+fn leeway(text: &str) -> Result<Duration, String> {
+    let leeway = humantime::parse_duration(text).map_err(|error| error.to_string())?;
+    if leeway <= LEEWAY_MAX { Ok(leeway) } else { Err("must be 24h at most".to_owned()) }
+}
+
+/// What is known of a token.
+#[derive(Debug)]
+pub(super) enum Judged {
+    /// Whose it is.
+    Known(Principal),
+    /// Whose it is, though it names no company.
+    WithoutCompany(Principal),
+    /// No key of ours has signed it.
+    NotOurs,
+}
+
+/// Verifies tokens.
+pub(super) struct Jwt {
+    secret: Option<DecodingKey>,
+    public: Public,
+    config: Config,
+}
+
+/// Where public keys come from.
+enum Public {
+    /// There are none.
+    None,
+    /// From a file: one, with the one algorithm that it verifies.
+    Key(Algorithm, DecodingKey),
+    /// From a server, by their ids.
+    Set(Arc<Jwks>),
+}
+
+impl Jwt {
+    /// Follows these settings.
+    pub(super) fn new(config: &Config, client: &OperatorClient) -> Result<Self, Error> {
+        // A variable that is set to nothing is as good as one that is not set; and an empty secret would let in anybody.
+        let secret = config.jwt_hs256_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
+        if secret.is_some_and(|secret| secret.expose_secret().len() < SECRET_BYTES_MIN) {
+            tracing::warn!(
+                "JWT_HS256_SECRET has less than {SECRET_BYTES_MIN} bytes: who has one token can guess it"
+            );
+        }
+        let file = config.jwt_public_key_file.as_ref().filter(|path| !path.as_os_str().is_empty());
+        let url = config.jwt_jwks_url.as_deref().filter(|url| !url.is_empty());
+        let public = match (file, url) {
+            (None, None) => Public::None,
+            (Some(path), None) => {
+                let wrong = |reason: String| Error::PublicKey { path: path.clone(), reason };
+                let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
+                let (algorithm, key) = public_key(&pem).ok_or_else(|| {
+                    wrong("it holds no public key of RSA, P-256 or Ed25519 as PEM".to_owned())
+                })?;
+                Public::Key(algorithm, key)
+            }
+            (None, Some(url)) => {
+                let url = super::service_url("JWT_JWKS_URL", url)?;
+                Public::Set(Arc::new(Jwks::new(url, client.clone())))
+            }
+            // A token could be meant for either, and which key verifies it must never be a matter of trying.
+            (Some(_), Some(_)) => return Err(Error::TwoPublicKeys),
+        };
+        Ok(Self {
+            secret: secret.map(|secret| DecodingKey::from_secret(secret.expose_secret().as_bytes())),
+            public,
+            config: config.clone(),
+        })
+    }
+
+    /// Whose a token is.
+    pub(super) async fn judge(&self, token: &str) -> Result<Judged, Problem> {
+        let Ok(header) = jsonwebtoken::decode_header(token) else { return Ok(Judged::NotOurs) };
+        let Some(key) = self.key(header.alg, header.kid.as_deref()).await? else {
+            return Ok(Judged::NotOurs);
+        };
+        let refused = |detail: String| Err(Problem::new(Kind::Unauthenticated, detail));
+        let claims = match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &self.rules(header.alg)) {
+            Ok(token) => token.claims,
+            // The signature is verified before any of these is looked at.
+            Err(error) => match error.kind() {
+                ErrorKind::ExpiredSignature => return refused("the token has expired".to_owned()),
+                ErrorKind::ImmatureSignature => return refused("the token does not hold yet".to_owned()),
+                ErrorKind::InvalidIssuer => return refused("the token is of another issuer".to_owned()),
+                ErrorKind::InvalidAudience => return refused("the token is for another audience".to_owned()),
+                ErrorKind::MissingRequiredClaim(claim) => {
+                    return refused(format!("the token has no claim `{claim}`"));
+                }
+                ErrorKind::InvalidClaimFormat(claim) => {
+                    return refused(format!("the token's claim `{claim}` is no number"));
+                }
+                _ => return Ok(Judged::NotOurs),
+            },
+        };
+        // What a token says must be understood (RFC 7515, section 4.1.11) we do not.
+        if header.crit.is_some_and(|names| !names.is_empty()) {
+            return refused("the token has critical headers that are not understood".to_owned());
+        }
+        self.principal(&claims)
+    }
+
+    /// The key that verifies tokens of this algorithm: at most one, whatever is configured.
+    async fn key(&self, algorithm: Algorithm, id: Option<&str>) -> Result<Option<DecodingKey>, Problem> {
+        match (algorithm, &self.public) {
+            (Algorithm::HS256, _) => Ok(self.secret.clone()),
+            (algorithm, Public::Key(its, key)) if algorithm == *its => Ok(Some(key.clone())),
+            (Algorithm::RS256 | Algorithm::ES256 | Algorithm::EdDSA, Public::Set(set)) => {
+                set.find(algorithm, id).await
+            }
+            _ => Ok(None),
+        }
+    }
+
+    /// What a token must say of itself.
+    fn rules(&self, algorithm: Algorithm) -> Validation {
+        let mut rules = Validation::new(algorithm);
+        rules.leeway = self.config.jwt_leeway.as_secs();
+        rules.validate_nbf = true;
+        rules.required_spec_claims.clear();
+        if self.config.jwt_require_expiry {
+            rules.required_spec_claims.insert("exp".to_owned());
+        }
+        let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
+        // Being right is not enough, for a claim that is not there is never wrong: it must be there.
+        if let Some(issuer) = given(&self.config.jwt_issuer) {
+            rules.set_issuer(&[issuer]);
+            rules.required_spec_claims.insert("iss".to_owned());
+        }
+        match given(&self.config.jwt_audience) {
+            Some(audience) => {
+                rules.set_audience(&[audience]);
+                rules.required_spec_claims.insert("aud".to_owned());
+            }
+            None => rules.validate_aud = false,
+        }
+        rules
+    }
+
+    /// Whom the claims speak of.
+    fn principal(&self, claims: &Map<String, Value>) -> Result<Judged, Problem> {
+        let subject = &self.config.jwt_subject_claim;
+        let user = claims.get(subject).and_then(user).ok_or_else(|| {
+            Problem::new(Kind::Unauthenticated, format!("the token names nobody by its claim `{subject}`"))
+        })?;
+        let scopes = claims.get(&self.config.jwt_scopes_claim);
+        let scopes = Scopes::of_token(scopes.map(words).unwrap_or_default());
+        let companies = claims.get(&self.config.jwt_company_claim).map(words).unwrap_or_default();
+        let companies = companies.into_iter().filter_map(|id| CompanyId::from_str(id).ok());
+        let companies: Vec<_> = companies.map(|company| (company, scopes)).collect();
+        let is_without = companies.is_empty();
+        let principal = Principal::user(&user, Grant::Companies(companies));
+        Ok(if is_without { Judged::WithoutCompany(principal) } else { Judged::Known(principal) })
+    }
+}
+
+/// Who a claim says it is.
+pub(super) fn user(claim: &Value) -> Option<String> {
+    let text = match claim {
+        Value::String(text) => text.clone(),
+        Value::Number(number) => number.to_string(),
+        _ => return None,
+    };
+    let text: String = text.chars().filter(|c| !c.is_control()).take(USER_CHARS_MAX).collect();
+    (!text.trim().is_empty()).then_some(text)
+}
+
+/// The words of a claim: a list's, or a text's.
+pub(super) fn words(claim: &Value) -> Vec<&str> {
+    match claim {
+        Value::String(text) => text.split([' ', ',']).filter(|word| !word.is_empty()).collect(),
+        Value::Array(list) => list.iter().filter_map(Value::as_str).collect(),
+        _ => Vec::new(),
+    }
+}
+
+/// A public key from PEM, with the one algorithm that it verifies.
+fn public_key(pem: &[u8]) -> Option<(Algorithm, DecodingKey)> {
+    let rsa = DecodingKey::from_rsa_pem(pem).map(|key| (Algorithm::RS256, key));
+    let ec = || DecodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key));
+    let ed = || DecodingKey::from_ed_pem(pem).map(|key| (Algorithm::EdDSA, key));
+    let (algorithm, key) = rsa.or_else(|_| ec()).or_else(|_| ed()).ok()?;
+    // A key of another curve is read as well, and would never verify anything.
+    let is_p256 = || key.try_get_as_bytes().is_ok_and(|point| point.len() == P256_POINT_BYTES);
+    (algorithm != Algorithm::ES256 || is_p256()).then_some((algorithm, key))
+}

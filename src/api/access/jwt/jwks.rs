@@ -1,0 +1,299 @@
+//! Public keys from a server (JWKS, RFC 7517), kept by their ids.
+//!
+//! They are fetched anew when they are old, in the background, and when a token names a key that is not among them,
+//! at most once a minute: tokens with invented ids must not become requests. One fetch is under way at a time. Where
+//! it fails, the keys that are known go on being used, for a server that is away takes nobody's key back.
+
+use std::{
+    sync::{Arc, PoisonError, RwLock},
+    time::{Duration, Instant},
+};
+
+use jsonwebtoken::{
+    Algorithm, DecodingKey,
+    jwk::{AlgorithmParameters, EllipticCurve, Jwk, PublicKeyUse},
+};
+use serde::Deserialize;
+use serde_json::Value;
+use tokio::sync::Mutex;
+use url::Url;
+
+use crate::{api::problem::Problem, egress::OperatorClient};
+
+/// How old keys become before they are fetched anew.
+const FRESH_FOR: Duration = Duration::from_mins(10);
+/// How long after a fetch for an unknown key another one may make the next; so long also between those for age.
+const ASK_AGAIN_AFTER: Duration = Duration::from_mins(1);
+/// How long after a first fetch that failed the next one is made.
+const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(5);
+/// Keys that are taken of a set; no issuer has so many.
+const KEYS_MAX: usize = 100;
+
+/// The keys of a server.
+pub(super) struct Jwks {
+    url: Url,
+    client: OperatorClient,
+    known: RwLock<Known>,
+    fetching: Mutex<()>,
+}
+
+/// What is known, and since when.
+#[derive(Clone, Default)]
+struct Known {
+    keys: Arc<Vec<Key>>,
+    times: Times,
+}
+
+/// When the server was asked.
+#[derive(Clone, Copy, Debug, Default)]
+struct Times {
+    /// Last with success.
+    fetched: Option<Instant>,
+    /// Last at all.
+    tried: Option<Instant>,
+    /// Last because a key was not known.
+    missed: Option<Instant>,
+    /// How often at all, by which those who wait for the same fetch know that it was made.
+    count: u64,
+}
+
+/// A key, with the one algorithm that it verifies.
+struct Key {
+    id: Option<String>,
+    algorithm: Algorithm,
+    verifies: DecodingKey,
+}
+
+/// Whether to ask the server.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+enum Due {
+    /// What is known is good enough, or all there is.
+    Not,
+    /// While what is known is used.
+    Meanwhile,
+    /// Before anything can be said.
+    First,
+}
+
+impl Times {
+    fn due(self, now: Instant, is_known: bool) -> Due {
+        let since = |then: Option<Instant>, at_least: Duration| {
+            then.is_none_or(|then| now.saturating_duration_since(then) >= at_least)
+        };
+        if self.fetched.is_none() {
+            return if since(self.tried, BEGIN_AGAIN_AFTER) { Due::First } else { Due::Not };
+        }
+        if !is_known && since(self.missed, ASK_AGAIN_AFTER) {
+            return Due::First;
+        }
+        if since(self.fetched, FRESH_FOR) && since(self.tried, ASK_AGAIN_AFTER) {
+            return Due::Meanwhile;
+        }
+        Due::Not
+    }
+}
+
+impl Jwks {
+    pub(super) fn new(url: Url, client: OperatorClient) -> Self {
+        Self { url, client, known: RwLock::default(), fetching: Mutex::new(()) }
+    }
+
+    /// The key that a token names, or the only one there is for its algorithm where it names none.
+    pub(super) async fn find(
+        self: &Arc<Self>,
+        algorithm: Algorithm,
+        id: Option<&str>,
+    ) -> Result<Option<DecodingKey>, Problem> {
+        let known = self.known();
+        let found = pick(&known.keys, algorithm, id);
+        match known.times.due(Instant::now(), found.is_some()) {
+            Due::Not => {}
+            Due::Meanwhile => drop(self.fetch(known.times.count, false)),
+            Due::First => {
+                // A task of its own: the caller may give up, and others wait for the same.
+                let _ = self.fetch(known.times.count, found.is_none()).await;
+                return self.settled(algorithm, id);
+            }
+        }
+        match found {
+            Some(key) => Ok(Some(key)),
+            None => self.settled(algorithm, id),
+        }
+    }
+
+    /// What can be said without asking any more.
+    fn settled(&self, algorithm: Algorithm, id: Option<&str>) -> Result<Option<DecodingKey>, Problem> {
+        let known = self.known();
+        if known.times.fetched.is_none() {
+            return Err(Problem::unavailable("the keys that tokens are signed by cannot be had just now"));
+        }
+        Ok(pick(&known.keys, algorithm, id))
+    }
+
+    fn known(&self) -> Known {
+        self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+
+    fn change(&self, change: impl FnOnce(&mut Known)) {
+        change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
+    }
+
+    /// Asks the server, unless somebody did since the count was read.
+    fn fetch(self: &Arc<Self>, count: u64, is_missed: bool) -> tokio::task::JoinHandle<()> {
+        let this = Arc::clone(self);
+        tokio::spawn(async move {
+            let _alone = this.fetching.lock().await;
+            if this.known().times.count != count {
+                return;
+            }
+            let answer = this.client.get(&this.url, None).await.map_err(|error| error.to_string());
+            let keys = answer.and_then(|answer| read(&answer));
+            let now = Instant::now();
+            this.change(|known| {
+                known.times.tried = Some(now);
+                known.times.count += 1;
+                // The first fetch was for want of any key, not of one.
+                if is_missed && known.times.fetched.is_some() {
+                    known.times.missed = Some(now);
+                }
+                match keys {
+                    Ok(keys) => {
+                        known.times.fetched = Some(now);
+                        known.keys = Arc::new(keys);
+                    }
+                    Err(reason) => {
+                        tracing::warn!(
+                            reason,
+                            kept = known.keys.len(),
+                            "the keys of JWT_JWKS_URL cannot be had; those that are known stay"
+                        );
+                    }
+                }
+            });
+        })
+    }
+}
+
+/// The key of a set that a token names.
+fn pick(keys: &[Key], algorithm: Algorithm, id: Option<&str>) -> Option<DecodingKey> {
+    let mut usable = keys
+        .iter()
+        .filter(|key| key.algorithm == algorithm && id.is_none_or(|id| key.id.as_deref() == Some(id)));
+    let first = usable.next()?;
+    // Where a token names no key, or two have one name, there must be one alone: nothing is found by trying.
+    usable.next().is_none().then(|| first.verifies.clone())
+}
+
+/// The keys of an answer that we can verify by; others are passed over, as RFC 7517 wants.
+fn read(answer: &[u8]) -> Result<Vec<Key>, String> {
+    #[derive(Deserialize)]
+    struct Set {
+        keys: Vec<Value>,
+    }
+    let set: Set = serde_json::from_slice(answer).map_err(|error| format!("it is no JWKS: {error}"))?;
+    let keys: Vec<Key> = set.keys.into_iter().filter_map(key).take(KEYS_MAX).collect();
+    if keys.is_empty() { Err("it holds no key for RS256, ES256 or EdDSA".to_owned()) } else { Ok(keys) }
+}
+
+fn key(value: Value) -> Option<Key> {
+    let jwk: Jwk = serde_json::from_value(value).ok()?;
+    // A symmetric key has no place in a public list, and is none here whatever it says of itself.
+    let algorithm = match &jwk.algorithm {
+        AlgorithmParameters::RSA(_) => Algorithm::RS256,
+        AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
+        AlgorithmParameters::OctetKeyPair(key) if key.curve == EllipticCurve::Ed25519 => Algorithm::EdDSA,
+        _ => return None,
+    };
+    let named = jwk.common.key_algorithm.map(|named| named.to_string());
+    let is_meant = named.is_none_or(|named| named.parse() == Ok(algorithm));
+    let is_for_signatures =
+        jwk.common.public_key_use.as_ref().is_none_or(|its| *its == PublicKeyUse::Signature);
+    if !is_meant || !is_for_signatures {
+        return None;
+    }
+    let verifies = DecodingKey::from_jwk(&jwk).ok()?;
+    Some(Key { id: jwk.common.key_id, algorithm, verifies })
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn the_server_is_asked_for_want_of_keys_for_age_and_for_an_unknown_key_once_a_minute() {
+        let began = Instant::now();
+        let at = |seconds: u64| Some(began + Duration::from_secs(seconds));
+        let check = |times: [Option<Instant>; 3], now: u64, is_known: bool, expected: Due| {
+            let [fetched, tried, missed] = times;
+            let times = Times { fetched, tried, missed, count: 0 };
+            let due = times.due(began + Duration::from_secs(now), is_known);
+            assert_eq!(due, expected, "{times:?} {now} {is_known}");
+        };
+        check([None, None, None], 0, false, Due::First);
+        check([None, at(0), None], 4, false, Due::Not);
+        check([None, at(0), None], 5, false, Due::First);
+        check([at(0), at(0), None], 1, true, Due::Not);
+        check([at(0), at(0), None], 1, false, Due::First);
+        check([at(0), at(1), at(1)], 60, false, Due::Not);
+        check([at(0), at(1), at(1)], 61, false, Due::First);
+        check([at(0), at(0), None], 599, true, Due::Not);
+        check([at(0), at(0), None], 600, true, Due::Meanwhile);
+        // It failed: what is known is used, and the next try is a minute later.
+        check([at(0), at(600), None], 659, true, Due::Not);
+        check([at(0), at(600), None], 660, true, Due::Meanwhile);
+    }
+
+    #[test]
+    fn only_public_keys_that_are_for_signatures_of_our_algorithms_are_taken() {
+        let point = "f83OJ3D2xF1Bg8vub9tLe1gHMzV76e8Tus9uPHvRVEU";
+        let check = |value: Value, expected: Option<Algorithm>| {
+            assert_eq!(key(value.clone()).map(|key| key.algorithm), expected, "{value}");
+        };
+        let ec = json!({"kty": "EC", "crv": "P-256", "x": point, "y": point});
+        let with = |name: &str, value: &str| {
+            let mut key = ec.clone();
+            key[name] = json!(value);
+            key
+        };
+        check(ec.clone(), Some(Algorithm::ES256));
+        check(with("use", "sig"), Some(Algorithm::ES256));
+        check(with("alg", "ES256"), Some(Algorithm::ES256));
+        check(with("use", "enc"), None);
+        check(with("alg", "ES384"), None);
+        check(with("alg", "HS256"), None);
+        check(with("crv", "P-384"), None);
+        check(json!({"kty": "oct", "k": point}), None);
+        check(json!({"kty": "oct", "k": point, "alg": "HS256"}), None);
+        check(json!({"kty": "OKP", "crv": "Ed25519", "x": point}), Some(Algorithm::EdDSA));
+        check(json!({"kty": "new"}), None);
+        check(json!(1), None);
+        let set = json!({"keys": [{"kty": "oct", "k": point}, ec]});
+        assert_eq!(read(set.to_string().as_bytes()).map(|keys| keys.len()), Ok(1));
+        let many = json!({"keys": vec![set["keys"][1].clone(); KEYS_MAX + 50]});
+        assert_eq!(read(many.to_string().as_bytes()).map(|keys| keys.len()), Ok(KEYS_MAX));
+        for bad in ["", "[]", "{}", r#"{"keys":[]}"#, r#"{"keys":[{"kty":"oct","k":"AA"}]}"#] {
+            assert!(read(bad.as_bytes()).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn a_token_without_a_key_id_is_verified_only_where_one_key_alone_can_be_meant() {
+        let key = |id: &str| Key {
+            id: Some(id.to_owned()),
+            algorithm: Algorithm::ES256,
+            verifies: DecodingKey::from_ec_der(b"any"),
+        };
+        let check = |keys: &[Key], algorithm: Algorithm, id: Option<&str>, expected: bool| {
+            assert_eq!(pick(keys, algorithm, id).is_some(), expected, "{algorithm:?} {id:?}");
+        };
+        let both = [key("a"), key("b")];
+        check(&both, Algorithm::ES256, Some("a"), true);
+        check(&both, Algorithm::ES256, Some("c"), false);
+        check(&both, Algorithm::RS256, Some("a"), false);
+        check(&both, Algorithm::ES256, None, false);
+        check(&both[..1], Algorithm::ES256, None, true);
+        check(&[key("a"), key("a")], Algorithm::ES256, Some("a"), false);
+    }
+}

@@ -1,0 +1,366 @@
+//! Who may do what.
+//!
+//! ```text
+//! Authorization: Bearer … ─▶ who (API key, JWT, XTSystems' token) ─▶ within its rate? ─▶ which company? ─▶ has the scope?
+//!                            │
+//!                            └─▶ nobody we know: 401, and 429 to an address that fails too often (limits.rs)
+//! ```
+//!
+//! The scope that a call needs stands in the OpenAPI document, beside its operation, and nowhere else: [`Operations`]
+//! reads it there, and an operation without one can be called by nobody. What comes out is a [`Caller`]; a handler that
+//! works for one company takes a [`Tenant`].
+
+mod address;
+mod api_key;
+mod jwt;
+mod limits;
+mod operations;
+mod scope;
+mod userinfo;
+
+use std::{net::IpAddr, path::PathBuf};
+
+use axum::{
+    extract::{FromRequestParts, Request, State},
+    http::{HeaderMap, header, request::Parts as Head},
+    middleware::Next,
+    response::{IntoResponse, Response},
+};
+
+pub use api_key::{ApiKey, KEY_PREFIX};
+pub use operations::Operations;
+pub use scope::{Scope, Scopes};
+use url::Url;
+
+use self::{
+    jwt::{Judged, Jwt},
+    limits::Limits,
+    operations::Needs,
+    userinfo::Userinfo,
+};
+use super::{
+    Api, Parts,
+    problem::{Kind, Problem},
+};
+use crate::{
+    egress::{self, OperatorClient},
+    model::CompanyId,
+};
+
+/// The header by which a caller names a company.
+pub const COMPANY: &str = "x-company-id";
+
+/// Who is let in.
+#[derive(clap::Args, Clone, Debug)]
+#[group(skip)]
+pub struct Config {
+    /// How much each may ask.
+    #[command(flatten)]
+    pub limits: limits::Config,
+    /// Which JWTs are taken.
+    #[command(flatten)]
+    pub jwt: jwt::Config,
+    /// Where XTSystems says whose a token is: `https://xtsystems.example.com/v1/user?light=true&include_scopes=true`
+    #[arg(long, env = "AUTH_USERINFO_URL", value_name = "URL")]
+    pub auth_userinfo_url: Option<String>,
+}
+
+/// Why nobody can be let in as the settings say.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The file with the public key is of no use.
+    #[error("JWT_PUBLIC_KEY_FILE {path}: {reason}")]
+    PublicKey {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Two settings say by which public key tokens are signed.
+    #[error(
+        "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL are both set; set the one that has the keys tokens are signed by"
+    )]
+    TwoPublicKeys,
+    /// An address of a service is none.
+    #[error("{setting} `{text}` is no address; write https://… or http://…")]
+    Url {
+        /// The setting.
+        setting: &'static str,
+        /// What it says.
+        text: String,
+    },
+    /// Other services cannot be asked.
+    #[error(transparent)]
+    Egress(#[from] egress::Error),
+}
+
+/// An address of the operator's own service.
+fn service_url(setting: &'static str, text: &str) -> Result<Url, Error> {
+    let url = Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
+    url.ok_or_else(|| Error::Url { setting, text: text.to_owned() })
+}
+
+/// Finds out who is calling.
+pub struct Access {
+    used: api_key::Used,
+    jwt: Jwt,
+    userinfo: Option<Userinfo>,
+    limits: Limits,
+}
+
+impl Access {
+    /// Follows these settings.
+    ///
+    /// # Errors
+    /// Where they cannot be followed.
+    pub fn new(config: &Config, parts: &Parts) -> Result<Self, Error> {
+        let client = OperatorClient::new(&parts.receivers)?;
+        let url = config.auth_userinfo_url.as_deref().filter(|url| !url.is_empty());
+        let url = url.map(|url| service_url("AUTH_USERINFO_URL", url)).transpose()?;
+        Ok(Self {
+            used: api_key::Used::default(),
+            jwt: Jwt::new(&config.jwt, &client)?,
+            userinfo: url.map(|url| Userinfo::new(url, client)),
+            limits: Limits::new(&config.limits),
+        })
+    }
+}
+
+/// The address that a connection comes from.
+#[derive(Clone, Copy, Debug)]
+pub struct Peer(pub IpAddr);
+
+/// What credentials hold for.
+#[derive(Clone, Debug)]
+pub enum Grant {
+    /// Every company, with the same scopes.
+    All(Scopes),
+    /// These companies, each with its own scopes.
+    Companies(Vec<(CompanyId, Scopes)>),
+}
+
+/// Somebody we know.
+#[derive(Clone, Debug)]
+pub struct Principal {
+    /// How the audit log calls it: `key xtwh_ab12cd34`, `user <id>`.
+    pub actor: String,
+    /// What it may do.
+    pub grant: Grant,
+    /// By what its rate is counted.
+    pub limited_by: String,
+}
+
+impl Principal {
+    /// A user of XTSystems, by whatever way it was learned who it is.
+    fn user(id: &str, grant: Grant) -> Self {
+        let actor = format!("user {id}");
+        Self { limited_by: actor.clone(), actor, grant }
+    }
+}
+
+/// A call that is let in.
+#[derive(Clone, Debug)]
+pub struct Caller {
+    /// How the audit log calls whoever calls.
+    pub actor: String,
+    /// The company that is meant; none where the credentials hold for several and none is named.
+    pub company: Option<CompanyId>,
+    /// Whether the credentials hold for every company.
+    pub all_companies: bool,
+    /// What may be done.
+    pub scopes: Scopes,
+    /// Where the call comes from.
+    pub address: IpAddr,
+}
+
+impl Caller {
+    /// Whose things it may reach without naming one of several: its company's, or (none) those of all.
+    ///
+    /// # Errors
+    /// Where the credentials hold for some companies and it does not say which is meant.
+    pub fn reach(&self) -> Result<Option<CompanyId>, Problem> {
+        if self.company.is_some() || self.all_companies { Ok(self.company) } else { Err(which_company()) }
+    }
+
+    /// Whether it may also do this.
+    #[must_use]
+    pub fn may(&self, scope: Scope) -> bool {
+        self.scopes.has(scope)
+    }
+}
+
+/// A call for one company.
+#[derive(Clone, Debug)]
+pub struct Tenant {
+    /// Whose things are meant.
+    pub company: CompanyId,
+    /// Who calls.
+    pub caller: Caller,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Caller {
+    type Rejection = Problem;
+
+    async fn from_request_parts(head: &mut Head, _state: &S) -> Result<Self, Problem> {
+        let caller = head.extensions.get::<Self>().cloned();
+        // Only a route that asks for nobody in its documentation gets here without one.
+        caller.ok_or_else(|| Problem::new(Kind::Unauthenticated, "credentials are needed"))
+    }
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Tenant {
+    type Rejection = Problem;
+
+    async fn from_request_parts(head: &mut Head, state: &S) -> Result<Self, Problem> {
+        let caller = Caller::from_request_parts(head, state).await?;
+        let company = caller.company.ok_or_else(which_company)?;
+        Ok(Self { company, caller })
+    }
+}
+
+fn which_company() -> Problem {
+    Problem::new(
+        Kind::CompanyRequired,
+        "the credentials hold for several companies; name one by X-Company-Id",
+    )
+}
+
+/// Lets a request in, or answers why not.
+pub(super) async fn admit(
+    State((api, operations)): State<(Api, Operations)>,
+    mut request: Request,
+    next: Next,
+) -> Response {
+    let Needs::AnyOf(scopes) = operations.needs(request.method(), request.extensions().get()) else {
+        return next.run(request).await;
+    };
+    match judge(&api, scopes, request.headers(), request.extensions().get::<Peer>()).await {
+        Ok(caller) => {
+            request.extensions_mut().insert(caller);
+            next.run(request).await
+        }
+        Err(problem) => problem.into_response(),
+    }
+}
+
+async fn judge(
+    api: &Api,
+    needed: Scopes,
+    headers: &HeaderMap,
+    peer: Option<&Peer>,
+) -> Result<Caller, Problem> {
+    let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+    let address = address::caller(peer, headers, &api.config.trusted_proxies);
+    let token = bearer(headers)?;
+    let principal = match identify(api, token, address).await {
+        Err(problem) if problem.kind() == Kind::Unauthenticated => {
+            return Err(api.access.limits.failure(address).await.unwrap_or(problem));
+        }
+        identified => identified?,
+    };
+    api.access.limits.call(&principal.limited_by)?;
+    let (company, scopes) = company(&principal.grant, headers)?;
+    if !scopes.has_any(needed) {
+        let words: Vec<_> = needed.iter().map(Scope::as_str).collect();
+        return Err(Problem::new(Kind::Forbidden, format!("this needs the scope {}", words.join(" or "))));
+    }
+    let all_companies = matches!(principal.grant, Grant::All(_));
+    Ok(Caller { actor: principal.actor, company, all_companies, scopes, address })
+}
+
+/// Who brings these credentials: a key of ours, else a token that a key of ours has signed, else one that XTSystems knows.
+async fn identify(api: &Api, token: &str, address: IpAddr) -> Result<Principal, Problem> {
+    let access = &api.access;
+    // What has the form of a key is one, and is shown to nobody else.
+    if token.starts_with(KEY_PREFIX) {
+        return api_key::identify(api, token).await;
+    }
+    match (access.jwt.judge(token).await?, &access.userinfo) {
+        (Judged::Known(principal), _) | (Judged::WithoutCompany(principal), None) => Ok(principal),
+        (Judged::WithoutCompany(_) | Judged::NotOurs, Some(userinfo)) => {
+            userinfo.identify(token, access.limits.is_failing(address).await).await
+        }
+        (Judged::NotOurs, None) => {
+            let detail = "the credentials are no key of this service, and no token that it takes";
+            Err(Problem::new(Kind::Unauthenticated, detail))
+        }
+    }
+}
+
+/// The token of the header.
+fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
+    let missing = || Problem::new(Kind::Unauthenticated, "the header Authorization: Bearer is missing");
+    let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?.to_str().map_err(|_| missing())?;
+    let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;
+    if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() {
+        Ok(token.trim())
+    } else {
+        Err(missing())
+    }
+}
+
+/// The company that is meant, and what may be done there.
+fn company(grant: &Grant, headers: &HeaderMap) -> Result<(Option<CompanyId>, Scopes), Problem> {
+    let named = headers.get(COMPANY).map(|value| {
+        let id = value.to_str().ok().and_then(|text| text.trim().parse::<CompanyId>().ok());
+        id.ok_or_else(|| Problem::field("X-Company-Id", "is no UUID"))
+    });
+    let named = named.transpose()?;
+    match (grant, named) {
+        (Grant::All(scopes), named) => Ok((named, *scopes)),
+        (Grant::Companies(held), Some(named)) => {
+            let found = held.iter().find(|(company, _)| *company == named);
+            // The same whether there is such a company or not.
+            let (company, scopes) = found.ok_or_else(|| {
+                Problem::new(
+                    Kind::Forbidden,
+                    "the credentials do not hold for the company that X-Company-Id names",
+                )
+            })?;
+            Ok((Some(*company), *scopes))
+        }
+        (Grant::Companies(held), None) => match held.as_slice() {
+            [] => Err(Problem::new(Kind::Forbidden, "the credentials hold for no company")),
+            [(company, scopes)] => Ok((Some(*company), *scopes)),
+            several => {
+                // What may be done in every one of them; which is meant is asked by whoever needs to know.
+                let common = several.iter().fold(Scopes::ALL, |common, (_, scopes)| common.and(*scopes));
+                Ok((None, common))
+            }
+        },
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use uuid::Uuid;
+
+    use super::*;
+
+    #[test]
+    fn one_company_need_not_be_named_and_another_cannot_be() {
+        let id = |n: u128| CompanyId(Uuid::from_u128(n));
+        let (read, write) = (Scopes::of(Scope::WebhooksRead), Scopes::of(Scope::WebhooksWrite));
+        let check =
+            |grant: &Grant, named: Option<&str>, expected: Result<(Option<CompanyId>, Scopes), Kind>| {
+                let mut headers = HeaderMap::new();
+                if let Some(named) = named {
+                    headers.insert(COMPANY, named.parse().unwrap());
+                }
+                let found = company(grant, &headers).map_err(|problem| problem.kind());
+                assert_eq!(found, expected, "{grant:?} {named:?}");
+            };
+        let (one, two) = (id(1).to_string(), id(2).to_string());
+        let single = Grant::Companies(vec![(id(1), read)]);
+        check(&single, None, Ok((Some(id(1)), read)));
+        check(&single, Some(&one), Ok((Some(id(1)), read)));
+        check(&single, Some(&two), Err(Kind::Forbidden));
+        check(&single, Some("x"), Err(Kind::Invalid));
+        let several = Grant::Companies(vec![(id(1), read), (id(2), read.or(write))]);
+        check(&several, None, Ok((None, read)));
+        check(&several, Some(&two), Ok((Some(id(2)), read.or(write))));
+        check(&Grant::All(read), None, Ok((None, read)));
+        check(&Grant::All(read), Some(&two), Ok((Some(id(2)), read)));
+        check(&Grant::Companies(vec![]), None, Err(Kind::Forbidden));
+    }
+}

@@ -1,0 +1,171 @@
+//! XTSystems' own tokens: nothing in them says for which company they hold, so XTSystems is asked, with the token.
+//!
+//! What it said is kept for a minute, that it refused or gave no answer for five seconds, both by the token's SHA-256.
+//! So a user who loses a role loses it here a minute later at most. Where XTSystems cannot be asked, nobody is
+//! called a stranger for it: the answer is 503, and what is known already goes on holding for its minute.
+
+use std::{sync::Arc, time::Duration};
+
+use moka::{Expiry, future::Cache};
+use serde_json::Value;
+use sha2::{Digest, Sha256};
+use tokio::sync::Semaphore;
+use url::Url;
+
+use super::{Grant, Principal, Scopes, jwt};
+use crate::{
+    api::problem::{Kind, Problem},
+    egress::{ASK_TIMEOUT, AskError, OperatorClient},
+    model::CompanyId,
+};
+
+/// How long an answer holds.
+const KNOWN_FOR: Duration = Duration::from_mins(1);
+/// How long a refusal or a failure holds.
+const FAILED_FOR: Duration = Duration::from_secs(5);
+/// Companies that are kept over all users, each user counting for one more.
+const KEPT_MAX: u64 = 100_000;
+/// Questions that are under way at once; further ones wait, and fail after the time of a question.
+const ASKING_MAX: usize = 32;
+
+/// What XTSystems said of a token.
+#[derive(Clone)]
+enum Answer {
+    /// Whose it is.
+    Known(Arc<Principal>),
+    /// Nobody's.
+    Refused,
+    /// Nothing of use.
+    Failed,
+}
+
+struct Holds;
+
+impl Expiry<[u8; 32], Answer> for Holds {
+    fn expire_after_create(&self, _: &[u8; 32], answer: &Answer, _: std::time::Instant) -> Option<Duration> {
+        Some(if matches!(answer, Answer::Known(_)) { KNOWN_FOR } else { FAILED_FOR })
+    }
+}
+
+/// Asks XTSystems whose a token is.
+pub(super) struct Userinfo {
+    url: Url,
+    client: OperatorClient,
+    answers: Cache<[u8; 32], Answer>,
+    asking: Semaphore,
+}
+
+impl Userinfo {
+    pub(super) fn new(url: Url, client: OperatorClient) -> Self {
+        let weigh = |_: &[u8; 32], answer: &Answer| match answer {
+            Answer::Known(principal) => match &principal.grant {
+                Grant::Companies(companies) => u32::try_from(companies.len() + 1).unwrap_or(u32::MAX),
+                Grant::All(_) => 1,
+            },
+            Answer::Refused | Answer::Failed => 1,
+        };
+        let answers = Cache::builder().max_capacity(KEPT_MAX).weigher(weigh).expire_after(Holds).build();
+        Self { url, client, answers, asking: Semaphore::new(ASKING_MAX) }
+    }
+
+    /// Whose a token is. Where `instead` is given, XTSystems is not asked anew, and that is answered.
+    pub(super) async fn identify(&self, token: &str, instead: Option<Problem>) -> Result<Principal, Problem> {
+        let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
+        let answer = match (self.answers.get(&digest).await, instead) {
+            (Some(answer), _) => answer,
+            (None, Some(problem)) => return Err(problem),
+            // Those who bring the same token at once wait for one question.
+            (None, None) => self.answers.get_with(digest, self.ask(token)).await,
+        };
+        match answer {
+            Answer::Known(principal) => Ok(principal.as_ref().clone()),
+            Answer::Refused => Err(Problem::new(Kind::Unauthenticated, "XTSystems does not take the token")),
+            Answer::Failed => {
+                Err(Problem::unavailable("XTSystems cannot be asked just now whose the token is"))
+            }
+        }
+    }
+
+    async fn ask(&self, token: &str) -> Answer {
+        let Ok(Ok(_turn)) = tokio::time::timeout(ASK_TIMEOUT, self.asking.acquire()).await else {
+            tracing::warn!("too many tokens wait for AUTH_USERINFO_URL");
+            return Answer::Failed;
+        };
+        let said = match self.client.get(&self.url, Some(token)).await {
+            Ok(body) => read(&body).ok_or_else(|| "its answer names no companies".to_owned()),
+            Err(AskError::Status(401 | 403)) => return Answer::Refused,
+            Err(error) => Err(error.to_string()),
+        };
+        match said {
+            Ok(principal) => Answer::Known(Arc::new(principal)),
+            Err(reason) => {
+                tracing::warn!(reason, "AUTH_USERINFO_URL does not say whose a token is");
+                Answer::Failed
+            }
+        }
+    }
+}
+
+/// Whom an answer speaks of: `{"id": …, "companies": [{"id": …, "scopes": […]}]}`, and more that is of no interest.
+fn read(body: &[u8]) -> Option<Principal> {
+    let body: Value = serde_json::from_slice(body).ok()?;
+    let companies = body.get("companies")?.as_array()?.iter().filter_map(|company| {
+        let id = company.get("id")?.as_str()?.parse::<CompanyId>().ok()?;
+        let scopes = company.get("scopes").map(jwt::words).unwrap_or_default();
+        Some((id, Scopes::of_token(scopes)))
+    });
+    let user = ["id", "email"].into_iter().find_map(|name| jwt::user(body.get(name)?))?;
+    Some(Principal::user(&user, Grant::Companies(companies.collect())))
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+    use crate::api::access::Scope;
+
+    #[test]
+    fn each_company_has_the_scopes_that_xtsystems_gives_there() {
+        let id = "7f8a1f5e-0000-4000-8000-000000000001";
+        let body = json!({
+            "id": "u1", "email": "a@example.com", "tos_accepted_at": null,
+            "companies": [
+                {"id": id, "company_id": null, "name": "A", "role_id": 2, "primary": true, "scopes": ["webhooks:*", "users:read"]},
+                {"id": "none", "scopes": ["*"]},
+                {"id": "7f8a1f5e-0000-4000-8000-000000000002", "scopes": null},
+            ],
+        });
+        let principal = read(body.to_string().as_bytes()).unwrap();
+        assert_eq!(principal.actor, "user u1");
+        let Grant::Companies(companies) = principal.grant else { panic!("not of all companies") };
+        assert_eq!(companies.len(), 2);
+        assert_eq!(companies[0].0.to_string(), id);
+        assert!(companies[0].1.has(Scope::WebhooksDelete) && !companies[0].1.has(Scope::KeysManage));
+        assert_eq!(companies[1].1, Scopes::default());
+    }
+
+    #[tokio::test]
+    async fn no_more_companies_are_kept_than_may_be() {
+        let client = OperatorClient::new(&crate::egress::Config::default()).unwrap();
+        let userinfo = Userinfo::new("http://127.0.0.1:9/".parse().unwrap(), client);
+        let companies = vec![(CompanyId(uuid::Uuid::nil()), Scopes::default()); 1_000];
+        let known = Arc::new(Principal::user("u", Grant::Companies(companies)));
+        for n in 0..200_u8 {
+            userinfo.answers.insert([n; 32], Answer::Known(Arc::clone(&known))).await;
+        }
+        userinfo.answers.run_pending_tasks().await;
+        assert!(
+            (1..=KEPT_MAX).contains(&userinfo.answers.weighted_size()),
+            "{}",
+            userinfo.answers.weighted_size()
+        );
+    }
+
+    #[test]
+    fn garbage_speaks_of_nobody() {
+        for bad in ["", "<html>", "[]", "null", "{}", r#"{"companies":[]}"#, r#"{"id":"u","companies":{}}"#] {
+            assert!(read(bad.as_bytes()).is_none(), "{bad}");
+        }
+    }
+}

@@ -1,0 +1,265 @@
+//! `/v1/dead-letters`: what was given up, and why; to be asked for anew, or put away.
+//!
+//! Those of a company are its own. A message that named no company can be seen only by whoever may do everything in all of
+//! them, and cannot be replayed: nobody knows whose events it would make.
+
+mod shape;
+
+use axum::{extract::State, http::Uri, response::Response};
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use utoipa::{IntoParams, openapi::Schema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub use shape::DeadLetter;
+
+use super::{
+    Api,
+    access::{Caller, Scope},
+    audit,
+    extract::{Id, Named, Query},
+    idempotency::Key,
+    listing::{Paging, Reader, page, texts_schema, within_reach, words_schema},
+    pagination::{COUNT_MAX, COUNT_TIMEOUT, List},
+    problem::{Kind, Problem, ProblemBody},
+    replays::{self, Replay},
+};
+use crate::{
+    model::CompanyId,
+    store::{dead_letters as table, replays::Filter, search},
+};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list))
+        .routes(routes!(get))
+        .routes(routes!(replay))
+        .routes(routes!(discard))
+}
+
+/// The id of a dead letter: of a delivery's, the delivery's own.
+#[derive(Clone, Copy, Debug)]
+struct LetterId(Uuid);
+
+impl std::str::FromStr for LetterId {
+    type Err = uuid::Error;
+
+    fn from_str(text: &str) -> Result<Self, uuid::Error> {
+        text.parse().map(Self)
+    }
+}
+
+impl Named for LetterId {
+    const NOT_FOUND: &'static str = "Dead letter not found";
+}
+
+const KINDS: [&str; 3] = ["delivery", "event", "message"];
+const STATUSES: [&str; 3] = ["open", "replayed", "discarded"];
+
+fn kinds() -> Schema {
+    words_schema(&KINDS)
+}
+
+fn statuses() -> Schema {
+    words_schema(&STATUSES)
+}
+
+/// Which dead letters. Lists are separated by commas; of each list one must match.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Choice {
+    /// Only of these kinds: a `delivery` given up, an `event` or a `message` that could not be taken in.
+    #[param(schema_with = kinds, style = Form, explode = false)]
+    kind: Option<String>,
+    /// Only with which this was done: nothing yet (`open`), `replayed`, `discarded`.
+    #[param(schema_with = statuses, style = Form, explode = false)]
+    status: Option<String>,
+    /// Only of this webhook.
+    webhook_id: Option<Uuid>,
+    /// Only whose reason begins with one of these: `attempts exhausted`.
+    #[param(schema_with = texts_schema, style = Form, explode = false)]
+    reason: Option<String>,
+    /// Only given up at this time or later.
+    since: Option<DateTime<Utc>>,
+    /// Only given up before this time.
+    until: Option<DateTime<Utc>>,
+}
+
+impl Choice {
+    fn read(&self, company: Option<CompanyId>) -> Result<search::Letters, Problem> {
+        let mut reader = Reader::default();
+        let wanted = search::Letters {
+            company,
+            webhook: self.webhook_id,
+            kinds: reader.words("kind", self.kind.as_deref(), &KINDS),
+            statuses: reader.words("status", self.status.as_deref(), &STATUSES),
+            reasons: reader.texts("reason", self.reason.as_deref()),
+            since: within_reach(self.since),
+            until: within_reach(self.until),
+        };
+        reader.done()?;
+        Ok(wanted)
+    }
+}
+
+/// Whose dead letters a call is about: of the company that is meant; of all only for whoever may do everything in all.
+fn whose(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
+    match caller.company {
+        Some(company) => Ok(Some(company)),
+        None if caller.all_companies && caller.may(Scope::Admin) => Ok(None),
+        None => Err(Problem::new(
+            Kind::CompanyRequired,
+            "the credentials hold for several companies; name one by X-Company-Id",
+        )),
+    }
+}
+
+/// Dead letters
+///
+/// Newest first, without their bodies. With a key of all companies that may do everything, and without `X-Company-Id`, those
+/// of all companies, and those that name none. A filter that few match may end a page early, with a `Link` that leads on.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters",
+    tag = "Dead letters",
+    operation_id = "listDeadLetters",
+    params(Paging, Choice),
+    responses((
+        status = OK,
+        description = "The dead letters",
+        body = Vec<DeadLetter>,
+        headers(
+            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
+            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
+        ),
+    )),
+    security(("bearer" = ["deliveries:read"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    uri: Uri,
+    Query(paging): Query<Paging>,
+    Query(choice): Query<Choice>,
+) -> Result<Response, Problem> {
+    let (db, company) = (&api.parts.reads, whose(&caller)?);
+    let (wanted, list) = (choice.read(company)?, List::of(&uri, company));
+    let (limit, before) = paging.place(&list)?;
+    let found = search::dead_letters(db, &wanted, before, i64::from(limit)).await?;
+    let rows = table::by_ids(db, company, &found.ids).await?;
+    let count = if paging.is_counted() {
+        search::count_letters(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT)).await?
+    } else {
+        None
+    };
+    let bodies = caller.may(Scope::PayloadsRead);
+    let rows: Vec<_> = rows.into_iter().map(|row| DeadLetter::shown(row, bodies)).collect();
+    Ok(page(&rows, list.next(limit, found.next), count))
+}
+
+/// One dead letter
+///
+/// With what it carried, for whoever has the scope `payloads:read`.
+#[utoipa::path(
+    get,
+    path = "/v1/dead-letters/{dead_letter_id}",
+    tag = "Dead letters",
+    operation_id = "getDeadLetter",
+    params(("dead_letter_id" = Uuid, Path, description = "The dead letter; of a delivery's, the delivery's id")),
+    responses((status = OK, description = "The dead letter", body = DeadLetter)),
+    security(("bearer" = ["deliveries:read"])),
+)]
+async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(LetterId(id)): Id<LetterId>,
+) -> Result<axum::Json<DeadLetter>, Problem> {
+    let row = find(&api, whose(&caller)?, id).await?;
+    Ok(axum::Json(DeadLetter::shown(row, caller.may(Scope::PayloadsRead))))
+}
+
+/// Replay a dead letter
+///
+/// A delivery is sent again under the same `webhook-id`; a message is taken in again as it came. The dead letter becomes
+/// `replayed`. One that names no company cannot be replayed.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/{dead_letter_id}/replay",
+    tag = "Dead letters",
+    operation_id = "replayDeadLetter",
+    params(
+        ("dead_letter_id" = Uuid, Path, description = "The dead letter"),
+        ("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters"),
+    ),
+    responses(
+        (status = ACCEPTED, description = "The replay; it is worked on from now on", body = Replay),
+        (status = CONFLICT, description = "It names no company", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = ["deliveries:replay"])),
+)]
+async fn replay(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(LetterId(id)): Id<LetterId>,
+    key: Key,
+) -> Result<Response, Problem> {
+    let row = find(&api, whose(&caller)?, id).await?;
+    let company = row.company_id.map(CompanyId).ok_or_else(|| {
+        Problem::new(
+            Kind::Conflict,
+            "it names no company, so nobody knows whose it would be; publish it anew, corrected",
+        )
+    })?;
+    let filter = if row.kind == "delivery" {
+        Filter { deliveries: vec![id], ..Filter::default() }
+    } else {
+        Filter { messages: vec![id], ..Filter::default() }
+    };
+    let order = replays::Order { company, webhook: None, filter: &filter, rate: replays::RATE_DEFAULT };
+    order.write(&api, &caller, key).await
+}
+
+/// Discard a dead letter
+///
+/// It is not wanted any more: it stays to be seen, and no filter replays it. Discarding it again changes nothing; one that was
+/// replayed already cannot be discarded.
+#[utoipa::path(
+    post,
+    path = "/v1/dead-letters/{dead_letter_id}/discard",
+    tag = "Dead letters",
+    operation_id = "discardDeadLetter",
+    params(("dead_letter_id" = Uuid, Path, description = "The dead letter")),
+    responses(
+        (status = OK, description = "The dead letter", body = DeadLetter),
+        (status = CONFLICT, description = "It was replayed", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = ["deliveries:replay"])),
+)]
+async fn discard(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(LetterId(id)): Id<LetterId>,
+) -> Result<axum::Json<DeadLetter>, Problem> {
+    let company = whose(&caller)?;
+    let mut tx = api.parts.changes.begin().await?;
+    let discarded = table::discard(&mut *tx, company, id).await?;
+    let row = table::get(&mut *tx, company, id).await?;
+    let row = row.ok_or_else(|| Problem::not_found(LetterId::NOT_FOUND))?;
+    if discarded {
+        let (before, after) =
+            (serde_json::json!({"status": "open"}), serde_json::json!({"status": row.status}));
+        let of = row.company_id.map(CompanyId);
+        let change = (Some(before), Some(after));
+        audit::write(&mut tx, &caller, of, "dead_letter.discard", &id.to_string(), change).await?;
+    } else if row.status == "replayed" {
+        return Err(Problem::new(Kind::Conflict, "it was replayed already"));
+    }
+    tx.commit().await?;
+    Ok(axum::Json(DeadLetter::shown(row, caller.may(Scope::PayloadsRead))))
+}
+
+async fn find(api: &Api, company: Option<CompanyId>, id: Uuid) -> Result<table::DeadLetter, Problem> {
+    let row = table::get(&api.parts.reads, company, id).await?;
+    row.ok_or_else(|| Problem::not_found(LetterId::NOT_FOUND))
+}

@@ -1,0 +1,98 @@
+//! A dead letter as callers see it.
+
+use base64::{Engine, engine::general_purpose::STANDARD};
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use crate::{
+    model::{Status, why},
+    store::dead_letters,
+};
+
+/// Something given up.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct DeadLetter {
+    /// Its id; of a delivery's, the delivery's own.
+    pub id: Uuid,
+    /// `delivery`, `event` or `message`.
+    pub kind: String,
+    /// What was done with it: `open`, `replayed` or `discarded`.
+    pub status: String,
+    /// Whose it is; null of a message that does not say.
+    pub company_id: Option<Uuid>,
+    /// The webhook, of a delivery.
+    pub webhook_id: Option<Uuid>,
+    /// The event, where there is one.
+    pub event_id: Option<Uuid>,
+    /// The type of the event.
+    pub event_type: Option<String>,
+    /// Why it was given up, in the ledger's words.
+    pub reason: String,
+    /// The same in a sentence.
+    pub why: String,
+    /// Whose move is next: `receiver`, `admin`, `nobody` or `operator`.
+    pub next_move: String,
+    /// The field that could not be read, of a message.
+    pub field: Option<String>,
+    /// How many attempts were made.
+    pub attempts: i32,
+    /// The class of the last attempt's outcome.
+    pub outcome: Option<String>,
+    /// The status of the last answer.
+    pub response_status: Option<i32>,
+    /// The routing key of a message.
+    pub routing_key: Option<String>,
+    /// The id that the publisher gave it.
+    pub message_id: Option<String>,
+    /// The headers of a message. Null without the scope `payloads:read`.
+    #[schema(value_type = Option<Object>, required = true)]
+    pub headers: Option<Box<RawValue>>,
+    /// When it was given up.
+    pub created_at: DateTime<Utc>,
+    /// When it was asked for anew.
+    pub replayed_at: Option<DateTime<Utc>>,
+    /// By which replay.
+    pub replay_id: Option<Uuid>,
+    /// What was to be sent, or what came; only of one dead letter by its id, null without the scope `payloads:read`. Bytes
+    /// that are no UTF-8 are replaced, and stand as they are in `body_base64`.
+    pub body: Option<String>,
+    /// The bytes of a body that is no UTF-8.
+    pub body_base64: Option<String>,
+}
+
+impl DeadLetter {
+    /// As whoever asks may see it.
+    #[must_use]
+    pub fn shown(row: dead_letters::DeadLetter, bodies: bool) -> Self {
+        let body = row.body.filter(|_| bodies);
+        let is_text = |bytes: &Vec<u8>| std::str::from_utf8(bytes).is_ok();
+        let why = why::of_status(Status::Dead, Some(&row.reason), None, false, row.created_at);
+        Self {
+            body: body.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
+            body_base64: body.as_ref().filter(|bytes| !is_text(bytes)).map(|bytes| STANDARD.encode(bytes)),
+            headers: row.headers.filter(|_| bodies).and_then(|text| RawValue::from_string(text).ok()),
+            why: why.sentence,
+            next_move: why.next.as_str().to_owned(),
+            id: row.id,
+            kind: row.kind,
+            status: row.status,
+            company_id: row.company_id,
+            webhook_id: row.webhook_id,
+            event_id: row.event_id,
+            event_type: row.event_type,
+            reason: row.reason,
+            field: row.field,
+            attempts: row.attempts,
+            outcome: row.outcome,
+            response_status: row.response_status,
+            routing_key: row.routing_key,
+            message_id: row.message_id,
+            created_at: row.created_at,
+            replayed_at: row.replayed_at,
+            replay_id: row.replay_id,
+        }
+    }
+}

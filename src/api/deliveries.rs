@@ -1,0 +1,208 @@
+//! `/v1/deliveries`, and those of one webhook: what was sent to whom, and what came of it.
+
+mod filter;
+mod hidden;
+mod shape;
+
+use std::collections::HashMap;
+
+use axum::{extract::State, http::Uri, response::Response};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub use filter::{Filter, OfWebhooks};
+pub use shape::{Attempt, Delivery};
+
+use super::{
+    Api,
+    access::{Scope, Tenant},
+    extract::{Id, Query},
+    listing::{Paging, page},
+    pagination::{COUNT_MAX, COUNT_TIMEOUT, List},
+    problem::Problem,
+};
+use crate::{
+    clock::Clock,
+    model::{DeliveryId, Status, WebhookId, why},
+    store::{dead_letters, history, search, webhooks},
+};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(list_of_webhook)).routes(routes!(list)).routes(routes!(get))
+}
+
+/// A webhook's deliveries
+///
+/// Newest first, the history of a deleted webhook too. Without the scope `payloads:read`, `payload` and `response_body` are
+/// null. A filter that few deliveries match is given up after some 20,000 of them: the page then has fewer rows than were
+/// asked for, or none, and a `Link` that leads on. The last page has no `Link`.
+#[utoipa::path(
+    get,
+    path = "/v1/webhooks/{webhook_id}/deliveries",
+    tag = "Deliveries",
+    operation_id = "listWebhookDeliveries",
+    params(("webhook_id" = Uuid, Path, description = "The webhook"), Paging, Filter),
+    responses((
+        status = OK,
+        description = "The deliveries",
+        body = Vec<Delivery>,
+        headers(
+            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
+            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
+        ),
+    )),
+    security(("bearer" = ["deliveries:read"])),
+)]
+async fn list_of_webhook(
+    State(api): State<Api>,
+    tenant: Tenant,
+    Id(webhook): Id<WebhookId>,
+    uri: Uri,
+    Query(paging): Query<Paging>,
+    Query(filter): Query<Filter>,
+) -> Result<Response, Problem> {
+    let wanted = search::Deliveries { webhooks: Some(vec![webhook.uuid()]), ..filter.read()? };
+    if !history::has_webhook(&api.parts.reads, tenant.company, webhook).await? {
+        return Err(Problem::not_found("Webhook not found"));
+    }
+    answer(&api, &tenant, &List::of(&uri, Some(tenant.company)), &paging, &wanted).await
+}
+
+/// A company's deliveries
+///
+/// Those of all its webhooks, newest first, as of one webhook. In the order of their ids, which lie where their events do,
+/// or, of a replay, at its start.
+#[utoipa::path(
+    get,
+    path = "/v1/deliveries",
+    tag = "Deliveries",
+    operation_id = "listDeliveries",
+    params(Paging, OfWebhooks, Filter),
+    responses((
+        status = OK,
+        description = "The deliveries",
+        body = Vec<Delivery>,
+        headers(
+            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
+            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
+        ),
+    )),
+    security(("bearer" = ["deliveries:read"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    tenant: Tenant,
+    uri: Uri,
+    Query(paging): Query<Paging>,
+    Query(of): Query<OfWebhooks>,
+    Query(filter): Query<Filter>,
+) -> Result<Response, Problem> {
+    let wanted = search::Deliveries { webhooks: of.read()?, ..filter.read()? };
+    answer(&api, &tenant, &List::of(&uri, Some(tenant.company)), &paging, &wanted).await
+}
+
+/// One delivery
+///
+/// With all its attempts in `history`: the request as it was sent, the answer as far as it is kept, and where the time went.
+/// Without the scope `payloads:read`, bodies are null, and of headers that are not the service's own or commonplace the
+/// values are left out: those of the webhook and of the answer may hold tokens.
+#[utoipa::path(
+    get,
+    path = "/v1/deliveries/{delivery_id}",
+    tag = "Deliveries",
+    operation_id = "getDelivery",
+    params(("delivery_id" = Uuid, Path, description = "The delivery")),
+    responses((status = OK, description = "The delivery", body = Delivery)),
+    security(("bearer" = ["deliveries:read"])),
+)]
+async fn get(
+    State(api): State<Api>,
+    tenant: Tenant,
+    Id(id): Id<DeliveryId>,
+) -> Result<axum::Json<Delivery>, Problem> {
+    let (db, company) = (&api.parts.reads, tenant.company);
+    let bodies = tenant.caller.may(Scope::PayloadsRead);
+    let row = history::get(db, company, bodies, id).await?;
+    let row = row.ok_or_else(|| Problem::not_found("Delivery not found"))?;
+    let mut attempts = history::earlier_attempts(db, company, bodies, id).await?;
+    attempts.extend(row.latest());
+    let turn = turn(&api, &row).await?;
+    let lost_body = bodies && row.data.is_none();
+    let mut delivery = Delivery::at(api.parts.clock.now(), row);
+    if let Some(turn) = turn {
+        delivery.explain(turn);
+    }
+    if lost_body {
+        // The event has left the ledger; what was given up has a copy of its own.
+        let letter = dead_letters::get(db, Some(company), id.uuid()).await?;
+        delivery.payload = letter.and_then(|letter| shape::json(letter.body?));
+    }
+    delivery.history = Some(attempts.into_iter().map(|attempt| Attempt::shown(attempt, bodies)).collect());
+    Ok(axum::Json(delivery))
+}
+
+/// A page of what is wanted.
+async fn answer(
+    api: &Api,
+    tenant: &Tenant,
+    list: &List,
+    paging: &Paging,
+    wanted: &search::Deliveries,
+) -> Result<Response, Problem> {
+    let (db, company, now) = (&api.parts.reads, tenant.company, api.parts.clock.now());
+    let (limit, before) = paging.place(list)?;
+    let found = search::deliveries(db, company, wanted, before, i64::from(limit), now).await?;
+    let bodies = tenant.caller.may(Scope::PayloadsRead);
+    let rows = history::by_ids(db, company, bodies, &found.ids).await?;
+    let lanes = lanes(api, &rows).await?;
+    let count = if paging.is_counted() {
+        search::count_deliveries(db, company, wanted, now, (COUNT_MAX, COUNT_TIMEOUT)).await?
+    } else {
+        None
+    };
+    let rows = rows.into_iter().map(|row| {
+        let lane = lanes.get(&row.webhook_id).filter(|_| row.status == Status::Pending.as_str()).cloned();
+        let mut delivery = Delivery::at(now, row);
+        if let Some(why) = lane {
+            delivery.explain(why);
+        }
+        delivery
+    });
+    Ok(page(&rows.collect::<Vec<_>>(), list.next(limit, found.next), count))
+}
+
+/// What holds up whole lanes explains more than a delivery's own time does.
+async fn lanes(api: &Api, rows: &[history::Delivery]) -> Result<HashMap<WebhookId, why::Why>, Problem> {
+    let mut ids: Vec<Uuid> = rows
+        .iter()
+        .filter(|row| row.status == Status::Pending.as_str())
+        .map(|row| row.webhook_id.uuid())
+        .collect();
+    ids.sort_unstable();
+    ids.dedup();
+    if ids.is_empty() {
+        return Ok(HashMap::new());
+    }
+    let webhooks = webhooks::by_ids(&api.parts.reads, &ids).await?;
+    let now = api.parts.clock.now();
+    let standing = |webhook: &crate::model::Webhook| why::of_lane(&webhook.lane, None, None, now);
+    Ok(webhooks.iter().filter_map(|webhook| Some((webhook.id, standing(webhook)?))).collect())
+}
+
+/// What holds up the lane of one delivery, or what goes before it where the lane has a pace.
+async fn turn(api: &Api, row: &history::Delivery) -> Result<Option<why::Why>, Problem> {
+    if row.status != Status::Pending.as_str() {
+        return Ok(None);
+    }
+    let webhook = webhooks::by_ids(&api.parts.reads, &[row.webhook_id.uuid()]).await?.pop();
+    let Some(webhook) = webhook else { return Ok(None) };
+    let lane = why::of_lane(&webhook.lane, None, None, api.parts.clock.now());
+    match (lane, webhook.rate_limit) {
+        // A retry waits for its own time, not for its turn.
+        (None, Some(rate)) if row.queued_at.is_none() && row.attempts == 0 => {
+            let ahead = history::ahead(&api.parts.reads, row.company_id, row).await?;
+            Ok(Some(why::of_turn(why::Paced { rate, ahead: u64::try_from(ahead).unwrap_or(0) })))
+        }
+        (lane, _) => Ok(lane),
+    }
+}

@@ -1,0 +1,159 @@
+//! By what deliveries are chosen.
+
+use chrono::{DateTime, Utc};
+use serde::Deserialize;
+use utoipa::{IntoParams, openapi::Schema};
+use uuid::Uuid;
+
+use crate::{
+    api::{
+        listing::{Reader, answers_schema, ids_schema, texts_schema, within_reach, words_schema},
+        problem::{FieldError, Problem},
+    },
+    model::{OutcomeClass, Status, Trigger},
+    store::search::Deliveries,
+};
+
+/// Whose deliveries.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct OfWebhooks {
+    /// Only of these webhooks, separated by commas.
+    #[param(schema_with = ids_schema, style = Form, explode = false)]
+    pub webhook_id: Option<String>,
+}
+
+impl OfWebhooks {
+    pub(super) fn read(&self) -> Result<Option<Vec<Uuid>>, Problem> {
+        let mut reader = Reader::default();
+        let mut ids = reader.list("webhook_id", self.webhook_id.as_deref());
+        reader.done()?;
+        if let Some(ids) = &mut ids {
+            ids.sort_unstable();
+            ids.dedup();
+        }
+        Ok(ids)
+    }
+}
+
+/// Which deliveries. Lists are separated by commas; of each list one must match.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Filter {
+    /// Only in these states.
+    #[param(schema_with = statuses, style = Form, explode = false)]
+    pub status: Option<String>,
+    /// Only of these event types: `ticket.created`, `ticket.*`, or `*` for all.
+    #[param(schema_with = texts_schema, style = Form, explode = false)]
+    pub event_type: Option<String>,
+    /// Only whose id lies at this time or later: that of its event or, of a replay, of the replay's start.
+    pub since: Option<DateTime<Utc>>,
+    /// Only whose id lies before this time.
+    pub until: Option<DateTime<Utc>>,
+    /// Only whose latest answer had one of these statuses.
+    #[param(schema_with = answers_schema, style = Form, explode = false)]
+    pub response_status: Option<String>,
+    /// Only whose latest attempt had one of these outcomes.
+    #[param(schema_with = outcomes, style = Form, explode = false)]
+    pub outcome: Option<String>,
+    /// Only whose reason begins with one of these: `attempts exhausted`.
+    #[param(schema_with = texts_schema, style = Form, explode = false)]
+    pub reason: Option<String>,
+    /// Only that exist for one of these reasons.
+    #[param(schema_with = triggers, style = Form, explode = false)]
+    pub trigger: Option<String>,
+}
+
+const STATUSES: [&str; 5] = [
+    Status::Pending.as_str(),
+    Status::Held.as_str(),
+    Status::Delivered.as_str(),
+    Status::Dead.as_str(),
+    Status::Cancelled.as_str(),
+];
+const TRIGGERS: [&str; 4] =
+    [Trigger::Event.as_str(), Trigger::Test.as_str(), Trigger::Replay.as_str(), Trigger::Recovery.as_str()];
+const OUTCOMES: [&str; OutcomeClass::ALL.len()] = {
+    let mut words = [""; OutcomeClass::ALL.len()];
+    let mut i = 0;
+    while i < words.len() {
+        words[i] = OutcomeClass::ALL[i].as_str();
+        i += 1;
+    }
+    words
+};
+
+fn statuses() -> Schema {
+    words_schema(&STATUSES)
+}
+
+fn triggers() -> Schema {
+    words_schema(&TRIGGERS)
+}
+
+fn outcomes() -> Schema {
+    words_schema(&OUTCOMES)
+}
+
+impl Filter {
+    /// What is to be looked for, of all webhooks.
+    pub(super) fn read(&self) -> Result<Deliveries, Problem> {
+        let mut reader = Reader::default();
+        let wanted = Deliveries {
+            webhooks: None,
+            statuses: reader.words("status", self.status.as_deref(), &STATUSES),
+            event_types: reader.texts("event_type", self.event_type.as_deref()),
+            response_statuses: reader.list("response_status", self.response_status.as_deref()),
+            outcomes: reader.words("outcome", self.outcome.as_deref(), &OUTCOMES),
+            reasons: reader.texts("reason", self.reason.as_deref()),
+            triggers: reader.words("trigger", self.trigger.as_deref(), &TRIGGERS),
+            since: within_reach(self.since),
+            until: within_reach(self.until),
+        };
+        for status in
+            wanted.response_statuses.iter().flatten().filter(|status| !(100..=599).contains(*status))
+        {
+            reader.wrong(FieldError::new(
+                "response_status",
+                format!("{status} is no status of an answer: 100 to 599"),
+            ));
+        }
+        reader.done()?;
+        Ok(wanted)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_parameter_that_is_wrong_is_named() {
+        let filter = Filter {
+            status: Some("dead,gone".to_owned()),
+            response_status: Some("500,99,x".to_owned()),
+            outcome: Some("server_error".to_owned()),
+            trigger: Some("whim".to_owned()),
+            ..Filter::default()
+        };
+        let told = format!("{:?}", filter.read().unwrap_err());
+        for said in ["`gone` is none of pending", "99 is no status", "invalid digit", "`whim`"] {
+            assert!(told.contains(said), "{said}: {told}");
+        }
+        assert!(!told.contains("outcome"), "{told}");
+    }
+
+    #[test]
+    fn what_is_read_is_looked_for() {
+        let filter = Filter {
+            status: Some("dead".to_owned()),
+            event_type: Some("a.*,b.c".to_owned()),
+            response_status: Some("500,502".to_owned()),
+            ..Filter::default()
+        };
+        let wanted = filter.read().unwrap();
+        assert_eq!(wanted.statuses, Some(vec!["dead".to_owned()]));
+        assert_eq!(wanted.response_statuses, Some(vec![500, 502]));
+        assert_eq!(wanted.event_types.map(|types| types.len()), Some(2));
+    }
+}

@@ -1,0 +1,62 @@
+//! What is left of headers for whoever may not see bodies: all names, and those values that hold no secret.
+//!
+//! A webhook's own headers are often tokens, and an answer may set cookies. What the service itself sends is shown, the
+//! signature too: it is of one body and one second, and whoever asks why a receiver refuses it needs it. So these are lists
+//! of what is shown, and everything else is not.
+
+/// Headers of requests whose values are shown, beside the service's own.
+const OF_REQUESTS: [&str; 6] =
+    ["content-type", "content-length", "host", "user-agent", "traceparent", "accept"];
+/// What the service's own headers begin with.
+const OWN: [&str; 2] = ["x-xtsystems-", "webhook-"];
+/// Headers of answers whose values are shown.
+const OF_ANSWERS: [&str; 12] = [
+    "allow",
+    "connection",
+    "content-encoding",
+    "content-length",
+    "content-type",
+    "date",
+    "retry-after",
+    "server",
+    "transfer-encoding",
+    "via",
+    "x-ratelimit-remaining",
+    "x-ratelimit-reset-after",
+];
+/// What stands for a value.
+const LEFT_OUT: &str = "…";
+
+/// The headers of a request.
+pub(super) fn request(head: &str) -> String {
+    lines(head, |name| OF_REQUESTS.contains(&name) || OWN.iter().any(|prefix| name.starts_with(prefix)))
+}
+
+/// The headers of an answer.
+pub(super) fn answer(head: &str) -> String {
+    lines(head, |name| OF_ANSWERS.contains(&name))
+}
+
+fn lines(head: &str, is_shown: impl Fn(&str) -> bool) -> String {
+    let line = |line: &str| match line.split_once(':') {
+        Some((name, _)) if !is_shown(&name.trim().to_ascii_lowercase()) => format!("{name}: {LEFT_OUT}"),
+        _ => line.trim_end().to_owned(),
+    };
+    head.lines().map(|text| line(text) + "\r\n").collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_stay_and_values_go_but_for_those_that_hold_no_secret() {
+        let sent = "Content-Type: application/json\r\nAuthorization: Bearer t0ken\r\nX-XTSystems-Signature: sha256=ab\r\n\
+                    webhook-id: 1\r\nX-Key: a:b\r\n";
+        let shown = "Content-Type: application/json\r\nAuthorization: …\r\nX-XTSystems-Signature: sha256=ab\r\n\
+                     webhook-id: 1\r\nX-Key: …\r\n";
+        assert_eq!(request(sent), shown);
+        assert_eq!(answer("retry-after: 5\r\nset-cookie: s=1\r\n"), "retry-after: 5\r\nset-cookie: …\r\n");
+        assert_eq!(request(""), "");
+    }
+}

@@ -1,0 +1,217 @@
+//! A delivery as callers see it: the guide's columns under the guide's names, and the product's beside them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Serialize};
+use serde_json::value::RawValue;
+use utoipa::ToSchema;
+use uuid::Uuid;
+
+use super::hidden;
+use crate::{
+    model::{EventType, Status, request, trace, why},
+    store::history,
+};
+
+/// A delivery. `attempts` is the guide's number; the attempts themselves are its `history`.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct Delivery {
+    /// Its id.
+    pub id: Uuid,
+    /// The webhook it goes to.
+    pub webhook_id: Uuid,
+    /// The type of its event.
+    pub event_type: String,
+    /// What is posted, byte for byte. Null without the scope `payloads:read`, and once the event is gone from the ledger.
+    #[schema(value_type = Option<Object>, required = true)]
+    pub payload: Option<Box<RawValue>>,
+    /// The status of the latest answer; null where nobody answered.
+    pub response_status: Option<i32>,
+    /// The body of the latest answer, as far as it is kept. Null without the scope `payloads:read`.
+    pub response_body: Option<String>,
+    /// How many attempts are recorded.
+    pub attempts: i32,
+    /// When it was accepted.
+    pub delivered_at: Option<DateTime<Utc>>,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// Whose it is.
+    pub company_id: Uuid,
+    /// The event it carries: the receiver's `webhook-id`.
+    pub event_id: Uuid,
+    /// Why it exists: `event`, `test`, `replay` or `recovery`.
+    pub trigger: String,
+    /// Its state: `pending`, `held`, `delivered`, `dead` or `cancelled`.
+    pub status: String,
+    /// What the state alone does not say.
+    pub reason: Option<String>,
+    /// The state in a sentence.
+    pub why: String,
+    /// Whose move is next: `receiver`, `admin`, `nobody` or `operator`.
+    pub next_move: String,
+    /// When the next attempt is due; null where none is to come.
+    pub next_attempt_at: Option<DateTime<Utc>>,
+    /// When the next attempt may start, or the last one might.
+    pub due_at: DateTime<Utc>,
+    /// When it was put in line for a worker; null while it waits in the ledger.
+    pub queued_at: Option<DateTime<Utc>>,
+    /// The class of the latest attempt's outcome.
+    pub outcome: Option<String>,
+    /// The latest attempt's outcome in a sentence.
+    pub outcome_why: Option<String>,
+    /// When the latest attempt began.
+    pub attempted_at: Option<DateTime<Utc>>,
+    /// How often its job was found missing, and made anew.
+    pub rescues: i16,
+    /// How often an attempt was made that was recorded already.
+    pub repeats: i16,
+    /// The replay that made it.
+    pub replay_id: Option<Uuid>,
+    /// The trace that its requests belong to (W3C Trace Context).
+    pub trace_id: String,
+    /// Every attempt, the oldest first; only of one delivery by its id.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(nullable = false)]
+    pub history: Option<Vec<Attempt>>,
+}
+
+impl Delivery {
+    /// As it stands at `now`.
+    #[must_use]
+    pub fn at(now: DateTime<Utc>, row: history::Delivery) -> Self {
+        let status = row.status.parse().unwrap_or(Status::Pending);
+        let why =
+            why::of_status(status, row.reason.as_deref(), Some(row.due_at), row.queued_at.is_some(), now);
+        let published = row.traceparent.as_deref().and_then(trace::parse);
+        let trace_id = published
+            .map_or_else(|| row.event_id.uuid().simple().to_string(), |trace| trace.trace_id.to_owned());
+        Self {
+            payload: payload(&row),
+            trace_id,
+            next_attempt_at: Some(row.due_at).filter(|_| status == Status::Pending),
+            id: row.id.uuid(),
+            webhook_id: row.webhook_id.uuid(),
+            event_type: row.event_type,
+            response_status: row.response_status,
+            response_body: row.response_body,
+            attempts: row.attempts,
+            delivered_at: row.delivered_at,
+            created_at: row.created_at,
+            company_id: row.company_id.uuid(),
+            event_id: row.event_id.uuid(),
+            trigger: row.trigger,
+            status: row.status,
+            reason: row.reason,
+            why: why.sentence,
+            next_move: why.next.as_str().to_owned(),
+            due_at: row.due_at,
+            queued_at: row.queued_at,
+            outcome: row.outcome,
+            outcome_why: row.why,
+            attempted_at: row.attempted_at,
+            rescues: row.rescues,
+            repeats: row.repeats,
+            replay_id: row.replay_id,
+            history: None,
+        }
+    }
+
+    /// Says something better of where it is than its own row can.
+    pub(super) fn explain(&mut self, why: why::Why) {
+        why.next.as_str().clone_into(&mut self.next_move);
+        self.why = why.sentence;
+    }
+}
+
+/// The bytes that are posted, put together from the event as the worker does.
+fn payload(row: &history::Delivery) -> Option<Box<RawValue>> {
+    let event_type: EventType = row.event_type.parse().ok()?;
+    let body = request::body(&event_type, row.data.as_deref()?, row.company_id, row.timestamp?);
+    json(body.into())
+}
+
+/// Bytes as the JSON that they are.
+pub(super) fn json(bytes: Vec<u8>) -> Option<Box<RawValue>> {
+    RawValue::from_string(String::from_utf8(bytes).ok()?).ok()
+}
+
+/// One attempt of a delivery.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = DeliveryAttempt)]
+pub struct Attempt {
+    /// Counts from 1.
+    pub number: i32,
+    /// When its request began.
+    pub attempted_at: DateTime<Utc>,
+    /// The class of its outcome: `accepted`, `refused`, `timed_out` and so on.
+    pub outcome: String,
+    /// The outcome in a sentence.
+    pub why: Option<String>,
+    /// Where it was sent.
+    pub url: Option<String>,
+    /// The address connected to, with its port.
+    pub address: Option<String>,
+    /// The headers as sent, the signature among them, a line each. Without the scope `payloads:read` the values of the
+    /// webhook's own headers are left out.
+    pub request_head: Option<String>,
+    /// The trace context that was sent along.
+    pub traceparent: Option<String>,
+    /// The status of the answer; null where nobody answered.
+    pub response_status: Option<i32>,
+    /// The headers of the answer, a line each. Without the scope `payloads:read` only commonplace ones have values.
+    pub response_head: Option<String>,
+    /// The body of the answer, as far as it is kept. Null without the scope `payloads:read`.
+    pub response_body: Option<String>,
+    /// Whether the answer's body had more than is kept.
+    pub response_truncated: Option<bool>,
+    /// Whether a kept connection broke, and the request was repeated once on a fresh one.
+    pub repeated: Option<bool>,
+    /// Looking up the name, in microseconds; null where that was not needed.
+    pub dns_us: Option<i32>,
+    /// Connecting, in microseconds; null where a kept connection served.
+    pub connect_us: Option<i32>,
+    /// The TLS handshake, in microseconds.
+    pub tls_us: Option<i32>,
+    /// From the request's start to the first byte of the answer, in microseconds.
+    pub first_byte_us: Option<i32>,
+    /// From the request's start to the answer's end, in microseconds.
+    pub total_us: Option<i32>,
+}
+
+impl Attempt {
+    /// As whoever asks may see it.
+    #[must_use]
+    pub fn shown(row: history::Attempt, bodies: bool) -> Self {
+        let head = |head: Option<String>, hidden: fn(&str) -> String| {
+            if bodies { head } else { head.map(|head| hidden(&head)) }
+        };
+        let traceparent = row.request_head.as_deref().and_then(traceparent);
+        Self {
+            traceparent,
+            request_head: head(row.request_head, hidden::request),
+            response_head: head(row.response_head, hidden::answer),
+            response_body: row.response_body.filter(|_| bodies),
+            number: row.number,
+            attempted_at: row.attempted_at,
+            outcome: row.outcome,
+            why: row.why,
+            url: row.url,
+            address: row.address,
+            response_status: row.response_status,
+            response_truncated: row.response_truncated,
+            repeated: row.repeated,
+            dns_us: row.dns_us,
+            connect_us: row.connect_us,
+            tls_us: row.tls_us,
+            first_byte_us: row.first_byte_us,
+            total_us: row.total_us,
+        }
+    }
+}
+
+/// The header of that name among those sent.
+fn traceparent(head: &str) -> Option<String> {
+    head.lines().find_map(|line| {
+        let (name, value) = line.split_once(':')?;
+        name.trim().eq_ignore_ascii_case("traceparent").then(|| value.trim().to_owned())
+    })
+}

@@ -1,0 +1,211 @@
+//! `/v1/event-types`: what kinds of events there are, what they look like, and how many a company had.
+//!
+//! The registry is the same for every company, and changed by whoever administers all of them; the counts are the
+//! company's own. A type that nobody registered is taken all the same, and is listed once it was seen.
+
+mod shape;
+
+use axum::{
+    Json,
+    extract::{FromRequestParts, Path, State},
+    http::{HeaderMap, Uri, request::Parts},
+};
+use serde::Deserialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use shape::{EventType, EventTypeDeleted, EventTypeUpdate};
+
+use super::{
+    Api,
+    access::Caller,
+    audit,
+    extract::{Json as Body, Query},
+    pagination::{self, List},
+    problem::{Kind, Problem},
+};
+use crate::{model::CompanyId, store::event_types as table};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, put, delete))
+}
+
+/// The type in the path. A text that cannot be one is the name of nothing.
+struct Name(String);
+
+impl<S: Send + Sync> FromRequestParts<S> for Name {
+    type Rejection = Problem;
+
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Problem> {
+        let path = Path::<String>::from_request_parts(parts, state).await;
+        let name = path.ok().filter(|Path(name)| name.parse::<crate::model::EventType>().is_ok());
+        name.map(|Path(name)| Self(name)).ok_or_else(not_found)
+    }
+}
+
+fn not_found() -> Problem {
+    Problem::not_found("Event type not found")
+}
+
+/// Whose counts are shown. Who may see every company need not name one, and is shown none.
+fn counted(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
+    if caller.company.is_none() && !caller.all_companies {
+        return Err(Problem::new(
+            Kind::CompanyRequired,
+            "the credentials hold for several companies; name one by X-Company-Id",
+        ));
+    }
+    Ok(caller.company)
+}
+
+/// Lets only those in who administer every company: what they change holds for all.
+fn of_all_companies(caller: &Caller) -> Result<(), Problem> {
+    if caller.all_companies {
+        return Ok(());
+    }
+    Err(Problem::new(
+        Kind::Forbidden,
+        "event types are the same for every company; this needs credentials of all companies",
+    ))
+}
+
+/// How a page is asked for.
+#[derive(Debug, Deserialize)]
+struct Wanted {
+    limit: Option<u32>,
+    cursor: Option<String>,
+}
+
+/// Event types, by name
+///
+/// Those that are registered, and those that the company was seen to publish, with counts of the last 7 days.
+#[utoipa::path(
+    get,
+    path = "/v1/event-types",
+    tag = "Event types",
+    operation_id = "listEventTypes",
+    params(
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Rows of a page; 50 where it is left out"),
+        ("cursor" = Option<String>, Query, description = "Where to go on: from `Link` of the page before"),
+    ),
+    responses(
+        (status = OK, description = "A page", body = Vec<EventType>,
+         headers(("link" = Option<String>, description = "The next page, as `rel=\"next\"`; not on the last"))),
+    ),
+    security(("bearer" = ["events:read"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    uri: Uri,
+    Query(wanted): Query<Wanted>,
+) -> Result<(HeaderMap, Json<Vec<EventType>>), Problem> {
+    let company = counted(&caller)?;
+    let list = List::of(&uri, company);
+    let limit = pagination::limit(wanted.limit)?;
+    let after: Option<String> = list.key(wanted.cursor.as_deref())?;
+    let after = after.unwrap_or_default();
+    let mut rows = table::list(&api.parts.reads, company, &after, i64::from(limit) + 1).await?;
+    let headers = list.next(limit, pagination::cut(&mut rows, limit, |row| row.name.clone()));
+    Ok((headers, Json(rows.into_iter().map(EventType::from).collect())))
+}
+
+/// One event type
+#[utoipa::path(
+    get,
+    path = "/v1/event-types/{name}",
+    tag = "Event types",
+    operation_id = "getEventType",
+    params(("name" = String, Path, description = "The type", example = "ticket.created")),
+    responses((status = OK, description = "The type", body = EventType)),
+    security(("bearer" = ["events:read"])),
+)]
+async fn get(State(api): State<Api>, caller: Caller, Name(name): Name) -> Result<Json<EventType>, Problem> {
+    let row = table::get(&api.parts.reads, counted(&caller)?, &name).await?;
+    Ok(Json(row.ok_or_else(not_found)?.into()))
+}
+
+/// Register an event type, or change it
+///
+/// Changes what is named; null resets. A new type needs a description. What its schemas are is followed by ingest within
+/// ten seconds at most. Needs credentials of all companies.
+#[utoipa::path(
+    put,
+    path = "/v1/event-types/{name}",
+    tag = "Event types",
+    operation_id = "putEventType",
+    params(("name" = String, Path, description = "The type; not one of the reserved", example = "ticket.created")),
+    request_body = EventTypeUpdate,
+    responses((status = OK, description = "The type as it is now", body = EventType)),
+    security(("bearer" = ["admin"])),
+)]
+async fn put(
+    State(api): State<Api>,
+    caller: Caller,
+    Name(name): Name,
+    Body(update): Body<EventTypeUpdate>,
+) -> Result<Json<EventType>, Problem> {
+    of_all_companies(&caller)?;
+    if name.parse::<crate::model::EventType>().is_ok_and(|name| name.is_reserved()) {
+        return Err(Problem::field(
+            "name",
+            "is reserved: only this service says what `webhook.*` and `delivery.*` are",
+        ));
+    }
+    let mut tx = api.parts.changes.begin().await?;
+    table::lock(&mut tx, &name).await?;
+    let before = table::get(&mut *tx, None, &name).await?.map(EventType::from);
+    let changed = update.apply(before.as_ref())?;
+    table::put(
+        &mut tx,
+        &table::Registered {
+            name: &name,
+            description: &changed.description,
+            sample: changed.sample.as_deref(),
+            schemas: &changed.schemas,
+            on_violation: changed.on_violation.as_str(),
+            by: &caller.actor,
+        },
+    )
+    .await?;
+    let after = table::get(&mut *tx, None, &name).await?.map(EventType::from).ok_or_else(not_found)?;
+    let action = if before.is_some() { "event_type.update" } else { "event_type.create" };
+    let shown = (before.as_ref().and_then(audit::shown), audit::shown(&after));
+    audit::write(&mut tx, &caller, None, action, &name, shown).await?;
+    tx.commit().await?;
+    let row = table::get(&api.parts.changes, counted(&caller)?, &name).await?;
+    Ok(Json(row.map_or(after, EventType::from)))
+}
+
+/// Take an event type off the registry
+///
+/// Its description, sample and schemas are gone; such events are taken in as before, and judged by nothing. Needs
+/// credentials of all companies.
+#[utoipa::path(
+    delete,
+    path = "/v1/event-types/{name}",
+    tag = "Event types",
+    operation_id = "deleteEventType",
+    params(("name" = String, Path, description = "The type; not one of the reserved", example = "ticket.created")),
+    responses((status = OK, description = "It is deleted", body = EventTypeDeleted)),
+    security(("bearer" = ["admin"])),
+)]
+async fn delete(
+    State(api): State<Api>,
+    caller: Caller,
+    Name(name): Name,
+) -> Result<Json<EventTypeDeleted>, Problem> {
+    of_all_companies(&caller)?;
+    if name.parse::<crate::model::EventType>().is_ok_and(|name| name.is_reserved()) {
+        return Err(Problem::new(Kind::Forbidden, "the service's own types stay registered"));
+    }
+    let mut tx = api.parts.changes.begin().await?;
+    table::lock(&mut tx, &name).await?;
+    let before = table::get(&mut *tx, None, &name).await?.map(EventType::from);
+    if !table::delete(&mut tx, &name).await? {
+        return Err(not_found());
+    }
+    let shown = (before.as_ref().and_then(audit::shown), None);
+    audit::write(&mut tx, &caller, None, "event_type.delete", &name, shown).await?;
+    tx.commit().await?;
+    Ok(Json(EventTypeDeleted { message: "Event type deleted successfully".to_owned() }))
+}

@@ -1,0 +1,277 @@
+//! An event type as callers see it, and as it is registered.
+
+use std::collections::BTreeMap;
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer, Serialize};
+use serde_json::value::RawValue;
+use utoipa::{
+    ToSchema,
+    openapi::{ObjectBuilder, Schema, Type, schema::SchemaType},
+};
+
+use crate::{
+    api::problem::{FieldError, Problem},
+    model::event_schema::{OnViolation, SCHEMA_BYTES_MAX, Schemas, VERSIONS_MAX},
+    store::event_types,
+};
+
+/// The longest description, in characters.
+const DESCRIPTION_CHARS_MAX: usize = 1_000;
+/// The longest sample, in bytes of its JSON.
+const SAMPLE_BYTES_MAX: usize = 64 * 1024;
+
+/// A type of events.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventType {
+    /// Its name.
+    pub name: String,
+    /// Whether somebody registered it; if not, it was only seen.
+    pub registered: bool,
+    /// What it tells.
+    #[schema(required = true)]
+    pub description: Option<String>,
+    /// `data` as such an event bears it.
+    #[schema(required = true, value_type = Option<serde_json::Value>)]
+    pub sample: Option<Box<RawValue>>,
+    /// JSON Schemas of `data` by version, a number from 1 on. An event fits when it fits one of them.
+    #[schema(value_type = BTreeMap<String, serde_json::Value>)]
+    pub schemas: BTreeMap<u32, Box<RawValue>>,
+    /// What becomes of an event that fits none of them.
+    pub on_violation: OnViolation,
+    /// How many such events the company had in the last 7 days; null where no company is meant.
+    #[schema(required = true)]
+    pub events_7d: Option<i64>,
+    /// How many of them no webhook wanted.
+    #[schema(required = true)]
+    pub unmatched_7d: Option<i64>,
+    /// To the minute, when the last of them was taken in.
+    #[schema(required = true)]
+    pub last_seen_at: Option<DateTime<Utc>>,
+    /// When it was registered.
+    #[schema(required = true)]
+    pub created_at: Option<DateTime<Utc>>,
+    /// When it was changed last.
+    #[schema(required = true)]
+    pub updated_at: Option<DateTime<Utc>>,
+}
+
+/// That something is gone.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventTypeDeleted {
+    /// In words.
+    pub message: String,
+}
+
+/// What is registered of a type. What is left out stays as it is, null resets; other fields are ignored.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+pub struct EventTypeUpdate {
+    /// What it tells, in 1 to 1,000 characters; a new type needs it, and none can lose it.
+    #[schema(
+        required = false,
+        min_length = 1,
+        max_length = 1000,
+        pattern = r"^[^\x00]*$",
+        example = "New ticket created"
+    )]
+    pub description: Option<String>,
+    /// `data` as such an event bears it, up to 64 KiB; null for none.
+    #[serde(default, deserialize_with = "named")]
+    #[schema(required = false, value_type = Option<serde_json::Value>)]
+    pub sample: Option<Box<RawValue>>,
+    /// JSON Schemas of `data` by version, all of them, each up to 64 KiB; null for none. A `$ref` leads into the same
+    /// schema, and a `pattern` has neither look-around nor back-references.
+    #[serde(default, deserialize_with = "named")]
+    #[schema(required = false, schema_with = versions)]
+    pub schemas: Option<Box<RawValue>>,
+    /// What becomes of an event that fits none of them; null for `flag`.
+    #[serde(default, deserialize_with = "named")]
+    #[schema(required = false, value_type = Option<OnViolation>)]
+    pub on_violation: Option<Box<RawValue>>,
+}
+
+/// Schemas by version.
+fn versions() -> Schema {
+    let version = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[1-9][0-9]{0,8}$"));
+    let schema = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Object, Type::Boolean]));
+    ObjectBuilder::new()
+        .schema_type(SchemaType::from_iter([Type::Object, Type::Null]))
+        .property_names(Some(version))
+        .additional_properties(Some(schema))
+        .max_properties(Some(VERSIONS_MAX))
+        .description(Some(
+            "JSON Schemas of `data` by version, all of them, each up to 64 KiB; null for none. A `$ref` leads into the \
+             same schema, and a `pattern` has neither look-around nor back-references.",
+        ))
+        .into()
+}
+
+/// A field that is there, null as well: that is another thing than one left out.
+fn named<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
+    Box::<RawValue>::deserialize(deserializer).map(Some)
+}
+
+/// What a type is registered with after a change.
+#[derive(Debug)]
+pub(super) struct Changed {
+    pub description: String,
+    pub sample: Option<String>,
+    pub schemas: String,
+    pub on_violation: OnViolation,
+}
+
+impl EventTypeUpdate {
+    /// What comes of it; every wrong field is named.
+    pub(super) fn apply(self, before: Option<&EventType>) -> Result<Changed, Problem> {
+        let mut wrong = Vec::new();
+        let former = before.and_then(|before| before.description.clone());
+        let description = self.description.or(former).unwrap_or_default();
+        if !(1..=DESCRIPTION_CHARS_MAX).contains(&description.chars().count()) {
+            let said = format!("must have 1 to {DESCRIPTION_CHARS_MAX} characters");
+            wrong.push(FieldError::new("description", said));
+        } else if description.contains('\0') {
+            wrong.push(FieldError::new("description", "must not have U+0000"));
+        }
+        let sample = match self.sample {
+            None => before.and_then(|before| before.sample.as_ref()).map(|sample| sample.get().to_owned()),
+            Some(sample) if sample.get() == "null" => None,
+            Some(sample) => Some(sample.get().to_owned()),
+        };
+        if let Some(sample) = &sample {
+            // So that whoever shows it need not be prepared for more than PostgreSQL's parser, and ours, can take.
+            let readable = serde_json::from_str::<serde_json::Value>(sample).is_ok();
+            if sample.len() > SAMPLE_BYTES_MAX || !readable {
+                let said = format!("must be JSON of at most {SAMPLE_BYTES_MAX} bytes and 127 levels");
+                wrong.push(FieldError::new("sample", said));
+            }
+        }
+        let on_violation = match self.on_violation {
+            None => before.map(|before| before.on_violation).unwrap_or_default(),
+            Some(word) if word.get() == "null" => OnViolation::default(),
+            Some(word) => serde_json::from_str(word.get()).unwrap_or_else(|_| {
+                wrong.push(FieldError::new("on_violation", "must be `flag` or `dead_letter`"));
+                OnViolation::default()
+            }),
+        };
+        let schemas = match self.schemas {
+            None => before.map(|before| serde_json::to_string(&before.schemas).unwrap_or_default()),
+            Some(schemas) if schemas.get() == "null" => None,
+            Some(schemas) => Some(checked(schemas.get(), on_violation, &mut wrong)),
+        };
+        let schemas = schemas.unwrap_or_else(|| "{}".to_owned());
+        if wrong.is_empty() {
+            Ok(Changed { description, sample, schemas, on_violation })
+        } else {
+            Err(Problem::invalid(wrong))
+        }
+    }
+}
+
+/// Schemas by version, as they are kept.
+fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -> String {
+    let mut say = |version: Option<u32>, said: String| {
+        let field = version.map_or_else(|| "schemas".to_owned(), |version| format!("schemas.{version}"));
+        wrong.push(FieldError::new(field, said));
+        "{}".to_owned()
+    };
+    let Ok(kept) = serde_json::from_str::<BTreeMap<u32, Box<RawValue>>>(text) else {
+        return say(None, "must be an object whose names are versions, whole numbers from 1 on".to_owned());
+    };
+    if kept.len() > VERSIONS_MAX || kept.contains_key(&0) {
+        return say(None, format!("must have at most {VERSIONS_MAX} versions, numbered from 1 on"));
+    }
+    let mut parsed = BTreeMap::new();
+    for (version, schema) in &kept {
+        let value = serde_json::from_str(schema.get()).ok();
+        let Some(value) = value.filter(|_| schema.get().len() <= SCHEMA_BYTES_MAX) else {
+            return say(
+                Some(*version),
+                format!("must be JSON of at most {SCHEMA_BYTES_MAX} bytes and 127 levels"),
+            );
+        };
+        parsed.insert(*version, value);
+    }
+    if let Err((version, bad)) = Schemas::compile(&parsed, on_violation) {
+        return say(Some(version), bad);
+    }
+    serde_json::to_string(&kept).unwrap_or_default()
+}
+
+impl From<event_types::Row> for EventType {
+    fn from(row: event_types::Row) -> Self {
+        let on_violation = row.on_violation.as_deref().map(OnViolation::from_word).unwrap_or_default();
+        let schemas = row.schemas.and_then(|schemas| serde_json::from_str(&schemas).ok());
+        Self {
+            name: row.name,
+            registered: row.registered,
+            description: row.description,
+            sample: row.sample.and_then(|sample| RawValue::from_string(sample).ok()),
+            schemas: schemas.unwrap_or_default(),
+            on_violation,
+            events_7d: row.events,
+            unmatched_7d: row.unmatched,
+            last_seen_at: row.last_seen_at,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use serde_json::json;
+
+    use super::*;
+
+    #[test]
+    fn every_wrong_field_of_a_type_is_named() {
+        let check = |body: serde_json::Value, said: &[&str]| {
+            let update: EventTypeUpdate = serde_json::from_str(&body.to_string()).unwrap();
+            let problem = format!("{:?}", update.apply(None).unwrap_err());
+            assert!(said.iter().all(|said| problem.contains(said)), "{body}: {problem}");
+        };
+        check(json!({}), &["\"description\""]);
+        check(
+            json!({"description": "d", "on_violation": "drop", "schemas": {"1": {"type": "text"}}}),
+            &["\"on_violation\"", "\"schemas.1\""],
+        );
+        check(json!({"description": "d", "schemas": {"one": {}}}), &["\"schemas\"", "versions"]);
+        check(json!({"description": "d", "schemas": {"0": {}}}), &["\"schemas\"", "numbered"]);
+        check(
+            json!({"description": "d", "schemas": {"1": {"$ref": "http://x.test/s"}}}),
+            &["schemas.1", "x.test"],
+        );
+        check(json!({"description": "d\u{0}"}), &["U+0000"]);
+    }
+
+    #[test]
+    fn what_is_left_out_stays_and_null_resets() {
+        let apply = |before: Option<&EventType>, body: serde_json::Value| {
+            serde_json::from_str::<EventTypeUpdate>(&body.to_string()).unwrap().apply(before).unwrap()
+        };
+        let made = apply(
+            None,
+            json!({"description": "d", "sample": {"b": 1, "a": 2}, "schemas": {"1": {}}, "on_violation": "dead_letter"}),
+        );
+        assert_eq!((made.schemas.as_str(), made.on_violation), (r#"{"1":{}}"#, OnViolation::DeadLetter));
+        let before = EventType {
+            name: "a.b".to_owned(),
+            registered: true,
+            description: Some(made.description),
+            sample: made.sample.and_then(|sample| RawValue::from_string(sample).ok()),
+            schemas: serde_json::from_str(&made.schemas).unwrap(),
+            on_violation: made.on_violation,
+            events_7d: None,
+            unmatched_7d: None,
+            last_seen_at: None,
+            created_at: None,
+            updated_at: None,
+        };
+        let kept = apply(Some(&before), json!({"description": "e"}));
+        assert_eq!((kept.schemas.as_str(), kept.on_violation), (r#"{"1":{}}"#, OnViolation::DeadLetter));
+        assert!(kept.sample.is_some() && kept.description == "e");
+        let reset = apply(Some(&before), json!({"sample": null, "schemas": null, "on_violation": null}));
+        assert_eq!((reset.schemas.as_str(), reset.on_violation), ("{}", OnViolation::Flag));
+        assert!(reset.sample.is_none() && reset.description == "d");
+    }
+}

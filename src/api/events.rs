@@ -1,0 +1,221 @@
+//! `/v1/events`: facts, published by whoever knows them and looked at by their company.
+//!
+//! Publishing here is what XTSystems does by AMQP: the same message to the same exchange, judged by the same rules
+//! (`publish.rs`), answered once the broker has confirmed it. What is looked at comes from the ledger.
+
+mod look;
+mod publish;
+mod shape;
+
+use axum::{
+    Json,
+    extract::{Request, State},
+    http::{HeaderMap, HeaderName, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use serde::Deserialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub use publish::EVENTS_MAX;
+pub use shape::{Accepted, Event, EventDelivery, EventShown, NewEvent, NewEvents, NotSent, Published, Taken};
+
+use self::publish::{Batch, Whose};
+use super::{
+    Api,
+    access::{Caller, Scope, Tenant},
+    extract::{Id, Query, body, is_json},
+    idempotency::{Claimed, Key},
+    pagination::{self, Count, List},
+    problem::{Kind, Problem},
+};
+use crate::{
+    clock::Clock,
+    model::{EventId, WebhookId},
+    store::events as table,
+};
+
+/// Requests that publish under an `Idempotency-Key` at once, each with a connection to the ledger in hand; others wait.
+pub const KEYED_PUBLISHES_MAX: usize = 2;
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
+}
+
+/// Publish events
+///
+/// One event, or an array of up to 1,000, each in the guide's shape or a structured CloudEvent; `company_id` may be left
+/// out, for it is known from the credentials. `data` goes to the receivers byte for byte. Answered when RabbitMQ has
+/// confirmed all of them; if it confirms only some, the 503 says which, and the others can be sent again.
+///
+/// A key stands for its request for 24 hours; the ids that follow from it, and from the bytes, stay the same beyond.
+///
+/// What is sent again is the same event if `event_id` and `timestamp` are: what of the two was left out the first time
+/// must be left out again. Where there is no `event_id`, one follows from the header `Idempotency-Key` and the place in
+/// the array; without that from the bytes of an event that has a `timestamp`; any other is a new event each time.
+///
+/// Types that begin with `webhook.` or `delivery.` are reserved. If one event of an array is wrong, none is published.
+#[utoipa::path(
+    post,
+    path = "/v1/events",
+    tag = "Events",
+    operation_id = "createEvents",
+    params(
+        ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
+         description = "Makes a repeat of the request harmless, and the ids of events that have none"),
+        ("traceparent" = Option<String>, Header,
+         description = "W3C trace context, passed on to the receivers where it is well-formed"),
+    ),
+    request_body(content = NewEvents, description = "One event, or an array of 1 to 1,000"),
+    responses(
+        (status = ACCEPTED, description = "Confirmed by the broker: for an event an object, for an array a list in its order",
+         body = Taken),
+    ),
+    security(("bearer" = ["events:write"])),
+)]
+async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    key: Key,
+    request: Request,
+) -> Result<Response, Problem> {
+    is_json(request.headers())?;
+    let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
+    let whose = match (caller.company, caller.all_companies) {
+        (Some(company), _) => Whose::Company(company),
+        (None, true) => Whose::Named,
+        (None, false) => {
+            return Err(Problem::new(
+                Kind::CompanyRequired,
+                "the credentials hold for several companies; name one by X-Company-Id",
+            ));
+        }
+    };
+    let bytes = body(request, &()).await?;
+    let batch = Batch::read(&bytes, whose, key.text(), trace.as_deref(), &api.parts.limits)?;
+    let publish = batch.publish(&api.publisher, &api.parts.broker, api.parts.clock.now());
+    if key.text().is_none() {
+        return Ok((StatusCode::ACCEPTED, Json(publish.await?)).into_response());
+    }
+    // The claim holds a connection while the broker confirms, and others want to change something meanwhile. Should the
+    // answer not be kept, the request can be repeated all the same: its ids follow from the key.
+    let Ok(_turn) = api.keyed_publishes.acquire().await else {
+        return Err(Problem::unavailable("the service is about to end"));
+    };
+    let mut tx = api.parts.changes.begin().await?;
+    let claim = match key.claim(&mut tx, &caller, caller.company, &bytes).await? {
+        Claimed::Again(answer) => return Ok(answer),
+        Claimed::First(claim) => claim,
+    };
+    let answer = claim.keep(&mut tx, StatusCode::ACCEPTED, &publish.await?).await?;
+    tx.commit().await?;
+    Ok(answer)
+}
+
+/// What narrows the list.
+#[derive(Debug, Deserialize)]
+struct Filters {
+    event_type: Option<String>,
+    since: Option<chrono::DateTime<chrono::Utc>>,
+    until: Option<chrono::DateTime<chrono::Utc>>,
+    id: Option<String>,
+    event_id: Option<String>,
+    unmatched: Option<bool>,
+    limit: Option<u32>,
+    cursor: Option<String>,
+    count: Option<Count>,
+}
+
+/// Events, newest first
+///
+/// By the time of the events: their own, or that of their intake where they have none or one far away. `data` is null
+/// without the scope `payloads:read`.
+#[utoipa::path(
+    get,
+    path = "/v1/events",
+    tag = "Events",
+    operation_id = "listEvents",
+    params(
+        ("event_type" = Option<String>, Query, example = "ticket.*", max_length = 100,
+         pattern = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/-]*(\.\*)?)$", description = "Only of this type; `ticket.*` for all that begin with `ticket.`"),
+        ("since" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only from this time on"),
+        ("until" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only before this time"),
+        ("id" = Option<String>, Query,
+         pattern = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(,[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}){0,499}$",
+         description = "Only these: up to 500 ids, separated by commas"),
+        ("event_id" = Option<String>, Query, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only with this id of the publisher"),
+        ("unmatched" = Option<bool>, Query, description = "true: only those that no webhook wanted; false: only those that one did"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Rows of a page; 50 where it is left out"),
+        ("cursor" = Option<String>, Query, description = "Where to go on: from `Link` of the page before"),
+        ("count" = inline(Option<Count>), Query, description = "`capped` adds the header X-Total-Count"),
+    ),
+    responses(
+        (status = OK, description = "A page", body = Vec<Event>,
+         headers(
+             ("link" = Option<String>, description = "The next page, as `rel=\"next\"`; not on the last"),
+             ("x-total-count" = Option<String>, description = "With `count=capped`: how many there are in all, or `10000+`; left out where counting takes too long"),
+         )),
+    ),
+    security(("bearer" = ["events:read"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    tenant: Tenant,
+    uri: Uri,
+    Query(filters): Query<Filters>,
+) -> Result<(HeaderMap, Json<Vec<Event>>), Problem> {
+    let list = List::of(&uri, Some(tenant.company));
+    let limit = pagination::limit(filters.limit)?;
+    let after: Option<Uuid> = list.key(filters.cursor.as_deref())?;
+    let count = filters.count;
+    let mut page = look::page(filters)?;
+    page.data = tenant.caller.may(Scope::PayloadsRead);
+    let all = table::Page { limit: pagination::COUNT_MAX, ..page.clone() };
+    page.before = page.before.min(after.unwrap_or(Uuid::max()));
+    page.limit = i64::from(limit) + 1;
+    let mut rows = table::list(&api.parts.reads, tenant.company, &page).await?;
+    let mut headers = list.next(limit, pagination::cut(&mut rows, limit, |row| row.id));
+    if count == Some(Count::Capped) {
+        let counted = table::count(&api.parts.reads, tenant.company, &all, pagination::COUNT_TIMEOUT).await?;
+        if let Some(count) = counted {
+            headers.insert(HeaderName::from_static(pagination::TOTAL_COUNT), pagination::counted(count));
+        }
+    }
+    Ok((headers, Json(rows.into_iter().map(Event::from).collect())))
+}
+
+/// Which webhook is meant.
+#[derive(Debug, Deserialize)]
+struct Of {
+    webhook_id: Option<String>,
+}
+
+/// One event, with its deliveries
+///
+/// Up to 1,000 deliveries, newest first. Where it matched nothing, or not the webhook that is named, `not_sent` says why,
+/// by what the webhooks were when the event was matched.
+#[utoipa::path(
+    get,
+    path = "/v1/events/{event_id}",
+    tag = "Events",
+    operation_id = "getEvent",
+    params(
+        ("event_id" = Uuid, Path, description = "The event's id: `id`, which receivers see as `webhook-id`"),
+        ("webhook_id" = Option<Uuid>, Query, description = "Only what concerns this webhook: its deliveries, or why it has none"),
+    ),
+    responses((status = OK, description = "The event", body = EventShown)),
+    security(("bearer" = ["events:read"])),
+)]
+async fn get(
+    State(api): State<Api>,
+    tenant: Tenant,
+    Id(id): Id<EventId>,
+    Query(of): Query<Of>,
+) -> Result<Json<EventShown>, Problem> {
+    let parse = |text: String| text.parse::<WebhookId>().map_err(|_| Problem::not_found("Webhook not found"));
+    let webhook = of.webhook_id.map(parse).transpose()?;
+    let may_see = tenant.caller.may(Scope::PayloadsRead);
+    let row = table::get(&api.parts.reads, tenant.company, id, may_see).await?;
+    let row = row.ok_or_else(|| Problem::not_found("Event not found"))?;
+    look::shown(&api.parts.reads, row, webhook, api.parts.clock.now()).await.map(Json)
+}

@@ -1,0 +1,128 @@
+//! What is asked of the ledger for a list of events, and for one with what became of it.
+
+use chrono::{DateTime, Utc};
+use uuid::Uuid;
+
+use super::{Event, EventDelivery, EventShown, Filters, NotSent};
+use crate::{
+    api::{
+        listing::within_reach,
+        pagination::PAGE_MAX,
+        problem::{FieldError, Problem},
+    },
+    model::{CompanyId, EventId, EventType, NonMatch, Status, WebhookId, envelope, id, subscription, why},
+    store::events as table,
+};
+
+/// The most webhooks that are told why they did not get an event.
+const NOT_SENT_MAX: i64 = 100;
+
+/// The rows that filters ask for; every wrong one is named.
+pub(super) fn page(filters: Filters) -> Result<table::Page, Problem> {
+    let mut wrong = Vec::new();
+    let mut page =
+        table::Page { before: Uuid::max(), unmatched: filters.unmatched, ..table::Page::default() };
+    match filters.event_type.as_deref().map(|text| (text, subscription::check_pattern(text))) {
+        None | Some((subscription::ALL, _)) => {}
+        Some((_, Err(bad))) => wrong.push(FieldError::new("event_type", bad)),
+        Some((text, Ok(()))) => match text.strip_suffix('*') {
+            Some(prefix) => page.type_prefix = Some(prefix.to_owned()),
+            None => page.event_type = Some(text.to_owned()),
+        },
+    }
+    if let Some(since) = within_reach(filters.since) {
+        page.from = id::first_at(since);
+    }
+    if let Some(until) = within_reach(filters.until) {
+        page.before = id::first_at(until);
+    }
+    if let Some(text) = filters.id {
+        let ids: Result<Vec<Uuid>, _> = text.split(',').map(|id| id.trim().parse()).collect();
+        match ids {
+            Ok(ids) if ids.len() <= PAGE_MAX as usize => page.ids = Some(ids),
+            Ok(ids) => {
+                wrong.push(FieldError::new("id", format!("names {}; at most {PAGE_MAX} may be", ids.len())));
+            }
+            Err(_) => wrong.push(FieldError::new("id", "must be UUIDs separated by commas")),
+        }
+    }
+    if let Some(message_id) = filters.event_id {
+        // Nothing with such an id was ever taken in, and PostgreSQL would refuse U+0000.
+        if message_id.chars().any(char::is_control) {
+            wrong.push(FieldError::new("event_id", "has control characters"));
+        }
+        if message_id.chars().count() > envelope::MESSAGE_ID_BYTES_MAX {
+            let most = envelope::MESSAGE_ID_BYTES_MAX;
+            wrong.push(FieldError::new("event_id", format!("must have at most {most} characters")));
+        }
+        page.message_id = Some(message_id);
+    }
+    if wrong.is_empty() { Ok(page) } else { Err(Problem::invalid(wrong)) }
+}
+
+/// An event with its deliveries, and why it has no others.
+pub(super) async fn shown(
+    db: &sqlx::PgPool,
+    row: table::Row,
+    webhook: Option<WebhookId>,
+    now: DateTime<Utc>,
+) -> Result<EventShown, Problem> {
+    let (company, id, at) = (CompanyId(row.company_id), EventId(row.id), row.matched_as_of);
+    let mut sent = table::deliveries(db, company, id).await?;
+    if let Some(webhook) = webhook {
+        sent.retain(|sent| sent.webhook_id == webhook.0);
+    }
+    let versions = match webhook {
+        Some(webhook) => {
+            let versions = table::versions(db, company, Some(webhook), at, 1).await?;
+            if versions.is_empty() {
+                return Err(Problem::not_found("Webhook not found"));
+            }
+            if sent.is_empty() { versions } else { Vec::new() }
+        }
+        None if row.matched == 0 => table::versions(db, company, None, at, NOT_SENT_MAX).await?,
+        None => Vec::new(),
+    };
+    let event_type = row.event_type.parse::<EventType>().ok();
+    let not_sent = versions.into_iter().filter_map(|version| not_sent(version, event_type.as_ref()?));
+    Ok(EventShown {
+        not_sent: not_sent.collect(),
+        deliveries: sent.into_iter().map(|sent| delivery(sent, now)).collect(),
+        event: Event::from(row),
+    })
+}
+
+fn not_sent(version: table::Version, event_type: &EventType) -> Option<NotSent> {
+    let non_match = match version.events {
+        Some(events) => {
+            let (active, deleted) = (version.active.unwrap_or(true), version.deleted.unwrap_or(false));
+            subscription::why_not_then(&events, active, deleted, event_type)?
+        }
+        None => NonMatch::NotYetThere,
+    };
+    let why = why::of_non_match(non_match, event_type);
+    Some(NotSent {
+        webhook_id: version.webhook_id,
+        reason: non_match.as_str().to_owned(),
+        why: why.sentence,
+        next_move: why.next.as_str().to_owned(),
+    })
+}
+
+fn delivery(sent: table::Sent, now: DateTime<Utc>) -> EventDelivery {
+    let why = sent.status.parse::<Status>().ok().map(|status| {
+        why::of_status(status, sent.reason.as_deref(), Some(sent.due_at), sent.queued_at.is_some(), now)
+    });
+    EventDelivery {
+        id: sent.id,
+        webhook_id: sent.webhook_id,
+        trigger: sent.trigger,
+        status: sent.status,
+        attempts: sent.attempts,
+        response_status: sent.response_status,
+        why: why.as_ref().map(|why| why.sentence.clone()).unwrap_or_default(),
+        next_move: why.map(|why| why.next.as_str().to_owned()).unwrap_or_default(),
+        created_at: sent.created_at,
+        delivered_at: sent.delivered_at,
+    }
+}

@@ -1,0 +1,233 @@
+//! Events as callers see them, and as they publish them.
+
+use chrono::{DateTime, Utc};
+use serde::{Deserialize, Deserializer, Serialize, de::Error};
+use serde_json::value::RawValue;
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{
+        ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Ref, RefOr, Schema, SchemaFormat, Type,
+    },
+};
+use uuid::Uuid;
+
+use super::EVENTS_MAX;
+use crate::store::events;
+
+/// What is published: an event, or an array of some; only described here, for the bytes of each are what is published.
+pub struct NewEvents;
+
+impl PartialSchema for NewEvents {
+    fn schema() -> RefOr<Schema> {
+        let one = || Ref::from_schema_name(NewEvent::name());
+        let many = ArrayBuilder::new().items(one()).min_items(Some(1)).max_items(Some(EVENTS_MAX));
+        OneOfBuilder::new().item(one()).item(many).description(Some("One event, or several")).into()
+    }
+}
+
+impl ToSchema for NewEvents {
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.push((NewEvent::name().into_owned(), NewEvent::schema()));
+        NewEvent::schemas(schemas);
+    }
+}
+
+/// A time as publishers write it: what every calendar can show.
+fn timestamp() -> Schema {
+    let seconds = ObjectBuilder::new()
+        .schema_type(Type::Number)
+        .minimum(Some(-62_135_596_800_i64))
+        .maximum(Some(253_402_300_799_i64));
+    let text = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::DateTime)));
+    let nothing = ObjectBuilder::new().schema_type(Type::Null);
+    OneOfBuilder::new()
+        .item(seconds)
+        .item(text)
+        .item(nothing)
+        .description(Some(
+            "When it happened: seconds since 1970, whole or not, or RFC 3339. Left out: when it is taken in",
+        ))
+        .build()
+        .into()
+}
+
+/// An event to be published, in the guide's shape. Other fields are ignored.
+#[derive(Clone, Debug, Deserialize, ToSchema)]
+pub struct NewEvent {
+    /// What happened. Types that begin with `webhook.` or `delivery.` are reserved.
+    #[schema(
+        pattern = r"^(?!webhook\.|delivery\.)[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$",
+        example = "ticket.created"
+    )]
+    pub event_type: String,
+    /// Any JSON value, nested at most 256 levels deep; receivers get its bytes as they are.
+    #[schema(value_type = serde_json::Value)]
+    pub data: Box<RawValue>,
+    /// When it happened: seconds since 1970, whole or not, or RFC 3339. Left out: when it is taken in.
+    #[serde(default)]
+    #[schema(required = false, schema_with = timestamp)]
+    pub timestamp: Option<serde_json::Value>,
+    /// What makes it the same event when it is published again; up to 255 bytes without control characters.
+    #[serde(default)]
+    #[schema(
+        required = false,
+        max_length = 255,
+        pattern = r"^[^\x00-\x1f\x7f-\x9f]*$",
+        example = "ticket-1042-created"
+    )]
+    pub event_id: Option<String>,
+    /// The company, as the credentials have it. Credentials of all companies name it here or by `X-Company-Id`.
+    #[serde(default)]
+    #[schema(required = false)]
+    pub company_id: Option<Uuid>,
+}
+
+/// What was published.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[serde(untagged)]
+pub enum Taken {
+    /// One event.
+    One(Accepted),
+    /// Several, in their order.
+    Many(Vec<Accepted>),
+}
+
+/// An event that the broker has confirmed.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Accepted {
+    /// The id under which it is taken in, and under which receivers see it (`webhook-id`). Null where it is known at
+    /// intake only: when the event has no `timestamp`, or one that is far from now.
+    #[schema(required = true)]
+    pub id: Option<Uuid>,
+    /// The publisher's id: the one given, or the one made for it.
+    pub event_id: String,
+}
+
+/// What became of an event that was to be published, where not all were.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct Published {
+    /// The publisher's id: the one given, or the one made for it. Sent again under this it is the same event.
+    pub event_id: String,
+    /// `confirmed`; `refused` (the queue of events is full); `returned` (no queue is bound); `unknown` (not confirmed in
+    /// time: it may have arrived); `not sent`.
+    #[schema(pattern = "^(confirmed|refused|returned|unknown|not sent)$")]
+    pub fate: &'static str,
+}
+
+/// An event.
+#[derive(Debug, Serialize, Deserialize, ToSchema)]
+pub struct Event {
+    /// Its id, which receivers see as `webhook-id`.
+    pub id: Uuid,
+    /// Whose it is.
+    pub company_id: Uuid,
+    /// What happened.
+    pub event_type: String,
+    /// The publisher's id: what makes it the same event when it is published again.
+    pub event_id: String,
+    /// The published time in whole seconds since 1970, or that of intake; goes to the receivers.
+    pub timestamp: i64,
+    /// When it was taken in.
+    pub received_at: DateTime<Utc>,
+    /// As published; null without the scope `payloads:read`, or where it was removed before the history.
+    #[schema(required = true, value_type = Option<serde_json::Value>)]
+    pub data: Option<Box<RawValue>>,
+    /// How many webhooks wanted it.
+    pub matched: i32,
+    /// The instant of the subscriptions that it was matched with.
+    pub matched_as_of: DateTime<Utc>,
+    /// What its type's schema has to complain of; null where it has nothing.
+    #[schema(required = true)]
+    pub violation: Option<String>,
+    /// The W3C trace context that it was published with.
+    #[schema(required = true)]
+    pub traceparent: Option<String>,
+}
+
+/// An event with what became of it.
+#[derive(Debug, Serialize, ToSchema)]
+pub struct EventShown {
+    /// The event.
+    #[serde(flatten)]
+    pub event: Event,
+    /// Its deliveries, newest first, up to 1,000; also those of replays.
+    pub deliveries: Vec<EventDelivery>,
+    /// Where it matched no webhook, or not the one asked for: why not. Up to 100.
+    pub not_sent: Vec<NotSent>,
+}
+
+impl<'de> Deserialize<'de> for EventShown {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
+        #[derive(Deserialize)]
+        struct Rest {
+            deliveries: Vec<EventDelivery>,
+            not_sent: Vec<NotSent>,
+        }
+        // In two readings, for no bare JSON can be read out of what is flattened.
+        let whole = Box::<RawValue>::deserialize(deserializer)?;
+        let event = serde_json::from_str(whole.get()).map_err(D::Error::custom)?;
+        let Rest { deliveries, not_sent } = serde_json::from_str(whole.get()).map_err(D::Error::custom)?;
+        Ok(Self { event, deliveries, not_sent })
+    }
+}
+
+/// A delivery of an event, in short.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct EventDelivery {
+    /// Its id.
+    pub id: Uuid,
+    /// The webhook it goes to.
+    pub webhook_id: Uuid,
+    /// Why it exists: `event`, `test`, `replay` or `recovery`.
+    pub trigger: String,
+    /// `pending`, `held`, `delivered`, `dead` or `cancelled`.
+    pub status: String,
+    /// How many attempts were made.
+    pub attempts: i32,
+    /// The status of the latest answer; null where nobody answered.
+    #[schema(required = true)]
+    pub response_status: Option<i32>,
+    /// Its state in a sentence.
+    pub why: String,
+    /// Whose move is next: `receiver`, `admin`, `operator` or `nobody`.
+    pub next_move: String,
+    /// When it was made.
+    pub created_at: DateTime<Utc>,
+    /// When it was accepted.
+    #[schema(required = true)]
+    pub delivered_at: Option<DateTime<Utc>>,
+}
+
+/// Why a webhook did not get an event.
+#[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+pub struct NotSent {
+    /// The webhook.
+    pub webhook_id: Uuid,
+    /// `inactive`, `deleted`, `type not subscribed` or `not yet there`.
+    pub reason: String,
+    /// The same in a sentence with its facts.
+    pub why: String,
+    /// Whose move is next: `admin` or `nobody`.
+    pub next_move: String,
+}
+
+impl From<events::Row> for Event {
+    fn from(row: events::Row) -> Self {
+        Self {
+            id: row.id,
+            company_id: row.company_id,
+            event_type: row.event_type,
+            event_id: row.message_id,
+            timestamp: row.timestamp,
+            received_at: row.received_at,
+            // Taken out of a column of JSON, so it is JSON.
+            data: row.data.and_then(|data| RawValue::from_string(data).ok()),
+            matched: row.matched,
+            matched_as_of: row.matched_as_of,
+            violation: row.violation,
+            traceparent: row.traceparent,
+        }
+    }
+}

@@ -1,0 +1,147 @@
+//! `Idempotency-Key`: the same request twice is done once, and answered the same both times.
+//!
+//! ```text
+//! let mut tx = api.parts.changes.begin().await?;
+//! let claim = match key.claim(&mut tx, &caller, company, &body).await? {
+//!     Claimed::Again(answer) => return Ok(answer),
+//!     Claimed::First(claim) => claim,
+//! };
+//! let made = …;                                        // in the same transaction
+//! let answer = claim.keep(&mut tx, StatusCode::OK, &made).await?;
+//! tx.commit().await?;
+//! Ok(answer)
+//! ```
+//!
+//! Key, change and answer are one transaction: a second request with the key waits for the first's end. What fails is
+//! not kept, so that it can be tried again with the same key. What makes two requests the same is who asks, for what,
+//! with which bytes. A key is kept for 24 hours ([`idempotency_keys::KEPT`]).
+
+use axum::{
+    body::Body,
+    extract::FromRequestParts,
+    http::{HeaderName, HeaderValue, StatusCode, header, request::Parts},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use sha2::{Digest, Sha256};
+use sqlx::PgConnection;
+use uuid::Uuid;
+
+use super::{access::Caller, problem::Problem};
+use crate::{model::CompanyId, store::idempotency_keys};
+
+/// The header.
+pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
+/// The longest key, in bytes.
+pub const KEY_BYTES_MAX: usize = 255;
+
+/// The key of a request, if it has one.
+#[derive(Clone, Debug)]
+pub struct Key {
+    key: Option<String>,
+    /// Method and path.
+    operation: String,
+}
+
+impl<S: Send + Sync> FromRequestParts<S> for Key {
+    type Rejection = Problem;
+
+    async fn from_request_parts(head: &mut Parts, _state: &S) -> Result<Self, Problem> {
+        let key = head.headers.get(&IDEMPOTENCY_KEY).map(read).transpose()?;
+        Ok(Self { key, operation: format!("{} {}", head.method, head.uri.path()) })
+    }
+}
+
+fn read(value: &HeaderValue) -> Result<String, Problem> {
+    match value.to_str() {
+        Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(key.to_owned()),
+        _ => Err(Problem::field(
+            "Idempotency-Key",
+            format!("must be 1 to {KEY_BYTES_MAX} visible ASCII characters"),
+        )),
+    }
+}
+
+impl Key {
+    /// The key, if the request has one.
+    #[must_use]
+    pub fn text(&self) -> Option<&str> {
+        self.key.as_deref()
+    }
+}
+
+/// What a request asks for, where its bytes are not at hand any more.
+///
+/// # Errors
+/// Never: what came as JSON goes as JSON.
+pub fn asked(body: &impl Serialize) -> Result<Vec<u8>, Problem> {
+    serde_json::to_vec(body).map_err(|error| Problem::internal(&error))
+}
+
+/// What a key stands for.
+#[derive(Debug)]
+pub enum Claimed {
+    /// Nothing yet: the request is to be done.
+    First(Claim),
+    /// A request that was done, with this answer.
+    Again(Response),
+}
+
+/// A key that stands for the request under way; for none where the request has no key.
+#[derive(Debug)]
+pub struct Claim(Option<(Uuid, String)>);
+
+impl Key {
+    /// Claims the key for this request; `body` is what it is asked with.
+    ///
+    /// # Errors
+    /// Where the key stands for another request.
+    pub async fn claim(
+        self,
+        tx: &mut PgConnection,
+        caller: &Caller,
+        company: Option<CompanyId>,
+        body: &[u8],
+    ) -> Result<Claimed, Problem> {
+        let Some(key) = self.key else { return Ok(Claimed::First(Claim(None))) };
+        // What belongs to no company has the one that none has.
+        let company = company.map_or(Uuid::nil(), CompanyId::uuid);
+        let mut asked = Sha256::new();
+        for part in [caller.actor.as_bytes(), self.operation.as_bytes(), body] {
+            asked.update((part.len() as u64).to_be_bytes());
+            asked.update(part);
+        }
+        let asked = asked.finalize();
+        let Some(known) = idempotency_keys::claim(tx, company, &key, &asked).await? else {
+            return Ok(Claimed::First(Claim(Some((company, key)))));
+        };
+        if known.request_sha256.as_slice() != &asked[..] {
+            return Err(Problem::field("Idempotency-Key", "was used for another request; take a new one"));
+        }
+        let status = known.status.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
+        Ok(Claimed::Again(answer(status.unwrap_or(StatusCode::OK), known.body.unwrap_or_default())))
+    }
+}
+
+impl Claim {
+    /// Keeps the answer under the key, and makes it.
+    ///
+    /// # Errors
+    /// When the ledger does not take it.
+    pub async fn keep(
+        self,
+        tx: &mut PgConnection,
+        status: StatusCode,
+        shape: &impl Serialize,
+    ) -> Result<Response, Problem> {
+        let body = serde_json::to_string(shape).map_err(|error| Problem::internal(&error))?;
+        if let Some((company, key)) = self.0 {
+            idempotency_keys::keep(tx, company, &key, status.as_u16().into(), &body).await?;
+        }
+        Ok(answer(status, body))
+    }
+}
+
+fn answer(status: StatusCode, body: String) -> Response {
+    (status, [(header::CONTENT_TYPE, "application/json")], Body::from(body)).into_response()
+}

@@ -1,0 +1,228 @@
+//! `/v1/keys`: who may call the API, and what each key may do.
+//!
+//! A key can be given nothing that whoever makes it may not do itself, and only an administrator of all companies
+//! makes or ends keys of all companies. A key is shown once; of its secret only the SHA-256 is kept.
+
+mod shape;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use utoipa::IntoParams;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use shape::{Key, NewKey};
+
+use super::{
+    Api,
+    access::{ApiKey, Caller, Scope},
+    audit,
+    extract::{Id, Json, Named, Query},
+    idempotency::{self, Claimed},
+    pagination::{self, COUNT_MAX, Count, List, TOTAL_COUNT},
+    problem::{Kind, Problem},
+};
+use crate::{clock::Clock, model::CompanyId, store::api_keys as table};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get, revoke))
+}
+
+/// The characters that name a key.
+#[derive(Clone, Debug)]
+pub struct KeyId(String);
+
+impl std::str::FromStr for KeyId {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        let is_name = text.len() == 8 && text.bytes().all(|byte| matches!(byte, b'0'..=b'9' | b'a'..=b'f'));
+        is_name.then(|| Self(text.to_owned())).ok_or(())
+    }
+}
+
+impl Named for KeyId {
+    const NOT_FOUND: &'static str = "Key not found";
+}
+
+/// Make a key
+///
+/// The answer shows it, and nothing ever shows it again. The key holds for the company that the call is for; a key of
+/// all companies is made with `all_companies`, by an administrator of all companies. It can be given no scope that
+/// whoever makes it has not itself. With the header `Idempotency-Key` the same request twice makes one key; the repeat
+/// is answered without `key`, which is shown once.
+#[utoipa::path(
+    post,
+    path = "/v1/keys",
+    tag = "Keys",
+    operation_id = "createKey",
+    params(("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters")),
+    request_body = NewKey,
+    responses((status = OK, description = "The key, shown this once", body = Key)),
+    security(("bearer" = ["keys:manage"])),
+)]
+async fn create(
+    State(api): State<Api>,
+    caller: Caller,
+    repeated: idempotency::Key,
+    Json(wanted): Json<NewKey>,
+) -> Result<Response, Problem> {
+    let scopes = wanted.check(api.parts.clock.now())?;
+    let company = company_of(&caller, wanted.all_companies)?;
+    if let Some(scope) = scopes.iter().find(|&scope| !caller.may(scope)) {
+        let detail = format!("you have not the scope {} yourself, so you cannot give it", scope.as_str());
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
+    let key = ApiKey::generate();
+    let words: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
+    let new = table::New {
+        id: &key.id,
+        company: company.map(CompanyId::uuid),
+        name: wanted.name.trim(),
+        secret_sha256: &key.sha256,
+        scopes: &words,
+        created_by: Some(&caller.actor),
+        expires_at: wanted.expires_at,
+    };
+    let mut tx = api.parts.changes.begin().await?;
+    let claim = match repeated.claim(&mut tx, &caller, company, &idempotency::asked(&wanted)?).await? {
+        Claimed::Again(answer) => return Ok(answer),
+        Claimed::First(claim) => claim,
+    };
+    let made = Key::from(table::create(&mut *tx, new).await?);
+    audit::write(&mut tx, &caller, company, "key.create", &made.id, (None, audit::shown(&made))).await?;
+    // Kept without the key itself: of that only the digest stays anywhere.
+    claim.keep(&mut tx, StatusCode::OK, &made).await?;
+    tx.commit().await?;
+    Ok(axum::Json(Key { key: Some(key.text.expose_secret().to_owned()), ..made }).into_response())
+}
+
+/// For which company a key is made; none for all.
+fn company_of(caller: &Caller, all_companies: bool) -> Result<Option<CompanyId>, Problem> {
+    match (caller.company, all_companies) {
+        (Some(company), false) => Ok(Some(company)),
+        (_, true) if !caller.all_companies || !caller.may(Scope::Admin) => Err(Problem::new(
+            Kind::Forbidden,
+            "only an administrator of all companies makes keys of all companies",
+        )),
+        (Some(_), true) => Err(Problem::field(
+            "all_companies",
+            "is true, while X-Company-Id names one; leave one of them out",
+        )),
+        (None, true) => Ok(None),
+        (None, false) => Err(Problem::new(
+            Kind::CompanyRequired,
+            "name the company that the key is for by X-Company-Id, or ask for `all_companies`",
+        )),
+    }
+}
+
+/// How keys are listed.
+#[derive(Debug, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct ListKeys {
+    /// Keys of a page, 1 to 500; 50 where nothing is said
+    #[param(minimum = 1, maximum = 500, default = 50)]
+    limit: Option<u32>,
+    /// Where to go on, from the header `Link` of the page before
+    cursor: Option<String>,
+    /// `capped` counts the keys, up to 10,000, into the header `X-Total-Count`
+    #[param(inline)]
+    count: Option<Count>,
+}
+
+/// The keys
+///
+/// Newest first, those that have ended too. Who may reach all companies and names none sees those of all.
+#[utoipa::path(
+    get,
+    path = "/v1/keys",
+    tag = "Keys",
+    operation_id = "listKeys",
+    params(ListKeys),
+    responses((
+        status = OK, description = "A page of keys", body = [Key],
+        headers(
+            ("link" = String, description = "Leads to the next page, if there is one"),
+            ("x-total-count" = String, description = "How many there are, if that was asked for; `10000+` for more"),
+        ),
+    )),
+    security(("bearer" = ["keys:manage"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    uri: Uri,
+    Query(query): Query<ListKeys>,
+) -> Result<(HeaderMap, axum::Json<Vec<Key>>), Problem> {
+    let company = caller.reach()?;
+    let limit = pagination::limit(query.limit)?;
+    let list = List::of(&uri, company);
+    let before = list.key::<(DateTime<Utc>, String)>(query.cursor.as_deref())?;
+    let db = &api.parts.reads;
+    let mut rows = table::list(db, company, before.as_ref(), i64::from(limit) + 1).await?;
+    let last = pagination::cut(&mut rows, limit, |row| (row.created_at, row.id.clone()));
+    let mut headers = list.next(limit, last);
+    if query.count.is_some() {
+        headers.insert(TOTAL_COUNT, pagination::counted(table::count(db, company, COUNT_MAX).await?));
+    }
+    Ok((headers, axum::Json(rows.into_iter().map(Into::into).collect())))
+}
+
+/// One key
+///
+/// Without its secret, which was shown when it was made.
+#[utoipa::path(
+    get,
+    path = "/v1/keys/{key_id}",
+    tag = "Keys",
+    operation_id = "getKey",
+    params(("key_id" = String, Path, description = "The eight characters behind `xtwh_`")),
+    responses((status = OK, description = "The key", body = Key)),
+    security(("bearer" = ["keys:manage"])),
+)]
+async fn get(State(api): State<Api>, caller: Caller, Id(id): Id<KeyId>) -> Result<axum::Json<Key>, Problem> {
+    let row = table::get(&api.parts.reads, caller.reach()?, &id.0).await?;
+    let row = row.ok_or_else(|| Problem::not_found(KeyId::NOT_FOUND))?;
+    Ok(axum::Json(row.into()))
+}
+
+/// Revoke a key
+///
+/// It is refused from the next call on, everywhere. Revoking it again changes nothing.
+#[utoipa::path(
+    delete,
+    path = "/v1/keys/{key_id}",
+    tag = "Keys",
+    operation_id = "revokeKey",
+    params(("key_id" = String, Path, description = "The eight characters behind `xtwh_`")),
+    responses((status = OK, description = "The key as it is now", body = Key)),
+    security(("bearer" = ["keys:manage"])),
+)]
+async fn revoke(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(id): Id<KeyId>,
+) -> Result<axum::Json<Key>, Problem> {
+    let company = caller.reach()?;
+    let mut tx = api.parts.changes.begin().await?;
+    let before = table::get(&mut *tx, company, &id.0).await?;
+    let before = before.ok_or_else(|| Problem::not_found(KeyId::NOT_FOUND))?;
+    if before.company_id.is_none() && !caller.may(Scope::Admin) {
+        let detail = "only an administrator of all companies ends keys of all companies";
+        return Err(Problem::new(Kind::Forbidden, detail));
+    }
+    let Some(after) = table::revoke(&mut *tx, company, &id.0).await? else {
+        return Ok(axum::Json(before.into()));
+    };
+    let (whose, before, after) = (before.company_id.map(CompanyId), Key::from(before), Key::from(after));
+    let shown = (audit::shown(&before), audit::shown(&after));
+    audit::write(&mut tx, &caller, whose, "key.revoke", &id.0, shown).await?;
+    tx.commit().await?;
+    Ok(axum::Json(after))
+}

@@ -1,0 +1,151 @@
+//! `/v1/lanes`: how each webhook's receiver does, and what waits for it.
+
+mod shape;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, Uri},
+};
+use serde::Deserialize;
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub use shape::{Lane, State as LaneState, Transition};
+
+use super::{
+    Api,
+    access::Caller,
+    extract::{Id, Named, Query},
+    pagination::{self, List},
+    problem::{Kind, Problem},
+};
+use crate::{
+    model::{CompanyId, WebhookId},
+    store::lane_report as table,
+};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(transitions))
+}
+
+/// The company that is meant; none where the credentials hold for all and none is named.
+fn company(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
+    if caller.company.is_none() && !caller.all_companies {
+        return Err(Problem::new(
+            Kind::CompanyRequired,
+            "the credentials hold for several companies; name one by X-Company-Id",
+        ));
+    }
+    Ok(caller.company)
+}
+
+/// What a list of lanes is asked with.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct Wanted {
+    /// Only those that are not healthy: open, held back, failing or paused.
+    #[param(nullable = false)]
+    failing: Option<bool>,
+    /// Only those behind this webhook, in the order of their ids.
+    #[param(nullable = false)]
+    after: Option<Uuid>,
+    /// Rows of a page [default: 50].
+    #[param(minimum = 1, maximum = 500, nullable = false)]
+    limit: Option<u32>,
+    /// Where to go on, as `Link` said.
+    #[param(nullable = false)]
+    cursor: Option<String>,
+}
+
+/// The lanes of the company's webhooks
+///
+/// In the order of the webhooks' ids. Credentials of all companies that name none see the lanes of all.
+#[utoipa::path(
+    get,
+    path = "/v1/lanes",
+    tag = "Lanes",
+    operation_id = "listLanes",
+    params(Wanted),
+    responses((status = OK, description = "The lanes", body = Vec<Lane>,
+        headers(("link" = String, description = "The next page, with rel=\"next\"; none after the last")))),
+    security(("bearer" = ["webhooks:read"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    uri: Uri,
+    Query(wanted): Query<Wanted>,
+) -> Result<(HeaderMap, axum::Json<Vec<Lane>>), Problem> {
+    let company = company(&caller)?;
+    let (list, limit) = (List::of(&uri, company), pagination::limit(wanted.limit)?);
+    let cursor: Option<Uuid> = list.key(wanted.cursor.as_deref())?;
+    let asked = table::Wanted {
+        company,
+        webhook: None,
+        failing: wanted.failing.unwrap_or_default(),
+        after: cursor.or(wanted.after).map(WebhookId),
+    };
+    let mut rows = table::list(&api.parts.reads, &asked, i64::from(limit) + 1).await?;
+    let last = pagination::cut(&mut rows, limit, |row| row.webhook_id.uuid());
+    Ok((list.next(limit, last), axum::Json(rows.into_iter().map(Lane::from).collect())))
+}
+
+/// One lane
+#[utoipa::path(
+    get,
+    path = "/v1/webhooks/{webhook_id}/lane",
+    tag = "Lanes",
+    operation_id = "getLane",
+    params(("webhook_id" = Uuid, Path, description = "The webhook")),
+    responses((status = OK, description = "Its lane", body = Lane)),
+    security(("bearer" = ["webhooks:read"])),
+)]
+async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(id): Id<WebhookId>,
+) -> Result<axum::Json<Lane>, Problem> {
+    let company = company(&caller)?;
+    let asked = table::Wanted { company, webhook: Some(id), ..table::Wanted::default() };
+    let lane = table::list(&api.parts.reads, &asked, 1).await?.pop();
+    let lane = lane.ok_or_else(|| Problem::not_found(WebhookId::NOT_FOUND))?;
+    Ok(axum::Json(lane.into()))
+}
+
+/// How many transitions are asked for.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct Latest {
+    /// How many [default: 50].
+    #[param(minimum = 1, maximum = 500, nullable = false)]
+    limit: Option<u32>,
+}
+
+/// The past of a lane
+///
+/// When it opened and closed, and when its webhook was paused and resumed: the latest, newest first. A deleted webhook
+/// has a past as well.
+#[utoipa::path(
+    get,
+    path = "/v1/webhooks/{webhook_id}/lane/transitions",
+    tag = "Lanes",
+    operation_id = "listLaneTransitions",
+    params(("webhook_id" = Uuid, Path, description = "The webhook"), Latest),
+    responses((status = OK, description = "The transitions, newest first", body = Vec<Transition>)),
+    security(("bearer" = ["webhooks:read"])),
+)]
+async fn transitions(
+    State(api): State<Api>,
+    caller: Caller,
+    Id(id): Id<WebhookId>,
+    Query(latest): Query<Latest>,
+) -> Result<axum::Json<Vec<Transition>>, Problem> {
+    let (company, limit) = (company(&caller)?, pagination::limit(latest.limit)?);
+    if !table::is_known(&api.parts.reads, company, id).await? {
+        return Err(Problem::not_found(WebhookId::NOT_FOUND));
+    }
+    let rows = table::history(&api.parts.reads, company, id, limit.into()).await?;
+    Ok(axum::Json(rows.into_iter().map(Transition::from).collect()))
+}

@@ -1,0 +1,202 @@
+//! What lists of the history have in common: how they are asked for, and how they answer.
+
+use std::{fmt::Display, str::FromStr};
+
+use axum::{
+    http::HeaderMap,
+    response::{IntoResponse, Response},
+};
+use chrono::{DateTime, NaiveDate, Utc};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use utoipa::{
+    IntoParams,
+    openapi::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
+};
+
+use super::{
+    pagination::{self, Count, List, TOTAL_COUNT},
+    problem::{FieldError, Problem},
+};
+
+/// How a page is asked for.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+pub struct Paging {
+    /// The most rows of the page.
+    #[param(minimum = 1, maximum = 500, default = 50)]
+    pub limit: Option<u32>,
+    /// Where to go on: as the `Link` of the page before has it.
+    pub cursor: Option<String>,
+    /// `capped` tells in `X-Total-Count` how many rows there are: the number, or `10000+`. Left out where counting would
+    /// take longer than a second.
+    #[param(inline)]
+    pub count: Option<Count>,
+}
+
+impl Paging {
+    /// The rows of a page, and the key to go on from.
+    pub(super) fn place<K: DeserializeOwned>(&self, list: &List) -> Result<(u32, Option<K>), Problem> {
+        Ok((pagination::limit(self.limit)?, list.key(self.cursor.as_deref())?))
+    }
+
+    /// Whether the list is counted.
+    pub(super) const fn is_counted(&self) -> bool {
+        self.count.is_some()
+    }
+}
+
+/// A page as it is answered: its rows, the next one's address, and how many rows there are in all where that is known.
+pub(super) fn page<T: Serialize>(rows: &[T], mut headers: HeaderMap, count: Option<i64>) -> Response {
+    if let Some(count) = count {
+        headers.insert(TOTAL_COUNT, pagination::counted(count));
+    }
+    (headers, axum::Json(rows)).into_response()
+}
+
+/// Items of a list in a parameter: each row that a page goes through is compared with all of them.
+pub const LIST_ITEMS_MAX: usize = 100;
+
+/// Reads parameters, and gathers what is wrong with any of them.
+#[derive(Debug, Default)]
+pub(super) struct Reader {
+    errors: Vec<FieldError>,
+}
+
+impl Reader {
+    /// The items of a list separated by commas; none where it names none.
+    pub(super) fn list<T>(&mut self, field: &'static str, text: Option<&str>) -> Option<Vec<T>>
+    where
+        T: FromStr<Err: Display>,
+    {
+        let items = self.items(field, text)?;
+        let read = items.iter().filter_map(|item| match item.parse() {
+            Ok(read) => Some(read),
+            Err(error) => {
+                self.errors.push(FieldError::new(field, error));
+                None
+            }
+        });
+        Some(read.collect())
+    }
+
+    /// The words of a list separated by commas, each one of those there are.
+    pub(super) fn words(
+        &mut self,
+        field: &'static str,
+        text: Option<&str>,
+        known: &[&str],
+    ) -> Option<Vec<String>> {
+        let items = self.items(field, text)?;
+        for unknown in items.iter().filter(|item| !known.contains(item)) {
+            let message = format!("`{unknown}` is none of {}", known.join(", "));
+            self.errors.push(FieldError::new(field, message));
+        }
+        Some(items.into_iter().map(ToOwned::to_owned).collect())
+    }
+
+    /// Any texts of a list separated by commas. One with a NUL is in no row, and PostgreSQL would not even take it.
+    pub(super) fn texts(&mut self, field: &'static str, text: Option<&str>) -> Option<Vec<String>> {
+        let items = self.items(field, text)?;
+        Some(items.into_iter().filter(|item| !item.contains('\0')).map(ToOwned::to_owned).collect())
+    }
+
+    fn items<'t>(&mut self, field: &'static str, text: Option<&'t str>) -> Option<Vec<&'t str>> {
+        let items: Vec<_> = text?.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
+        if items.len() > LIST_ITEMS_MAX {
+            let message = format!("names {}; at most {LIST_ITEMS_MAX} may be", items.len());
+            self.errors.push(FieldError::new(field, message));
+            return None;
+        }
+        (!items.is_empty()).then_some(items)
+    }
+
+    /// Takes note of a field that is wrong.
+    pub(super) fn wrong(&mut self, error: FieldError) {
+        self.errors.push(error);
+    }
+
+    /// What was read, or every field that is wrong.
+    pub(super) fn done(self) -> Result<(), Problem> {
+        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+    }
+}
+
+/// A time within what the ledger can hold; what lies beyond is before or after everything there is.
+pub(super) fn within_reach(time: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
+    let edge =
+        |year: i32| NaiveDate::from_yo_opt(year, 1).map(|day| day.and_time(chrono::NaiveTime::MIN).and_utc());
+    let (first, last) = (edge(1)?, edge(10_000)?);
+    time.map(|time| time.clamp(first, last))
+}
+
+/// The schema of a list of words separated by commas.
+pub(super) fn words_schema(words: &[&'static str]) -> Schema {
+    let word =
+        ObjectBuilder::new().schema_type(Type::String).enum_values(Some(words.iter().copied())).build();
+    ArrayBuilder::new().items(word).build().into()
+}
+
+/// The schema of a list of any texts separated by commas.
+pub(super) fn texts_schema() -> Schema {
+    ArrayBuilder::new().items(ObjectBuilder::new().schema_type(Type::String)).build().into()
+}
+
+/// The schema of a list of ids separated by commas.
+pub(super) fn ids_schema() -> Schema {
+    let id = ObjectBuilder::new()
+        .schema_type(Type::String)
+        .format(Some(SchemaFormat::KnownFormat(KnownFormat::Uuid)));
+    ArrayBuilder::new().items(id).build().into()
+}
+
+/// The schema of a list of statuses of answers separated by commas.
+pub(super) fn answers_schema() -> Schema {
+    let status = ObjectBuilder::new().schema_type(Type::Integer).minimum(Some(100)).maximum(Some(599));
+    ArrayBuilder::new().items(status).build().into()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_list_is_read_item_by_item_and_every_wrong_one_is_named() {
+        let mut reader = Reader::default();
+        assert_eq!(reader.list::<i32>("n", Some("1, 2,,3")), Some(vec![1, 2, 3]));
+        assert_eq!(reader.list::<i32>("n", Some(" , ")), None);
+        assert_eq!(reader.list::<i32>("n", None), None);
+        assert_eq!(reader.words("w", Some("b"), &["a", "b"]), Some(vec!["b".to_owned()]));
+        assert!(reader.errors.is_empty());
+        reader.list::<i32>("n", Some("x,1,y"));
+        reader.words("w", Some("a,c"), &["a", "b"]);
+        let fields: Vec<_> = reader.errors.iter().map(|error| error.field.as_ref()).collect();
+        assert_eq!(fields, ["n", "n", "w"]);
+        assert_eq!(reader.errors[2].message, "`c` is none of a, b");
+    }
+
+    #[test]
+    fn a_text_that_can_be_in_no_row_matches_nothing() {
+        let mut reader = Reader::default();
+        assert_eq!(reader.texts("t", Some("a\0b")), Some(vec![]));
+        assert_eq!(reader.texts("t", Some("a,b\0")), Some(vec!["a".to_owned()]));
+    }
+
+    #[test]
+    fn a_list_too_long_is_refused() {
+        let mut reader = Reader::default();
+        let list = |items: usize| vec!["a"; items].join(",");
+        assert_eq!(
+            reader.texts("t", Some(&list(LIST_ITEMS_MAX))).map(|read| read.len()),
+            Some(LIST_ITEMS_MAX)
+        );
+        assert_eq!(reader.texts("t", Some(&list(LIST_ITEMS_MAX + 1))), None);
+        assert!(reader.done().is_err());
+    }
+
+    #[test]
+    fn a_time_beyond_all_is_the_end_of_all() {
+        let far = within_reach(Some(DateTime::<Utc>::MAX_UTC)).unwrap();
+        assert_eq!(far.to_rfc3339(), "+10000-01-01T00:00:00+00:00");
+        assert_eq!(within_reach(None), None);
+    }
+}

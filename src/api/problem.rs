@@ -1,0 +1,333 @@
+//! What goes wrong, as callers see it: problems of a closed list (RFC 9457).
+//!
+//! A handler answers with a [`Problem`]; `layers` writes it out, with the id of the request. What broke inside is
+//! logged there and never told. `type` leads to the page that explains the kind.
+
+use std::{borrow::Cow, fmt, time::Duration};
+
+use axum::{
+    http::{HeaderValue, StatusCode, header},
+    response::{IntoResponse, Response},
+};
+use serde::Serialize;
+use utoipa::ToSchema;
+
+use super::events::Published;
+use crate::store;
+
+/// The kinds of problems: a word for the address, the status, a title, and what a caller does about it.
+macro_rules! kinds {
+    ($($(#[$doc:meta])* $kind:ident = $word:literal, $status:ident, $title:literal, $advice:literal;)+) => {
+        /// A kind of problem.
+        #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+        pub enum Kind { $($(#[$doc])* $kind),+ }
+
+        impl Kind {
+            /// Every kind.
+            pub const ALL: &[Self] = &[$(Self::$kind),+];
+
+            /// The last part of its address.
+            #[must_use]
+            pub const fn word(self) -> &'static str {
+                match self { $(Self::$kind => $word),+ }
+            }
+
+            /// The status that it is answered with.
+            #[must_use]
+            pub const fn status(self) -> StatusCode {
+                match self { $(Self::$kind => StatusCode::$status),+ }
+            }
+
+            /// The same for every problem of the kind.
+            #[must_use]
+            pub const fn title(self) -> &'static str {
+                match self { $(Self::$kind => $title),+ }
+            }
+
+            /// What a caller does about it.
+            #[must_use]
+            pub const fn advice(self) -> &'static str {
+                match self { $(Self::$kind => $advice),+ }
+            }
+        }
+    };
+}
+
+kinds! {
+    /// The request cannot be read at all.
+    Malformed = "malformed", BAD_REQUEST, "The request cannot be read",
+        "Send a body that is JSON, and headers and parameters as the operation describes them.";
+    /// Nothing says whose things are meant.
+    CompanyRequired = "company-required", BAD_REQUEST, "Say which company is meant",
+        "The credentials hold for several companies: name one by the header X-Company-Id.";
+    /// Nobody, or somebody we do not know.
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "Who are you?",
+        "Send `Authorization: Bearer` with an API key of this service or a token that it takes; a key may have expired or been revoked.";
+    /// Somebody we know, who may not do this.
+    Forbidden = "forbidden", FORBIDDEN, "This is not allowed to you",
+        "The detail names the scope that is missing, or the company that the credentials do not hold for; ask who gave them to you.";
+    /// There is no such thing, or not in this company: nobody can tell the two apart.
+    NotFound = "not-found", NOT_FOUND, "There is no such thing",
+        "See that the id is right and belongs to your company.";
+    /// The path has no such method.
+    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The path has no such method",
+        "The header Allow names the methods that there are.";
+    /// The caller was too slow, or the answer took too long.
+    Timeout = "timeout", REQUEST_TIMEOUT, "It took too long",
+        "Try again; narrow what is asked for, or send the request faster.";
+    /// Something of that name is there already, or the same request is under way.
+    Conflict = "conflict", CONFLICT, "It goes against what is there",
+        "The detail says what it goes against.";
+    /// It was changed meanwhile.
+    Changed = "changed", PRECONDITION_FAILED, "It was changed meanwhile",
+        "Read it anew, and send the change with its present ETag in If-Match.";
+    /// The body has more bytes than are taken.
+    TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large",
+        "Send less at once; the setting API_BODY_BYTES_MAX bounds it.";
+    /// The body is not JSON by its own word.
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body is not JSON",
+        "Send JSON with the header Content-Type: application/json.";
+    /// It can be read, and cannot be done as asked.
+    Invalid = "invalid", UNPROCESSABLE_ENTITY, "Some of it cannot be taken",
+        "`errors` names every field that is wrong, and what it must be.";
+    /// Too many requests, or too many failures.
+    TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "Too many requests",
+        "Wait as long as Retry-After says.";
+    /// Our fault.
+    Internal = "internal", INTERNAL_SERVER_ERROR, "The service could not do it",
+        "Tell whoever runs the service, with the request id: its log says more.";
+    /// The database or the broker is away.
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The service cannot do it just now",
+        "Try again as Retry-After says; nothing was changed.";
+}
+
+/// Where the pages that explain the kinds are.
+pub const PROBLEMS_PATH: &str = "/v1/problems";
+
+/// The media type of problems.
+pub const CONTENT_TYPE: &str = "application/problem+json";
+
+/// How long a caller waits after a 503 where nothing better is known.
+pub const UNAVAILABLE_FOR: Duration = Duration::from_secs(5);
+
+/// A field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The field as the request names it, with a path into lists: `events[2]`.
+    #[schema(example = "url")]
+    pub field: Cow<'static, str>,
+    /// What is wrong with it, and what it must be.
+    #[schema(example = "must be absolute, as in https://example.com/hook")]
+    pub message: String,
+}
+
+impl FieldError {
+    /// This field, with what it must be.
+    pub fn new(field: impl Into<Cow<'static, str>>, message: impl fmt::Display) -> Self {
+        Self { field: field.into(), message: format!("{message}") }
+    }
+}
+
+/// A problem, on its way to the caller.
+#[derive(Clone, Debug)]
+pub struct Problem {
+    kind: Kind,
+    detail: Cow<'static, str>,
+    errors: Vec<FieldError>,
+    events: Vec<Published>,
+    retry_after: Option<Duration>,
+}
+
+/// What stands in the body of a problem (RFC 9457).
+#[derive(Debug, Serialize, ToSchema)]
+#[schema(as = Problem)]
+pub(super) struct ProblemBody<'a> {
+    /// The page that explains the kind.
+    #[serde(rename = "type")]
+    #[schema(format = "uri-reference", example = "/v1/problems/not-found")]
+    pub uri: String,
+    /// The same for every problem of the kind.
+    pub title: &'a str,
+    /// The status of the answer.
+    #[schema(minimum = 400, maximum = 599)]
+    pub status: u16,
+    /// What happened this time, for a person.
+    pub detail: &'a str,
+    /// The id of the request, which the service's log bears too.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub request_id: Option<&'a str>,
+    /// Every field that is wrong.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    pub errors: &'a [FieldError],
+    /// Of a publish that was not confirmed as a whole: what became of each event, in their order.
+    #[serde(skip_serializing_if = "<[_]>::is_empty")]
+    #[schema(required = false)]
+    pub events: &'a [Published],
+}
+
+impl Problem {
+    /// A problem of a kind, with what happened this time.
+    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+        Self { kind, detail: detail.into(), errors: Vec::new(), events: Vec::new(), retry_after: None }
+    }
+
+    /// There is no such thing: `Webhook not found`, as the guide says it.
+    pub fn not_found(detail: &'static str) -> Self {
+        Self::new(Kind::NotFound, detail)
+    }
+
+    /// Fields that are wrong. The detail says the first, for whoever looks at nothing else.
+    pub fn invalid(errors: Vec<FieldError>) -> Self {
+        let detail = match errors.as_slice() {
+            [] => "some of the request cannot be taken".to_owned(),
+            [one] => format!("`{}`: {}", one.field, one.message),
+            [first, rest @ ..] => format!("`{}`: {} (and {} more)", first.field, first.message, rest.len()),
+        };
+        Self { errors, ..Self::new(Kind::Invalid, detail) }
+    }
+
+    /// One field that is wrong.
+    pub fn field(field: impl Into<Cow<'static, str>>, message: impl fmt::Display) -> Self {
+        Self::invalid(vec![FieldError::new(field, message)])
+    }
+
+    /// Something that this service stands on is away.
+    pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
+        Self::new(Kind::Unavailable, detail).after(UNAVAILABLE_FOR)
+    }
+
+    /// Something broke. The caller learns that; the log learns what.
+    pub fn internal(error: &dyn std::error::Error) -> Self {
+        let sources = std::iter::successors(error.source(), |error| error.source());
+        let chain: Vec<String> = sources.map(ToString::to_string).collect();
+        tracing::error!(%error, sources = chain.join(": "), "a request could not be answered");
+        Self::new(Kind::Internal, "something broke in the service; its log says more under the request id")
+    }
+
+    /// When to try again.
+    #[must_use]
+    pub fn after(self, retry_after: Duration) -> Self {
+        Self { retry_after: Some(retry_after), ..self }
+    }
+
+    /// What became of each event that was to be published.
+    #[must_use]
+    pub(super) fn about(self, events: Vec<Published>) -> Self {
+        Self { events, ..self }
+    }
+
+    /// Its kind.
+    #[must_use]
+    pub const fn kind(&self) -> Kind {
+        self.kind
+    }
+
+    /// What happened this time.
+    #[must_use]
+    pub fn detail(&self) -> &str {
+        &self.detail
+    }
+
+    /// The answer, with the id of the request.
+    pub(super) fn write(&self, request_id: Option<&str>) -> Response {
+        let body = ProblemBody {
+            uri: format!("{PROBLEMS_PATH}/{}", self.kind.word()),
+            title: self.kind.title(),
+            status: self.kind.status().as_u16(),
+            detail: &self.detail,
+            request_id,
+            errors: &self.errors,
+            events: &self.events,
+        };
+        let text = serde_json::to_string(&body).expect("texts and numbers always make JSON");
+        let mut response = (self.kind.status(), [(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response();
+        let headers = response.headers_mut();
+        if let Some(wait) = self.retry_after {
+            // Whole seconds, and never too soon.
+            let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
+            headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
+        }
+        if self.kind == Kind::Unauthenticated {
+            headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        response
+    }
+}
+
+impl IntoResponse for Problem {
+    fn into_response(self) -> Response {
+        let mut response = self.write(None);
+        // `layers` writes it again, with the id of the request.
+        response.extensions_mut().insert(self);
+        response
+    }
+}
+
+impl From<store::Error> for Problem {
+    fn from(error: store::Error) -> Self {
+        use store::Error as E;
+        match &error {
+            E::NameTaken => Self {
+                errors: vec![FieldError::new("name", "is taken by another webhook of this company")],
+                ..Self::new(Kind::Conflict, error.to_string())
+            },
+            E::Refused { field, reason } => Self::field(*field, reason),
+            E::Unreachable(_) | E::NotLetIn(_) => {
+                tracing::warn!(%error, "a request could not be answered");
+                Self::unavailable("the database cannot be reached just now")
+            }
+            E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("57014") => {
+                Self::new(Kind::Timeout, "looking it up took too long; narrow what is asked for")
+            }
+            // A text with a NUL: JSON can hold one, PostgreSQL cannot.
+            E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22021") => {
+                Self::new(
+                    Kind::Malformed,
+                    "a text of the request holds a character that cannot be kept, as U+0000",
+                )
+            }
+            // A time that the parser knows and PostgreSQL does not, as a forged cursor may bear.
+            E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22008") => {
+                Self::new(Kind::Malformed, "a time of the request lies beyond what can be kept")
+            }
+            _ => Self::internal(&error),
+        }
+    }
+}
+
+impl From<sqlx::Error> for Problem {
+    fn from(error: sqlx::Error) -> Self {
+        store::Error::from(error).into()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_list_of_kinds_has_every_address_once() {
+        let words: std::collections::HashSet<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
+        assert_eq!(words.len(), Kind::ALL.len());
+        assert!(Kind::ALL.iter().all(|kind| kind.status().as_u16() >= 400 && !kind.advice().is_empty()));
+    }
+
+    #[test]
+    fn the_detail_names_the_first_field_and_says_how_many_more_there_are() {
+        let check = |errors: &[&str], expected: &str| {
+            let errors = errors.iter().map(|&field| FieldError::new(field.to_owned(), "is odd")).collect();
+            assert_eq!(Problem::invalid(errors).detail, expected);
+        };
+        check(&["url"], "`url`: is odd");
+        check(&["url", "name", "events"], "`url`: is odd (and 2 more)");
+    }
+
+    #[test]
+    fn what_broke_inside_is_not_told() {
+        let error = store::Error::Database(sqlx::Error::Protocol("password of the ledger".to_owned()));
+        let problem = Problem::from(error);
+        assert_eq!(problem.kind(), Kind::Internal);
+        assert!(!problem.detail.contains("password"), "{}", problem.detail);
+    }
+}

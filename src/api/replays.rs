@@ -1,0 +1,268 @@
+//! `/v1/replays`: deliveries asked for anew, one by one or by what they have in common.
+//!
+//! An order is a row: feed expands it and paces what it makes, through any crash. Receivers see the same `webhook-id` as
+//! before, and `X-XTSystems-Trigger: replay`.
+
+mod shape;
+
+use axum::{
+    extract::State,
+    http::{StatusCode, Uri},
+    response::Response,
+};
+use serde::Deserialize;
+use utoipa::{IntoParams, openapi::Schema};
+use utoipa_axum::{router::OpenApiRouter, routes};
+use uuid::Uuid;
+
+pub use shape::{NewReplay, Replay};
+
+use super::{
+    Api,
+    access::{Caller, Tenant},
+    audit,
+    extract::{Id, Json, Query},
+    idempotency::{Claimed, Key, asked},
+    listing::{Paging, Reader, page, words_schema},
+    pagination::{List, cut},
+    problem::{Kind, Problem, ProblemBody},
+};
+use crate::{
+    model::{CompanyId, DeliveryId, ReplayId, WebhookId},
+    store::{
+        dead_letters, history,
+        replays::{self as table, Filter},
+        webhooks,
+    },
+};
+
+/// Deliveries a second where nobody says how many.
+pub const RATE_DEFAULT: i32 = 50;
+/// The most ids that one order lists; beyond that a filter says it better.
+pub const IDS_MAX: usize = 1_000;
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new().routes(routes!(replay_one)).routes(routes!(create, list)).routes(routes!(get))
+}
+
+const KINDS: [&str; 3] =
+    [table::Kind::Replay.as_str(), table::Kind::Resume.as_str(), table::Kind::Recovery.as_str()];
+const STATUSES: [&str; 3] = ["expanding", "running", "done"];
+
+fn kinds() -> Schema {
+    words_schema(&KINDS)
+}
+
+fn statuses() -> Schema {
+    words_schema(&STATUSES)
+}
+
+/// Which replays. Lists are separated by commas; of each list one must match.
+#[derive(Clone, Debug, Default, Deserialize, IntoParams)]
+#[into_params(parameter_in = Query)]
+struct Choice {
+    /// Only of these kinds: asked for (`replay`), of a webhook's `resume`, of its `recovery` from an outage.
+    #[param(schema_with = kinds, style = Form, explode = false)]
+    kind: Option<String>,
+    /// Only in these states.
+    #[param(schema_with = statuses, style = Form, explode = false)]
+    status: Option<String>,
+    /// Only of this webhook.
+    webhook_id: Option<Uuid>,
+}
+
+/// Replay a delivery
+///
+/// Sends it again under the same `webhook-id`, whatever became of it. It stays as it is; one that is still pending or held is
+/// cancelled, *superseded* by the new one.
+#[utoipa::path(
+    post,
+    path = "/v1/deliveries/{delivery_id}/replay",
+    tag = "Replays",
+    operation_id = "replayDelivery",
+    params(
+        ("delivery_id" = Uuid, Path, description = "The delivery"),
+        ("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters"),
+    ),
+    responses((status = ACCEPTED, description = "The replay; it is worked on from now on", body = Replay)),
+    security(("bearer" = ["deliveries:replay"])),
+)]
+async fn replay_one(
+    State(api): State<Api>,
+    tenant: Tenant,
+    Id(id): Id<DeliveryId>,
+    key: Key,
+) -> Result<Response, Problem> {
+    let known = history::known(&api.parts.reads, tenant.company, &[id.uuid()]).await?;
+    if known.is_empty() {
+        return Err(Problem::not_found("Delivery not found"));
+    }
+    let filter = Filter { deliveries: known, ..Filter::default() };
+    let order = Order { company: tenant.company, webhook: None, filter: &filter, rate: RATE_DEFAULT };
+    order.write(&api, &tenant.caller, key).await
+}
+
+/// Replay deliveries
+///
+/// Those listed, deliveries or dead letters; or all that the filter allows. Says where nothing says what to send again that
+/// something must.
+#[utoipa::path(
+    post,
+    path = "/v1/replays",
+    tag = "Replays",
+    operation_id = "createReplay",
+    params(("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters")),
+    request_body = NewReplay,
+    responses(
+        (status = ACCEPTED, description = "The replay; it is worked on from now on", body = Replay),
+        (status = NOT_FOUND, description = "An id that is listed, or the webhook, is none of the company", body = ProblemBody, content_type = "application/problem+json"),
+    ),
+    security(("bearer" = ["deliveries:replay"])),
+)]
+async fn create(
+    State(api): State<Api>,
+    tenant: Tenant,
+    key: Key,
+    Json(new): Json<NewReplay>,
+) -> Result<Response, Problem> {
+    let (wanted, rate) = new.read()?;
+    let webhook = wanted.webhook_id.map(WebhookId);
+    if let Some(webhook) = webhook {
+        let living = webhooks::get(&api.parts.reads, tenant.company, webhook).await?;
+        living.ok_or_else(|| Problem::not_found("Webhook not found"))?;
+    }
+    let filter = match wanted.deliveries.as_slice() {
+        [] => wanted,
+        listed => by_ids(&api, tenant.company, listed).await?,
+    };
+    let order = Order { company: tenant.company, webhook, filter: &filter, rate };
+    order.write(&api, &tenant.caller, key).await
+}
+
+/// Replays
+///
+/// Newest first, with what resumes and recoveries ordered.
+#[utoipa::path(
+    get,
+    path = "/v1/replays",
+    tag = "Replays",
+    operation_id = "listReplays",
+    params(Paging, Choice),
+    responses((
+        status = OK,
+        description = "The replays",
+        body = Vec<Replay>,
+        headers(
+            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
+            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
+        ),
+    )),
+    security(("bearer" = ["deliveries:read"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    tenant: Tenant,
+    uri: Uri,
+    Query(paging): Query<Paging>,
+    Query(choice): Query<Choice>,
+) -> Result<Response, Problem> {
+    let list = List::of(&uri, Some(tenant.company));
+    let mut reader = Reader::default();
+    let (kinds, statuses) = (
+        reader.words("kind", choice.kind.as_deref(), &KINDS),
+        reader.words("status", choice.status.as_deref(), &STATUSES),
+    );
+    reader.done()?;
+    let (limit, before) = paging.place(&list)?;
+    let wanted = table::Wanted { kinds, statuses, webhook: choice.webhook_id.map(WebhookId), before };
+    let mut rows = table::list(&api.parts.reads, tenant.company, &wanted, i64::from(limit) + 1).await?;
+    let next = cut(&mut rows, limit, |row| (row.started_at, row.id.uuid()));
+    let count = if paging.is_counted() {
+        Some(table::count(&api.parts.reads, tenant.company, &wanted, super::pagination::COUNT_MAX).await?)
+    } else {
+        None
+    };
+    let rows: Vec<Replay> = rows.into_iter().map(Replay::from).collect();
+    Ok(page(&rows, list.next(limit, next), count))
+}
+
+/// One replay
+///
+/// How far it is: what it made so far, and how many of these have not ended yet.
+#[utoipa::path(
+    get,
+    path = "/v1/replays/{replay_id}",
+    tag = "Replays",
+    operation_id = "getReplay",
+    params(("replay_id" = Uuid, Path, description = "The replay")),
+    responses((status = OK, description = "The replay", body = Replay)),
+    security(("bearer" = ["deliveries:read"])),
+)]
+async fn get(
+    State(api): State<Api>,
+    tenant: Tenant,
+    Id(id): Id<ReplayId>,
+) -> Result<axum::Json<Replay>, Problem> {
+    let row = table::get(&api.parts.reads, tenant.company, id).await?;
+    let row = row.ok_or_else(|| Problem::not_found("Replay not found"))?;
+    let open = match row.kind.as_str() {
+        // A resume makes nothing: it releases what is there.
+        "resume" => None,
+        _ => Some(table::open(&api.parts.reads, tenant.company, id).await?),
+    };
+    Ok(axum::Json(Replay { open, ..row.into() }))
+}
+
+/// Deliveries stay ids of deliveries, for a dead letter of one bears its id; messages are told apart from them.
+async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<Filter, Problem> {
+    let deliveries = history::known(&api.parts.reads, company, ids).await?;
+    let mut filter = Filter { deliveries, ..Filter::default() };
+    for (id, kind) in dead_letters::known(&api.parts.reads, company, ids).await? {
+        match kind.as_str() {
+            "delivery" if !filter.deliveries.contains(&id) => filter.deliveries.push(id),
+            "delivery" => {}
+            _ => filter.messages.push(id),
+        }
+    }
+    match ids.iter().find(|id| !filter.deliveries.contains(id) && !filter.messages.contains(id)) {
+        Some(unknown) => Err(Problem::new(
+            Kind::NotFound,
+            format!("no delivery and no dead letter of this company is {unknown}"),
+        )),
+        None => Ok(filter),
+    }
+}
+
+/// What is to be sent again.
+pub(super) struct Order<'a> {
+    /// Of whom.
+    pub company: CompanyId,
+    /// To which webhook, where it is about one.
+    pub webhook: Option<WebhookId>,
+    /// Which deliveries or messages.
+    pub filter: &'a Filter,
+    /// Deliveries a second.
+    pub rate: i32,
+}
+
+impl Order<'_> {
+    /// Writes the order down; feed finds it there.
+    pub(super) async fn write(self, api: &Api, caller: &Caller, key: Key) -> Result<Response, Problem> {
+        let Self { company, webhook, filter, rate } = self;
+        let mut tx = api.parts.changes.begin().await?;
+        let asked = asked(&(filter, rate))?;
+        let claim = match key.claim(&mut tx, caller, Some(company), &asked).await? {
+            Claimed::Again(answer) => return Ok(answer),
+            Claimed::First(claim) => claim,
+        };
+        let kind = table::Kind::Replay;
+        let id = table::create(&mut *tx, company, kind, webhook, filter, rate, &caller.actor).await?;
+        let row = table::get(&mut *tx, company, id).await?;
+        let replay: Replay = row.ok_or_else(|| Problem::not_found("Replay not found"))?.into();
+        let shown = audit::shown(&replay);
+        audit::write(&mut tx, caller, Some(company), "replay.create", &id.to_string(), (None, shown)).await?;
+        let answer = claim.keep(&mut tx, StatusCode::ACCEPTED, &replay).await?;
+        tx.commit().await?;
+        Ok(answer)
+    }
+}

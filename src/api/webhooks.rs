@@ -1,0 +1,313 @@
+//! `/v1/webhooks`: who wants what, and how.
+//!
+//! The guide's calls stand here; `actions` has pauses and rotations, `test` the test delivery, `check_url` the look at
+//! a URL. `check` says what is taken, `warnings` what is odd about it, `wanted` and `shape` what comes and goes.
+
+mod actions;
+mod check;
+mod check_url;
+mod shape;
+mod test;
+pub mod wanted;
+mod warnings;
+
+use axum::{
+    extract::State,
+    http::{HeaderMap, StatusCode, Uri},
+    response::Response,
+};
+use secrecy::ExposeSecret;
+use serde::Deserialize;
+use sqlx::PgConnection;
+use utoipa_axum::{router::OpenApiRouter, routes};
+
+pub use check_url::CHECKS_MAX;
+pub use shape::{CheckedAddress, CheckedTls, CheckedUrl, Message, Resumed, Tested, Warning, Webhook};
+
+use self::wanted::{WebhookCreate, WebhookUpdate};
+use super::{
+    Api,
+    access::{Caller, Tenant},
+    audit,
+    extract::{Id, Named, Object, Query},
+    idempotency::{Claimed, Key},
+    pagination::{self, COUNT_MAX, Count, List, TOTAL_COUNT},
+    preconditions::{IfMatch, etag},
+    problem::Problem,
+};
+use crate::{
+    model::{CompanyId, WebhookId},
+    store::{event_types, webhooks as table},
+};
+
+pub(super) fn routes() -> OpenApiRouter<Api> {
+    OpenApiRouter::new()
+        .routes(routes!(list, create))
+        .routes(routes!(get, update, delete))
+        .routes(routes!(actions::pause))
+        .routes(routes!(actions::resume))
+        .routes(routes!(actions::rotate_secret))
+        .routes(routes!(test::test))
+        .routes(routes!(check_url::check_url))
+}
+
+/// A webhook with the name of its state.
+type Answer = (HeaderMap, axum::Json<Webhook>);
+
+/// The guide's answer where there is none, or none of this company.
+fn not_found() -> Problem {
+    Problem::not_found(WebhookId::NOT_FOUND)
+}
+
+fn answer(row: table::Row, warnings: Vec<Warning>) -> Answer {
+    let headers = etag(&row.version);
+    (headers, axum::Json(Webhook { warnings, ..row.into() }))
+}
+
+/// The webhook as it is, which nobody else changes until the transaction ends, if it is in the state that the caller
+/// has seen.
+async fn locked(
+    tx: &mut PgConnection,
+    tenant: &Tenant,
+    id: WebhookId,
+    seen: &IfMatch,
+) -> Result<table::Row, Problem> {
+    let row = table::lock(tx, tenant.company, id).await?.ok_or_else(not_found)?;
+    seen.holds(&row.version)?;
+    Ok(row)
+}
+
+/// Writes down what a change made of a webhook. Secrets are never in it; that one changed is.
+async fn written_down(
+    tx: &mut PgConnection,
+    caller: &Caller,
+    action: &'static str,
+    before: Option<&table::Row>,
+    after: Option<&table::Row>,
+) -> Result<(), Problem> {
+    let Some(any) = before.or(after) else { return Ok(()) };
+    let (company, subject) = (any.company_id, any.id.to_string());
+    let shown = |row: Option<&table::Row>| row.and_then(|row| audit::shown(&Webhook::from(row.clone())));
+    let (before_shown, mut after_shown) = (shown(before), shown(after));
+    if let (Some(before), Some(after), Some(fields)) = (before, after, after_shown.as_mut())
+        && before.secret.expose_secret() != after.secret.expose_secret()
+    {
+        fields["secret_changed"] = true.into();
+    }
+    audit::write(tx, caller, Some(company), action, &subject, (before_shown, after_shown)).await
+}
+
+/// What a list of webhooks is asked with.
+#[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
+#[serde(default)]
+#[into_params(parameter_in = Query)]
+struct Wanted {
+    /// Rows of a page. Left out: all webhooks, 10,000 at most, unless there is a cursor.
+    #[param(minimum = 1, maximum = 500, nullable = false)]
+    limit: Option<u32>,
+    /// Where to go on, as `Link` said.
+    #[param(nullable = false)]
+    cursor: Option<String>,
+    /// `capped` adds the header `X-Total-Count`.
+    #[param(inline, nullable = false)]
+    count: Option<Count>,
+}
+
+/// All webhooks of the company
+///
+/// By name. Without `limit` all of them, 10,000 at most; with it, pages.
+#[utoipa::path(
+    get,
+    path = "/v1/webhooks",
+    tag = "Webhooks",
+    operation_id = "listWebhooks",
+    params(Wanted),
+    responses((
+        status = OK,
+        description = "The webhooks, by name",
+        body = Vec<Webhook>,
+        headers(
+            ("link" = String, description = "The next page, with rel=\"next\"; none after the last"),
+            ("x-total-count" = String, description = "With count=capped: how many there are, or 10000+"),
+        ),
+    )),
+    security(("bearer" = ["webhooks:read"])),
+)]
+async fn list(
+    State(api): State<Api>,
+    tenant: Tenant,
+    uri: Uri,
+    Query(wanted): Query<Wanted>,
+) -> Result<(HeaderMap, axum::Json<Vec<Webhook>>), Problem> {
+    let (reads, company) = (&api.parts.reads, tenant.company);
+    let (mut headers, rows) = if wanted.limit.is_none() && wanted.cursor.is_none() {
+        (HeaderMap::new(), table::list(reads, company).await?)
+    } else {
+        page(&api, company, &List::of(&uri, Some(company)), &wanted).await?
+    };
+    if wanted.count.is_some() {
+        let count = table::count(reads, company, COUNT_MAX).await?;
+        headers.insert(TOTAL_COUNT, pagination::counted(count));
+    }
+    Ok((headers, axum::Json(rows.into_iter().map(Webhook::from).collect())))
+}
+
+async fn page(
+    api: &Api,
+    company: CompanyId,
+    list: &List,
+    wanted: &Wanted,
+) -> Result<(HeaderMap, Vec<table::Row>), Problem> {
+    let limit = pagination::limit(wanted.limit)?;
+    let after: Option<(String, uuid::Uuid)> = list.key(wanted.cursor.as_deref())?;
+    let after = after.as_ref().map(|(name, id)| (name.as_str(), WebhookId(*id)));
+    let mut rows = table::page(&api.parts.reads, company, after, i64::from(limit) + 1).await?;
+    let last = pagination::cut(&mut rows, limit, |row| (row.name.clone(), row.id.uuid()));
+    Ok((list.next(limit, last), rows))
+}
+
+/// Make a webhook
+///
+/// Answers with its secret, this once. With the header `Idempotency-Key` the same request twice makes one webhook, and
+/// is answered the same both times; a key is kept for 24 hours.
+#[utoipa::path(
+    post,
+    path = "/v1/webhooks",
+    tag = "Webhooks",
+    operation_id = "createWebhook",
+    params(("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters")),
+    request_body = WebhookCreate,
+    responses(
+        (status = OK, description = "The webhook with its secret", body = Webhook,
+            headers(("etag" = String, description = "Names its state, for If-Match; not on a repeat"))),
+        (status = CONFLICT, description = "Its name is taken by another webhook of the company"),
+    ),
+    security(("bearer" = ["webhooks:write"])),
+)]
+async fn create(State(api): State<Api>, tenant: Tenant, key: Key, body: Object) -> Result<Response, Problem> {
+    let actor = &tenant.caller.actor;
+    let (new, mut warnings) = check::create(body.fields, tenant.company, actor, &api.parts.receivers)?;
+    warnings.extend(unknown_types(&api, tenant.company, Some(&new.events)).await?);
+    let mut tx = api.parts.changes.begin().await?;
+    let claim = match key.claim(&mut tx, &tenant.caller, Some(tenant.company), &body.bytes).await? {
+        Claimed::Again(answer) => return Ok(answer),
+        Claimed::First(claim) => claim,
+    };
+    let row = table::create(&mut *tx, new).await?;
+    written_down(&mut tx, &tenant.caller, "webhook.create", None, Some(&row)).await?;
+    let headers = etag(&row.version);
+    let webhook = Webhook { warnings, ..Webhook::with_secret(row) };
+    let mut response = claim.keep(&mut tx, StatusCode::OK, &webhook).await?;
+    tx.commit().await?;
+    response.headers_mut().extend(headers);
+    Ok(response)
+}
+
+/// One webhook
+///
+/// Its secret is not shown: that is done on creation and rotation only.
+#[utoipa::path(
+    get,
+    path = "/v1/webhooks/{webhook_id}",
+    tag = "Webhooks",
+    operation_id = "getWebhook",
+    params(("webhook_id" = uuid::Uuid, Path, description = "The webhook")),
+    responses((status = OK, description = "The webhook", body = Webhook,
+        headers(("etag" = String, description = "Names its state, for If-Match")))),
+    security(("bearer" = ["webhooks:read"])),
+)]
+async fn get(State(api): State<Api>, tenant: Tenant, Id(id): Id<WebhookId>) -> Result<Answer, Problem> {
+    let row = table::get(&api.parts.reads, tenant.company, id).await?;
+    Ok(answer(row.ok_or_else(not_found)?, Vec::new()))
+}
+
+/// Change a webhook
+///
+/// Changes what is named, and nothing else; `null` resets to the default. `"secret": null` makes a new secret and shows
+/// it this once; a secret given here replaces at once, where rotate-secret gives receivers time.
+#[utoipa::path(
+    put,
+    path = "/v1/webhooks/{webhook_id}",
+    tag = "Webhooks",
+    operation_id = "updateWebhook",
+    params(
+        ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
+        ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
+    ),
+    request_body = WebhookUpdate,
+    responses(
+        (status = OK, description = "The webhook as it is now", body = Webhook,
+            headers(("etag" = String, description = "Names its state, for If-Match"))),
+        (status = CONFLICT, description = "Its name is taken by another webhook of the company"),
+        (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
+    ),
+    security(("bearer" = ["webhooks:write"])),
+)]
+async fn update(
+    State(api): State<Api>,
+    tenant: Tenant,
+    Id(id): Id<WebhookId>,
+    seen: IfMatch,
+    body: Object,
+) -> Result<Answer, Problem> {
+    let names_something = !body.fields.is_empty();
+    let mut tx = api.parts.changes.begin().await?;
+    let before = table::lock(&mut *tx, tenant.company, id).await?.ok_or_else(not_found)?;
+    let has_schedule = before.retry_schedule.is_some();
+    let check::Changed { change, shows_secret, mut warnings } =
+        check::update(body.fields, has_schedule, &api.parts.receivers)?;
+    seen.holds(&before.version)?;
+    warnings.extend(unknown_types(&api, tenant.company, change.events.as_ref()).await?);
+    if !names_something {
+        return Ok(answer(before, warnings));
+    }
+    let row = table::update(&mut *tx, tenant.company, id, change).await?.ok_or_else(not_found)?;
+    written_down(&mut tx, &tenant.caller, "webhook.update", Some(&before), Some(&row)).await?;
+    tx.commit().await?;
+    let headers = etag(&row.version);
+    let webhook = if shows_secret { Webhook::with_secret(row) } else { row.into() };
+    Ok((headers, axum::Json(Webhook { warnings, ..webhook })))
+}
+
+/// Delete a webhook
+///
+/// What is pending is cancelled, the history stays, and the name is free again.
+#[utoipa::path(
+    delete,
+    path = "/v1/webhooks/{webhook_id}",
+    tag = "Webhooks",
+    operation_id = "deleteWebhook",
+    params(
+        ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
+        ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
+    ),
+    responses(
+        (status = OK, description = "It is deleted", body = Message),
+        (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
+    ),
+    security(("bearer" = ["webhooks:delete"])),
+)]
+async fn delete(
+    State(api): State<Api>,
+    tenant: Tenant,
+    Id(id): Id<WebhookId>,
+    seen: IfMatch,
+) -> Result<axum::Json<Message>, Problem> {
+    let mut tx = api.parts.changes.begin().await?;
+    let before = locked(&mut tx, &tenant, id, &seen).await?;
+    table::delete(&mut *tx, tenant.company, id).await?.ok_or_else(not_found)?;
+    written_down(&mut tx, &tenant.caller, "webhook.delete", Some(&before), None).await?;
+    tx.commit().await?;
+    Ok(axum::Json(Message { message: "Webhook deleted successfully".to_owned() }))
+}
+
+/// Warns of subscriptions to what has not been seen.
+async fn unknown_types(
+    api: &Api,
+    company: CompanyId,
+    events: Option<&Vec<String>>,
+) -> Result<Vec<Warning>, Problem> {
+    let Some(events) = events else { return Ok(Vec::new()) };
+    let known = event_types::known(&api.parts.reads, company).await?;
+    Ok(warnings::unknown_types(events, &known))
+}

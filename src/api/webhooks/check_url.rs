@@ -1,0 +1,85 @@
+//! A look at a URL, without a request: where its name leads, whether deliveries may go there, and what TLS says.
+//!
+//! It connects where a delivery would, under the same rules, and no more often than a key's rate allows; so many looks
+//! are under way at once, and each has its time.
+
+use axum::extract::State;
+
+use super::{
+    check,
+    shape::{CheckedAddress, CheckedTls, CheckedUrl, Warning},
+    wanted::CheckUrl,
+    warnings,
+};
+use crate::{
+    api::{Api, access::Tenant, extract::Object, fields::Fields, problem::Problem},
+    clock::Clock,
+    egress::{Address, Looked},
+};
+
+/// Looks that are under way at once in a process; the next ones wait.
+pub const CHECKS_MAX: usize = 16;
+/// A certificate that expires sooner is warned of.
+const EXPIRES_SOON: chrono::TimeDelta = chrono::TimeDelta::days(14);
+
+/// Look at a URL without sending anything
+///
+/// Resolves the host, judges each address as deliveries would, and for https shakes hands to see whether the certificate
+/// is accepted, and until when.
+#[utoipa::path(
+    post,
+    path = "/v1/webhooks/check-url",
+    tag = "Webhooks",
+    operation_id = "checkUrl",
+    request_body = CheckUrl,
+    responses((status = OK, description = "What is known of it", body = CheckedUrl)),
+    security(("bearer" = ["webhooks:write"])),
+)]
+pub(super) async fn check_url(
+    State(api): State<Api>,
+    _tenant: Tenant,
+    body: Object,
+) -> Result<axum::Json<CheckedUrl>, Problem> {
+    let mut fields = Fields::of(body.fields);
+    let url = fields.need("url", check::url(&api.parts.receivers));
+    fields.end()?;
+    let url = url.and_then(|url| url::Url::parse(&url).ok());
+    let url = url.ok_or_else(|| Problem::field("url", "cannot be read"))?;
+    // The semaphore is never closed.
+    let _permit = api.url_checks.acquire().await;
+    let Looked { addresses, tls, error } = api.parts.client.look(&url).await;
+    let mut warnings = warnings::of_url(&url);
+    let tls = tls.map(|tls| match tls {
+        Ok(certificate) => {
+            if certificate.expires_at.is_some_and(|at| at - api.parts.clock.now() < EXPIRES_SOON) {
+                warnings.push(Warning::new("url", "its certificate expires within two weeks"));
+            }
+            CheckedTls {
+                ok: true,
+                error: None,
+                expires_at: certificate.expires_at,
+                issuer: certificate.issuer,
+            }
+        }
+        Err(error) => CheckedTls { ok: false, error: Some(error), expires_at: None, issuer: None },
+    });
+    let checked = CheckedUrl {
+        url: url.to_string(),
+        ok: error.is_none(),
+        error,
+        addresses: addresses.into_iter().map(shown).collect(),
+        tls,
+        warnings,
+    };
+    Ok(axum::Json(checked))
+}
+
+/// An address that a name leads to and that is refused is not told: what internal names resolve to is nobody's business.
+fn shown(address: Address) -> CheckedAddress {
+    let Address { ip, forbidden } = address;
+    CheckedAddress {
+        address: forbidden.is_none().then(|| ip.to_string()),
+        allowed: forbidden.is_none(),
+        network: forbidden,
+    }
+}
