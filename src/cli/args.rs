@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sqlx::PgPool;
 
 use super::failure::Failure;
@@ -62,6 +62,11 @@ pub(super) fn instant(text: &str) -> Result<DateTime<Utc>, String> {
     let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
     ago.and_then(|ago| SystemClock::local().checked_sub_signed(ago))
         .ok_or_else(|| format!("`{text}` is no time; write 2026-01-31T12:00:00Z, or 2h for two hours ago"))
+}
+
+/// An instant as the API reads it.
+pub(super) fn rfc3339(time: DateTime<Utc>) -> String {
+    time.to_rfc3339_opts(SecondsFormat::Micros, true)
 }
 
 #[cfg(test)]

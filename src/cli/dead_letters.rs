@@ -1,26 +1,32 @@
-//! `xtwebhooks dead-letters …`: what was given up, and why.
+//! `xtwebhooks dead-letters …`: what was given up, and why; to be sent again, or put away.
 
 use chrono::{DateTime, Utc};
+use serde_json::json;
 use uuid::Uuid;
 
 use super::{
-    args::{Ledger, instant},
+    args::{instant, rfc3339},
+    client::Remote,
     failure::Failure,
-    output::{Output, Table, fields},
-    shapes::{DeadLetter, time},
+    output::{Output, Table, fields, time},
+    replay,
 };
 use crate::{
-    model::{CompanyId, WebhookId},
-    store::dead_letters as table,
+    api::{dead_letters::DeadLetter, pagination, replays::Replay},
+    model::WebhookId,
 };
 
-/// What is looked at.
+/// What is done.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List dead letters, newest first
     List(List),
     /// Show one dead letter with what it carried
-    Show(Show),
+    Show(One),
+    /// Send one again, or take it in again where it is a message
+    Replay(One),
+    /// Put one away that nobody wants any more
+    Discard(One),
 }
 
 /// What may have become of a dead letter.
@@ -44,25 +50,17 @@ impl Status {
     }
 }
 
-/// Whose dead letters: of a company, or all, with those that say no company.
-#[derive(clap::Args, Debug)]
-#[group(required = true, multiple = false)]
-struct Scope {
-    /// Of this company
-    #[arg(long, value_name = "ID")]
-    company: Option<CompanyId>,
-    /// Of all companies, with those that say none: for whoever runs the service
-    #[arg(long)]
-    all: bool,
-}
-
 /// A page of dead letters.
 #[derive(clap::Args, Debug)]
 pub(super) struct List {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    scope: Scope,
+    remote: Remote,
+    /// Of all companies, with those that say none: with a key of all companies that may do everything
+    #[arg(long, conflicts_with = "company")]
+    all: bool,
+    /// Only of these kinds: delivery, event, message
+    #[arg(long, value_name = "KINDS")]
+    kind: Option<String>,
     /// Only of this webhook
     #[arg(long, value_name = "ID")]
     webhook: Option<WebhookId>,
@@ -79,20 +77,21 @@ pub(super) struct List {
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<DateTime<Utc>>,
     /// How many
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=table::PAGE_MAX))]
-    limit: i64,
-    /// Only those before this one: the last of the page before
-    #[arg(long, value_name = "ID")]
-    before: Option<Uuid>,
+    #[arg(long, value_name = "N", default_value_t = pagination::PAGE_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(pagination::PAGE_MAX)))]
+    limit: u32,
+    /// The page behind another, as that one told
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
 }
 
 /// One dead letter.
 #[derive(clap::Args, Debug)]
-pub(super) struct Show {
+pub(super) struct One {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    scope: Scope,
+    remote: Remote,
+    /// Of any company, or of none
+    #[arg(long, conflicts_with = "company")]
+    all: bool,
     /// The dead letter
     #[arg(value_name = "ID")]
     id: Uuid,
@@ -101,46 +100,44 @@ pub(super) struct Show {
 pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::List(args) => list(args, output).await,
-        Command::Show(args) => show(args, output).await,
+        Command::Show(args) => {
+            let letter = args.remote.client()?.get::<DeadLetter>(&address(args.id, ""), &[]).await?;
+            Ok(output.show(&letter.body, page_of)?)
+        }
+        Command::Replay(args) => {
+            let path = address(args.id, "/replay");
+            let order = args.remote.client()?.post::<Replay>(&path, &json!({})).await?;
+            Ok(output.show(&order.body, replay::page_of)?)
+        }
+        Command::Discard(args) => {
+            let path = address(args.id, "/discard");
+            let letter = args.remote.client()?.post::<DeadLetter>(&path, &json!({})).await?;
+            Ok(output.show(&letter.body, page_of)?)
+        }
     }
+}
+
+fn address(id: Uuid, verb: &str) -> String {
+    format!("/v1/dead-letters/{id}{verb}")
 }
 
 async fn list(args: List, output: Output) -> Result<(), Failure> {
-    let db = args.ledger.open().await?;
-    let before = match args.before {
-        Some(id) => {
-            let last = table::get(&db, args.scope.company, id).await?.ok_or_else(not_found)?;
-            Some((last.created_at, last.id))
-        }
-        None => None,
-    };
-    let page = table::Page {
-        company: args.scope.company,
-        webhook: args.webhook,
-        status: args.status.map(|status| status.as_str().to_owned()),
-        reason: args.reason,
-        since: args.since,
-        until: args.until,
-        before,
-        limit: args.limit,
-    };
-    let letters: Vec<DeadLetter> = table::list(&db, &page).await?.into_iter().map(Into::into).collect();
-    output.show(&letters, |letters| table_of(letters))?;
-    if let Some(last) = letters.last().filter(|_| i64::try_from(letters.len()).is_ok_and(|n| n == args.limit))
-    {
-        eprintln!("older ones: --before {}", last.id);
+    let query = [
+        ("kind", args.kind),
+        ("status", args.status.map(|status| status.as_str().to_owned())),
+        ("webhook_id", args.webhook.map(|id| id.to_string())),
+        ("reason", args.reason),
+        ("since", args.since.map(rfc3339)),
+        ("until", args.until.map(rfc3339)),
+        ("limit", Some(args.limit.to_string())),
+        ("cursor", args.cursor),
+    ];
+    let page = args.remote.client()?.get::<Vec<DeadLetter>>("/v1/dead-letters", &query).await?;
+    output.show(&page.body, |letters| table_of(letters))?;
+    if let Some(cursor) = page.cursor() {
+        eprintln!("older ones: --cursor {cursor}");
     }
     Ok(())
-}
-
-async fn show(args: Show, output: Output) -> Result<(), Failure> {
-    let row = table::get(&args.ledger.open().await?, args.scope.company, args.id).await?;
-    let letter: DeadLetter = row.ok_or_else(not_found)?.into();
-    Ok(output.show(&letter, page_of)?)
-}
-
-fn not_found() -> Failure {
-    Failure::NotFound("Dead letter not found".to_owned())
 }
 
 fn table_of(letters: &[DeadLetter]) -> String {

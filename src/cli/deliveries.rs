@@ -1,59 +1,75 @@
 //! `xtwebhooks deliveries …`: what was sent to whom, and what came of it.
 
-use crate::{
-    clock::SystemClock,
-    model::{DeliveryId, EventType, Status, WebhookId, why},
-    store::{dead_letters, history, webhooks as table},
-};
+use chrono::{DateTime, Utc};
 
 use super::{
-    args::{Company, Ledger},
+    args::{instant, rfc3339},
+    client::{Client, Remote},
     failure::Failure,
-    output::{Output, Table, fields},
-    shapes::{Attempt, Delivery, time},
-    webhooks,
+    output::{Output, Table, fields, time},
+};
+use crate::{
+    api::{
+        deliveries::{Attempt, Delivery},
+        pagination,
+    },
+    model::{DeliveryId, Status, WebhookId},
 };
 
 /// What is looked at.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// List a webhook's deliveries, newest first
+    /// List deliveries of a webhook, or of all, newest first
     List(List),
     /// Show one delivery with all its attempts
     Show(Show),
 }
 
-/// A page of a webhook's deliveries.
+/// A page of deliveries.
 #[derive(clap::Args, Debug)]
 pub(super) struct List {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    company: Company,
-    /// Whose deliveries
+    remote: Remote,
+    /// Whose deliveries; all webhooks' where none is named
     #[arg(long, value_name = "ID")]
-    webhook: WebhookId,
-    /// Only in this state: pending, held, delivered, dead or cancelled
-    #[arg(long, value_name = "STATE")]
-    status: Option<Status>,
-    /// Only of this type
-    #[arg(long, value_name = "TYPE")]
-    event_type: Option<EventType>,
+    webhook: Option<WebhookId>,
+    /// Only in these states: pending, held, delivered, dead, cancelled
+    #[arg(long, value_name = "STATES", value_delimiter = ',')]
+    status: Vec<Status>,
+    /// Only of these types: `ticket.created,asset.*`
+    #[arg(long, value_name = "TYPES")]
+    event_type: Option<String>,
+    /// Only whose latest answer had one of these statuses: `500,502`
+    #[arg(long, value_name = "STATUSES")]
+    response_status: Option<String>,
+    /// Only whose latest attempt had one of these outcomes: `timed_out,unreachable`
+    #[arg(long, value_name = "OUTCOMES")]
+    outcome: Option<String>,
+    /// Only whose reason begins so
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Only that exist for this: event, test, replay, recovery
+    #[arg(long, value_name = "TRIGGERS")]
+    trigger: Option<String>,
+    /// Only of events since then: a time, or `2h` for two hours ago
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    since: Option<DateTime<Utc>>,
+    /// Only of events before then
+    #[arg(long, value_name = "TIME", value_parser = instant)]
+    until: Option<DateTime<Utc>>,
     /// How many
-    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(i64).range(1..=history::PAGE_MAX))]
-    limit: i64,
-    /// Only those before this one: the last of the page before
-    #[arg(long, value_name = "ID")]
-    before: Option<DeliveryId>,
+    #[arg(long, value_name = "N", default_value_t = pagination::PAGE_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(pagination::PAGE_MAX)))]
+    limit: u32,
+    /// The page behind another, as that one told
+    #[arg(long, value_name = "CURSOR")]
+    cursor: Option<String>,
 }
 
 /// One delivery.
 #[derive(clap::Args, Debug)]
 pub(super) struct Show {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    company: Company,
+    remote: Remote,
     /// The delivery
     #[arg(value_name = "ID")]
     id: DeliveryId,
@@ -70,54 +86,35 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Fail
 }
 
 async fn list(args: List, output: Output) -> Result<(), Failure> {
-    let (db, company) = (args.ledger.open().await?, args.company.company);
-    // A deleted webhook has a history as well, so it is not looked for among the living.
-    let known = table::by_ids(&db, &[args.webhook.uuid()]).await?;
-    if !known.iter().any(|webhook| webhook.company == company) {
-        return Err(webhooks::not_found());
-    }
-    let page = history::Page {
-        status: args.status,
-        event_type: args.event_type.map(String::from),
-        before: args.before,
-        limit: args.limit,
+    let client = args.remote.client()?;
+    let path = match args.webhook {
+        Some(webhook) => format!("/v1/webhooks/{webhook}/deliveries"),
+        None => "/v1/deliveries".to_owned(),
     };
-    let rows = history::list(&db, company, args.webhook, &page).await?;
-    let is_full = i64::try_from(rows.len()).is_ok_and(|n| n == args.limit);
-    let last = rows.last().filter(|_| is_full).map(|row| row.id);
-    let now = SystemClock::local();
-    let deliveries: Vec<Delivery> = rows.into_iter().map(|row| Delivery::at(now, row)).collect();
-    output.show(&deliveries, |deliveries| table_of(deliveries))?;
-    if let Some(last) = last {
-        eprintln!("older ones: --before {last}");
+    let statuses: Vec<&str> = args.status.iter().map(|status| status.as_str()).collect();
+    let query = [
+        ("status", Some(statuses.join(",")).filter(|_| !statuses.is_empty())),
+        ("event_type", args.event_type),
+        ("response_status", args.response_status),
+        ("outcome", args.outcome),
+        ("reason", args.reason),
+        ("trigger", args.trigger),
+        ("since", args.since.map(rfc3339)),
+        ("until", args.until.map(rfc3339)),
+        ("limit", Some(args.limit.to_string())),
+        ("cursor", args.cursor),
+    ];
+    let page = client.get::<Vec<Delivery>>(&path, &query).await?;
+    output.show(&page.body, |deliveries| table_of(deliveries))?;
+    if let Some(cursor) = page.cursor() {
+        eprintln!("older ones: --cursor {cursor}");
     }
     Ok(())
 }
 
 async fn show(args: Show, output: Output) -> Result<(), Failure> {
-    let (db, company) = (args.ledger.open().await?, args.company.company);
-    let row = history::get(&db, company, args.id).await?;
-    let row = row.ok_or_else(|| Failure::NotFound("Delivery not found".to_owned()))?;
-    let earlier = history::earlier_attempts(&db, company, args.id).await?;
-    let attempts = earlier.into_iter().chain(row.latest()).map(Attempt::from).collect();
-    let now = SystemClock::local();
-    let mut delivery = Delivery::at(now, row);
-    delivery.history = Some(attempts);
-    if delivery.status == Status::Pending.as_str() {
-        // What holds up its whole lane explains more than its own time does.
-        let webhook = table::by_ids(&db, &[delivery.webhook_id.uuid()]).await?.pop();
-        if let Some(why) = webhook.and_then(|webhook| why::of_lane(&webhook.lane, None, None, now)) {
-            delivery.why = why.sentence;
-            delivery.next_move = why.next.as_str();
-        }
-    }
-    if delivery.payload.is_none() {
-        // The event has left the ledger; what was given up has a copy of its own.
-        let copy =
-            dead_letters::get(&db, Some(company), args.id.uuid()).await?.and_then(|letter| letter.body);
-        let text = copy.and_then(|body| String::from_utf8(body).ok());
-        delivery.payload = text.and_then(|text| serde_json::value::RawValue::from_string(text).ok());
-    }
+    let client: Client = args.remote.client()?;
+    let delivery = client.get::<Delivery>(&format!("/v1/deliveries/{}", args.id), &[]).await?.body;
     Ok(output.show(&delivery, |delivery| page_of(delivery, args.full))?)
 }
 
@@ -237,6 +234,7 @@ mod tests {
             url: Some("https://example.com/h".to_owned()),
             address: Some("203.0.113.9:443".to_owned()),
             request_head: Some("Authorization: Bearer t\r\nX: 1\r\n".to_owned()),
+            traceparent: None,
             response_status: Some(503),
             response_head: None,
             response_body: Some("busy".to_owned()),

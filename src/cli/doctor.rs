@@ -229,11 +229,12 @@ mod tests {
                 "{arguments:?}"
             );
         };
-        check(&[], 20);
+        check(&[], 34);
         check(&["--role=feed"], 6);
-        check(&["--replicas=ingest=2,deliver=2,keep=1,feed=2,prune=1"], 2 * 7 + 2 * 7 + 6 + 2 * 6 + 3);
+        let replicas = "--replicas=ingest=2,deliver=2,keep=1,feed=2,prune=1,api=2";
+        check(&[replicas], 2 * 7 + 2 * 7 + 6 + 2 * 6 + 3 + 2 * 16);
         for bad in ["deliver", "deliver=x", "nobody=1", "deliver=-1"] {
-            assert!(replicas(bad).is_err(), "{bad}");
+            assert!(super::replicas(bad).is_err(), "{bad}");
         }
     }
 

@@ -2,17 +2,24 @@
 //!
 //! Results go to standard output, as tables for people or with `--json` as the REST API answers them; everything
 //! else goes to standard error. Each command reads its arguments, asks the ledger or the broker, makes of the answer
-//! one of `shapes`, and hands it to `output`: only the asking knows how the answer came.
+//! one of the API's shapes, and hands it to `output`: only the asking knows how the answer came.
 //!
 //! Begin with `run.rs` for the service itself, with `webhooks.rs` for a command.
 
 mod args;
+mod audit;
+mod client;
+mod companies;
 mod dead_letters;
 mod deliveries;
 mod doctor;
+mod event_types;
+mod events;
 mod failure;
+mod keys;
 mod lanes;
 mod migrate;
+mod openapi;
 mod output;
 mod publish;
 mod receive;
@@ -20,7 +27,6 @@ mod replay;
 mod run;
 #[cfg(test)]
 mod settings;
-mod shapes;
 mod topology;
 mod webhooks;
 
@@ -58,10 +64,19 @@ enum Command {
     /// Register webhooks, look at them, change and pause them
     #[command(subcommand)]
     Webhooks(webhooks::Command),
+    /// Forget a company, and see how far that has come
+    #[command(subcommand)]
+    Companies(companies::Command),
     /// Publish events as XTSystems does, from arguments or from standard input
     Publish(publish::Args),
     /// Listen as a receiver would, verify what arrives and print it
     Receive(receive::Args),
+    /// Look at what was taken in, and what became of it
+    #[command(subcommand)]
+    Events(events::Command),
+    /// Look at what kinds of events there are, and say what they must look like
+    #[command(subcommand)]
+    EventTypes(event_types::Command),
     /// Look at what was sent to whom, and what came of it
     #[command(subcommand)]
     Deliveries(deliveries::Command),
@@ -73,6 +88,14 @@ enum Command {
     DeadLetters(dead_letters::Command),
     /// Send deliveries again
     Replay(replay::Args),
+    /// Say who may call the API, and what each may do
+    #[command(subcommand)]
+    Keys(keys::Command),
+    /// Look at who changed what
+    #[command(subcommand)]
+    Audit(audit::Command),
+    /// Print the OpenAPI document of the API
+    Openapi,
     /// Look whether database and broker are as the service needs them; changes nothing
     Doctor(doctor::Args),
 }
@@ -114,9 +137,15 @@ async fn execute(command: Command, output: Output) -> Result<(), Failure> {
         Command::Topology(args) => topology::execute(&args, output),
         Command::Publish(args) => publish::execute(args, output).await,
         Command::Webhooks(command) => webhooks::execute(command, output).await,
+        Command::Companies(command) => companies::execute(command, output).await,
         Command::Receive(args) => receive::execute(args, output).await,
+        Command::Events(command) => events::execute(command, output).await,
+        Command::EventTypes(command) => event_types::execute(command, output).await,
         Command::Deliveries(command) => deliveries::execute(command, output).await,
         Command::Lanes(command) => lanes::execute(command, output).await,
+        Command::Keys(command) => keys::execute(command, output).await,
+        Command::Audit(command) => audit::execute(command, output).await,
+        Command::Openapi => openapi::execute(output),
         Command::Doctor(args) => doctor::execute(args, output).await,
         Command::DeadLetters(command) => dead_letters::execute(command, output).await,
         Command::Replay(args) => replay::execute(args, output).await,

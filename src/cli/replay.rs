@@ -6,27 +6,18 @@
 use std::time::Duration;
 
 use chrono::{DateTime, Utc};
-use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
-    args::{Actor, Company, Ledger, instant},
+    args::instant,
+    client::Remote,
     failure::Failure,
-    output::{Output, fields},
-    shapes::{Replay, time},
-    webhooks,
+    output::{Output, fields, time},
 };
 use crate::{
-    model::{CompanyId, EventType, ReplayId, Status, WebhookId},
-    store::{
-        dead_letters, history,
-        replays::{self, Filter, Kind},
-        webhooks as table,
-    },
+    api::replays::{IDS_MAX, NewReplay, RATE_DEFAULT, Replay},
+    model::{EventType, Status, WebhookId},
 };
-
-/// The most ids that one order lists; beyond that a filter says it better.
-const IDS_MAX: usize = 1_000;
 
 /// How often `--wait` looks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
@@ -35,9 +26,7 @@ const LOOK_EVERY: Duration = Duration::from_millis(500);
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    company: Company,
+    remote: Remote,
     /// Deliveries and dead letters
     #[arg(value_name = "ID", conflicts_with_all = ["webhook", "event_type", "status", "since", "until"])]
     ids: Vec<Uuid>,
@@ -57,32 +46,33 @@ pub(super) struct Args {
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<DateTime<Utc>>,
     /// How many are sent a second
-    #[arg(long, value_name = "PER_SECOND", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    #[arg(long, value_name = "PER_SECOND", default_value_t = RATE_DEFAULT, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     rate: i32,
     /// Wait until the last of them has ended
     #[arg(long)]
     wait: bool,
-    #[command(flatten)]
-    actor: Actor,
 }
 
 pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
     check(&args)?;
-    let (db, company) = (args.ledger.open().await?, args.company.company);
-    let filter = if args.ids.is_empty() {
-        by_what_they_have(&db, &args).await?
-    } else {
-        by_ids(&db, company, &args.ids).await?
+    let client = args.remote.client()?;
+    let wanted = NewReplay {
+        deliveries: Some(args.ids).filter(|ids| !ids.is_empty()),
+        webhook_id: args.webhook.map(WebhookId::uuid),
+        event_type: args.event_type.map(String::from),
+        status: args.status,
+        since: args.since,
+        until: args.until,
+        rate: Some(args.rate),
     };
-    let id =
-        replays::create(&db, company, Kind::Replay, args.webhook, &filter, args.rate, &args.actor.by).await?;
-    let mut replay = look(&db, company, id).await?;
+    let mut replay = client.post::<Replay>("/v1/replays", &wanted).await?.body;
+    let address = format!("/v1/replays/{}", replay.id);
     if args.wait {
-        eprintln!("replay {id} is on its way; interrupting this command does not stop it");
+        eprintln!("replay {} is on its way; interrupting this command does not stop it", replay.id);
     }
     while args.wait && replay.status != "done" {
         tokio::time::sleep(LOOK_EVERY).await;
-        replay = look(&db, company, id).await?;
+        replay = client.get::<Replay>(&address, &[]).await?.body;
     }
     Ok(output.show(&replay, page_of)?)
 }
@@ -111,46 +101,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn by_what_they_have(db: &PgPool, args: &Args) -> Result<Filter, Failure> {
-    if let Some(webhook) = args.webhook {
-        table::get(db, args.company.company, webhook).await?.ok_or_else(webhooks::not_found)?;
-    }
-    Ok(Filter {
-        webhook_id: args.webhook.map(WebhookId::uuid),
-        event_type: args.event_type.clone().map(String::from),
-        // What was given up is what a replay is for; to repeat what arrived must be asked for in so many words.
-        status: Some(args.status.unwrap_or(Status::Dead)),
-        since: args.since,
-        until: args.until,
-        ..Filter::default()
-    })
-}
-
-/// Deliveries stay ids of deliveries, for a dead letter of one bears its id; messages are told apart from them.
-async fn by_ids(db: &PgPool, company: CompanyId, ids: &[Uuid]) -> Result<Filter, Failure> {
-    let deliveries = history::known(db, company, ids).await?;
-    let mut filter = Filter { deliveries, ..Filter::default() };
-    for (id, kind) in dead_letters::known(db, company, ids).await? {
-        match kind.as_str() {
-            "delivery" if !filter.deliveries.contains(&id) => filter.deliveries.push(id),
-            "delivery" => {}
-            _ => filter.messages.push(id),
-        }
-    }
-    match ids.iter().find(|id| !filter.deliveries.contains(id) && !filter.messages.contains(id)) {
-        Some(unknown) => {
-            Err(Failure::NotFound(format!("no delivery and no dead letter of this company is {unknown}")))
-        }
-        None => Ok(filter),
-    }
-}
-
-async fn look(db: &PgPool, company: CompanyId, id: ReplayId) -> Result<Replay, Failure> {
-    let replay = replays::get(db, company, id).await?;
-    Ok(replay.ok_or_else(|| Failure::NotFound("Replay not found".to_owned()))?.into())
-}
-
-fn page_of(replay: &Replay) -> String {
+pub(super) fn page_of(replay: &Replay) -> String {
     fields(&[
         ("id", Some(replay.id.to_string())),
         ("state", Some(replay.status.clone())),
@@ -159,6 +110,7 @@ fn page_of(replay: &Replay) -> String {
         ("asked", Some(format!("{} by {}", time(replay.started_at), replay.requested_by))),
         ("ended", replay.ended_at.map(time)),
         ("deliveries made", Some(replay.made.to_string())),
+        ("not yet ended", replay.open.map(|n| n.to_string())),
         ("nothing left to send", Some(replay.skipped).filter(|&n| n > 0).map(|n| n.to_string())),
     ])
 }
@@ -177,8 +129,7 @@ mod tests {
 
     #[test]
     fn an_order_says_what_it_is_about() {
-        let usual =
-            ["x", "--database-url=postgres://x@h/x", "--company=00000000-0000-0000-0000-000000000007"];
+        let usual = ["x", "--api-key=k", "--company=00000000-0000-0000-0000-000000000007"];
         let parse =
             |more: &[&str]| Replay_::try_parse_from([&usual, more].concat()).map(|parsed| parsed.args);
         let one = "00000000-0000-0000-0000-000000000001";

@@ -11,12 +11,13 @@ use tokio::sync::{broadcast, watch};
 
 use super::{args::duration, failure::Failure};
 use crate::{
+    api::{self, Api, Server},
     broker::{self, Broker, State},
     clock::SystemClock,
     deliver::{self, Deliver, Webhooks},
     egress,
     feed::{self, Feed},
-    ingest::{self, Ingest, Subscriptions},
+    ingest::{self, Ingest, Schemas, Subscriptions},
     keep::Keep,
     model::retry_policy,
     prune::{self, Prune},
@@ -32,6 +33,12 @@ use crate::{
 const ROLE_CONNECTIONS: u32 = 4;
 /// Connections to the database that prune has: it does one thing at a time.
 const PRUNE_CONNECTIONS: u32 = 1;
+/// Connections to the database through which the API changes something.
+const API_CHANGES_CONNECTIONS: u32 = 4;
+/// Connections through which the API finds out who is calling.
+const API_ACCESS_CONNECTIONS: u32 = 2;
+/// Connections through which the API reads: its own, so that no reader slows deliveries.
+const API_READS_CONNECTIONS: u32 = 8;
 /// Connections that every process has for what is no role's own.
 const UPKEEP_CONNECTIONS: u32 = 2;
 /// Connections that wait for notifications, in a process that has a cache.
@@ -56,6 +63,8 @@ pub(super) enum Role {
     Feed,
     /// Makes partitions ahead, and drops those past the retention.
     Prune,
+    /// Answers the REST API.
+    Api,
 }
 
 /// The settings of the service.
@@ -86,6 +95,8 @@ pub(super) struct Args {
     pub(super) feed: feed::Config,
     #[command(flatten)]
     pub(super) prune: prune::Config,
+    #[command(flatten)]
+    pub(super) api: api::Config,
 }
 
 impl Args {
@@ -116,7 +127,11 @@ impl Args {
 /// How many connections to the database a process with these roles opens at most; none named are all.
 pub(super) fn connections(roles: &[Role]) -> u32 {
     let has = |role: &Role| roles.is_empty() || roles.contains(role);
-    let of_role = |role| if role == Role::Prune { PRUNE_CONNECTIONS } else { ROLE_CONNECTIONS };
+    let of_role = |role| match role {
+        Role::Prune => PRUNE_CONNECTIONS,
+        Role::Api => API_CHANGES_CONNECTIONS + API_ACCESS_CONNECTIONS + API_READS_CONNECTIONS,
+        _ => ROLE_CONNECTIONS,
+    };
     let listens = has(&Role::Ingest) || has(&Role::Deliver);
     let of_roles: u32 = Role::value_variants().iter().copied().filter(has).map(of_role).sum();
     UPKEEP_CONNECTIONS + of_roles + if listens { LISTEN_CONNECTIONS } else { 0 }
@@ -150,11 +165,15 @@ pub(super) async fn execute(args: Args) -> Result<(), Failure> {
     let signals = shutdown.clone();
     let grace = args.shutdown_grace;
     let stopping = tokio::spawn(async move { signals.on_signals(grace).await });
-    tokio::select! {
-        ready = broker.ready() => ready?,
-        () = shutdown.asked() => return Ok(()),
-    }
     let service = Service { args, shutdown, health, metrics, clock, broker };
+    // What the API answers needs no broker, but for events to be published: those are refused until it is there.
+    if service.args.has(Role::Api) {
+        service.api().await?;
+    }
+    tokio::select! {
+        ready = service.broker.ready() => ready?,
+        () = service.shutdown.asked() => return Ok(()),
+    }
     service.measure_clock(&upkeep, trouble);
     service.start()?;
     service.health.started();
@@ -232,11 +251,36 @@ impl Service {
         Ok(())
     }
 
+    /// Opens the API's port and answers there.
+    async fn api(&self) -> Result<(), Failure> {
+        let server = Server::bind(&self.args.api).await.context("the port of the API cannot be had")?;
+        tracing::info!(address = %server.address(), "api");
+        let parts = api::Parts {
+            changes: store::pool(&self.args.store, "api", API_CHANGES_CONNECTIONS)?,
+            access: store::reading_pool(&self.args.store, "api-access", API_ACCESS_CONNECTIONS)?,
+            reads: store::reading_pool(&self.args.store, "api-reads", API_READS_CONNECTIONS)?,
+            broker: self.broker.clone(),
+            client: egress::Client::new(&self.args.egress)
+                .map_err(|error| Failure::Usage(error.to_string()))?,
+            receivers: self.args.egress.clone(),
+            limits: self.args.ingest.limits(),
+            clock: self.clock.clone(),
+            metrics: self.metrics.clone(),
+        };
+        let api =
+            Api::new(self.args.api.clone(), parts).map_err(|error| Failure::Usage(error.to_string()))?;
+        let (router, _document) = api.router();
+        let end = self.shutdown.clone();
+        self.stage("api", server.serve(router, async move { end.asked().await }));
+        Ok(())
+    }
+
     fn ingest(&self, changes: &broadcast::Sender<changes::Change>) -> Result<(), Failure> {
         let ledger = self.ledger("ingest", ROLE_CONNECTIONS)?;
         let parts = ingest::Parts {
             broker: &self.broker,
             subscriptions: Subscriptions::new(ledger.clone(), changes.subscribe(), &self.shutdown),
+            schemas: Schemas::new(ledger.clone(), changes.subscribe(), &self.shutdown),
             ledger,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -356,10 +400,11 @@ mod tests {
     #[test]
     fn a_process_opens_so_many_connections_at_most() {
         let check = |roles: &[Role], expected: u32| assert_eq!(connections(roles), expected, "{roles:?}");
-        check(&[], 20);
+        check(&[], 34);
         check(&[Role::Ingest], 7);
         check(&[Role::Feed], 6);
         check(&[Role::Prune], 3);
+        check(&[Role::Api], 16);
         check(&[Role::Ingest, Role::Deliver], 11);
     }
 }

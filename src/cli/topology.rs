@@ -7,6 +7,7 @@ use super::{
     output::{Output, Table},
 };
 use crate::{
+    api,
     broker::{self, Topology},
     telemetry::probes,
 };
@@ -18,12 +19,15 @@ pub(super) struct Args {
     broker: broker::Config,
     #[command(flatten)]
     probes: probes::Config,
+    #[command(flatten)]
+    api: api::Config,
 }
 
 pub(super) fn execute(args: &Args, output: Output) -> Result<(), Failure> {
     let mut topology = Topology::new(&args.broker).to_json();
     if let Value::Object(parts) = &mut topology {
-        parts.insert("ports".to_owned(), json!({ "probes": args.probes.probes_address.port() }));
+        let (api, probes) = (args.api.api_address.port(), args.probes.probes_address.port());
+        parts.insert("ports".to_owned(), json!({ "api": api, "probes": probes }));
     }
     Ok(output.show(&topology, text)?)
 }
@@ -67,14 +71,26 @@ mod tests {
 
     #[test]
     fn every_queue_and_port_is_named() {
-        let parsed = ["x", "--amqp-prefix=p", "--delivery-shards=2", "--probes-address=0.0.0.0:1234"];
+        let parsed = [
+            "x",
+            "--amqp-prefix=p",
+            "--delivery-shards=2",
+            "--probes-address=0.0.0.0:1234",
+            "--api-address=0.0.0.0:2345",
+        ];
         let args = Topology_::try_parse_from(parsed).unwrap().args;
         let mut topology = Topology::new(&args.broker).to_json();
-        topology["ports"] = json!({ "probes": 1234 });
+        topology["ports"] = json!({ "api": 2345, "probes": 1234 });
         let text = text(&topology);
-        for word in
-            ["p.events", "p.deliveries.1", "p.retry.64s", "p.dead-letters", "x-delivery-limit=100", "1234"]
-        {
+        for word in [
+            "p.events",
+            "p.deliveries.1",
+            "p.retry.64s",
+            "p.dead-letters",
+            "x-delivery-limit=100",
+            "1234",
+            "2345",
+        ] {
             assert!(text.contains(word), "{word} in\n{text}");
         }
     }

@@ -1,28 +1,27 @@
-//! `xtwebhooks webhooks …`: register webhooks, look at them, change, pause and delete them.
+//! `xtwebhooks webhooks …`: register webhooks, look at them, change, pause, test and delete them, over the API.
 //!
-//! The arguments bear the names of the API's fields. `arguments` reads them, `check` says what is taken; the
-//! commands themselves stand here, and `render` shows what they answer.
+//! The arguments bear the names of the API's fields. `arguments` reads them, the API judges what they say; the commands
+//! themselves stand here, and `render` shows what they are answered.
 
 mod arguments;
-mod check;
 mod render;
 
 use std::time::Duration;
 
-use sqlx::PgPool;
+use serde_json::json;
 
 use super::{
-    args::{Actor, Company, Ledger, duration},
+    args::duration,
+    client::{Client, Remote},
     failure::Failure,
     output::Output,
-    shapes,
 };
 use crate::{
-    model::{Secret, WebhookId},
-    store::{
-        replays,
-        webhooks::{self as table, Held},
+    api::webhooks::{
+        CheckedUrl, Message, Resumed, Tested, Warning, Webhook,
+        wanted::{self, CheckUrl},
     },
+    model::WebhookId,
 };
 
 /// What is done with webhooks.
@@ -44,27 +43,34 @@ pub(super) enum Command {
     Resume(Resume),
     /// Give it a new secret; the old one signs too until the grace ends
     RotateSecret(RotateSecret),
+    /// Send a test, and say what came of it
+    Test(One),
+    /// Look at a URL without sending anything: where it leads, and what TLS says
+    CheckUrl(Look),
 }
 
 /// All webhooks of a company.
 #[derive(clap::Args, Debug)]
 pub(super) struct List {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    company: Company,
+    remote: Remote,
 }
 
 /// One webhook.
 #[derive(clap::Args, Debug)]
 pub(super) struct One {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    company: Company,
+    remote: Remote,
     /// The webhook
     #[arg(value_name = "ID")]
     id: WebhookId,
+}
+
+impl One {
+    /// A client, and the webhook's path with this behind it.
+    fn at(&self, behind: &str) -> Result<(Client, String), Failure> {
+        Ok((self.remote.client()?, format!("/v1/webhooks/{}{behind}", self.id)))
+    }
 }
 
 /// A pause.
@@ -75,8 +81,6 @@ pub(super) struct Pause {
     /// Why, for whoever sees it paused
     #[arg(long, value_name = "TEXT", default_value = "paused by hand")]
     reason: String,
-    #[command(flatten)]
-    actor: Actor,
 }
 
 /// What becomes of what was held.
@@ -96,11 +100,9 @@ pub(super) struct Resume {
     /// What becomes of the deliveries that were held
     #[arg(long, value_enum, default_value_t = HeldChoice::Deliver)]
     held: HeldChoice,
-    /// How many of them are sent a second
-    #[arg(long, value_name = "PER_SECOND", default_value_t = 50, value_parser = clap::value_parser!(i32).range(1..=10_000))]
+    /// How many of them are sent a second, 1 to 10,000
+    #[arg(long, value_name = "PER_SECOND", default_value_t = 50)]
     rate: i32,
-    #[command(flatten)]
-    actor: Actor,
 }
 
 /// Which secret signs the guide's header, which has room for one.
@@ -128,6 +130,16 @@ pub(super) struct RotateSecret {
     guide_signature: GuideSignature,
 }
 
+/// A look at a URL.
+#[derive(clap::Args, Debug)]
+pub(super) struct Look {
+    #[command(flatten)]
+    remote: Remote,
+    /// Where events would be posted to
+    #[arg(value_name = "URL")]
+    url: String,
+}
+
 pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
     match command {
         Command::Create(args) => create(args, output).await,
@@ -138,87 +150,93 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Fail
         Command::Pause(args) => pause(args, output).await,
         Command::Resume(args) => resume(args, output).await,
         Command::RotateSecret(args) => rotate_secret(args, output).await,
+        Command::Test(args) => test(args, output).await,
+        Command::CheckUrl(args) => check_url(args, output).await,
     }
 }
 
-/// The guide's word for a webhook that is not there, or not this company's.
-pub(super) fn not_found() -> Failure {
-    Failure::NotFound("Webhook not found".to_owned())
-}
-
 async fn create(args: arguments::Create, output: Output) -> Result<(), Failure> {
-    let (ledger, new) = args.checked()?;
-    let row = table::create(&ledger.open().await?, new).await?;
-    Ok(output.show(&shapes::Webhook::with_secret(row), render::one)?)
+    let (remote, body) = args.asked()?;
+    answer(&remote.client()?.post::<Webhook>("/v1/webhooks", &body).await?.body, output)
 }
 
 async fn list(args: List, output: Output) -> Result<(), Failure> {
-    let rows = table::list(&args.ledger.open().await?, args.company.company).await?;
-    let webhooks: Vec<shapes::Webhook> = rows.into_iter().map(Into::into).collect();
+    let webhooks: Vec<Webhook> = args.remote.client()?.get("/v1/webhooks", &[]).await?.body;
     Ok(output.show(&webhooks, |webhooks| render::many(webhooks))?)
 }
 
 async fn show(args: One, output: Output) -> Result<(), Failure> {
-    let row = table::get(&args.ledger.open().await?, args.company.company, args.id).await?;
-    answer(row, output)
+    let (client, path) = args.at("")?;
+    answer(&client.get::<Webhook>(&path, &[]).await?.body, output)
 }
 
 async fn update(args: arguments::Update, output: Output) -> Result<(), Failure> {
-    let (one, change) = args.checked()?;
-    let row = table::update(&one.ledger.open().await?, one.company.company, one.id, change).await?;
-    answer(row, output)
+    let (one, body) = args.asked()?;
+    let (client, path) = one.at("")?;
+    answer(&client.put::<Webhook>(&path, &body).await?.body, output)
 }
 
 async fn delete(args: One, output: Output) -> Result<(), Failure> {
-    let deleted = table::delete(&args.ledger.open().await?, args.company.company, args.id).await?;
-    deleted.ok_or_else(not_found)?;
-    let message = shapes::Message { message: "Webhook deleted successfully" };
-    Ok(output.show(&message, |message| message.message.to_owned())?)
+    let (client, path) = args.at("")?;
+    let message: Message = client.delete(&path).await?.body;
+    Ok(output.show(&message, |message| message.message.clone())?)
 }
 
 async fn pause(args: Pause, output: Output) -> Result<(), Failure> {
-    let (db, company, id) = (args.one.ledger.open().await?, args.one.company.company, args.one.id);
-    let paused = table::pause(&db, company, id, &args.actor.by, &args.reason).await?;
-    answer(or_as_it_is(paused, &db, &args.one).await?, output)
+    let (client, path) = args.one.at("/pause")?;
+    let body = wanted::Pause { reason: Some(args.reason) };
+    answer(&client.post::<Webhook>(&path, &body).await?.body, output)
 }
 
 async fn resume(args: Resume, output: Output) -> Result<(), Failure> {
-    let (db, company, id) = (args.one.ledger.open().await?, args.one.company.company, args.one.id);
+    let (client, path) = args.one.at("/resume")?;
     let held = match args.held {
-        HeldChoice::Deliver => Held::Deliver { rate: args.rate },
-        HeldChoice::Discard => Held::Discard,
+        HeldChoice::Deliver => wanted::HeldChoice::Deliver,
+        HeldChoice::Discard => wanted::HeldChoice::Discard,
     };
-    let resumed = table::resume(&db, company, id, &args.actor.by, held).await?;
-    if resumed.is_some()
-        && let Some(order) = replays::resuming(&db, company, id).await?
-    {
-        eprintln!("what was held is worked on as replay {}", order.id);
+    let body = wanted::Resume { held: Some(held), rate: Some(args.rate) };
+    let resumed: Resumed = client.post(&path, &body).await?.body;
+    if let Some(replay) = resumed.replay_id {
+        eprintln!("what was held is worked on as replay {replay}");
     }
-    answer(or_as_it_is(resumed, &db, &args.one).await?, output)
+    answer(&resumed.webhook, output)
 }
 
 async fn rotate_secret(args: RotateSecret, output: Output) -> Result<(), Failure> {
-    let secret = args.secret.map_or_else(|| Ok(Secret::generate()), |text| check::secret(&text))?;
-    let previous = args.guide_signature == GuideSignature::Previous;
-    let (db, company, id) = (args.one.ledger.open().await?, args.one.company.company, args.one.id);
-    let row = table::rotate_secret(&db, company, id, &secret, args.grace, previous).await?;
-    let webhook = shapes::Webhook::with_secret(row.ok_or_else(not_found)?);
-    Ok(output.show(&webhook, render::one)?)
+    let (client, path) = args.one.at("/rotate-secret")?;
+    let guide_signature = match args.guide_signature {
+        GuideSignature::New => wanted::GuideSignature::New,
+        GuideSignature::Previous => wanted::GuideSignature::Previous,
+    };
+    let body = wanted::RotateSecret {
+        secret: args.secret,
+        grace_seconds: Some(i64::try_from(args.grace.as_secs()).unwrap_or(i64::MAX)),
+        guide_signature: Some(guide_signature),
+    };
+    answer(&client.post::<Webhook>(&path, &body).await?.body, output)
 }
 
-/// A transition that changed nothing found the webhook where it was to go, or found none.
-async fn or_as_it_is(
-    changed: Option<table::Row>,
-    db: &PgPool,
-    one: &One,
-) -> Result<Option<table::Row>, Failure> {
-    match changed {
-        Some(row) => Ok(Some(row)),
-        None => Ok(table::get(db, one.company.company, one.id).await?),
+async fn test(args: One, output: Output) -> Result<(), Failure> {
+    let (client, path) = args.at("/test")?;
+    let tested: Tested = client.post(&path, &json!({})).await?.body;
+    Ok(output.show(&tested, render::tested)?)
+}
+
+async fn check_url(args: Look, output: Output) -> Result<(), Failure> {
+    let body = CheckUrl { url: args.url };
+    let checked: CheckedUrl = args.remote.client()?.post("/v1/webhooks/check-url", &body).await?.body;
+    note(&checked.warnings);
+    Ok(output.show(&checked, render::checked)?)
+}
+
+fn answer(webhook: &Webhook, output: Output) -> Result<(), Failure> {
+    note(&webhook.warnings);
+    Ok(output.show(webhook, render::one)?)
+}
+
+/// Tells what is odd where it does not get between programs.
+fn note(warnings: &[Warning]) {
+    for Warning { field, message } in warnings {
+        eprintln!("note: `{field}` {message}");
     }
-}
-
-fn answer(row: Option<table::Row>, output: Output) -> Result<(), Failure> {
-    let webhook: shapes::Webhook = row.ok_or_else(not_found)?.into();
-    Ok(output.show(&webhook, render::one)?)
 }

@@ -3,12 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    super::{
-        output::{Table, fields},
-        shapes::time,
-    },
-    shape::{Lane, State, Transition},
+    super::output::{Table, fields, time},
+    Lane, Transition,
 };
+use crate::api::lanes::LaneState as State;
 
 /// One lane, field by field.
 pub(super) fn one(lane: &Lane) -> String {
@@ -133,16 +131,20 @@ fn length(length: TimeDelta) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{super::shape::tests::fresh, *};
+    use super::*;
+    use crate::clock::SystemClock;
 
     #[test]
     fn an_open_lane_says_since_when_why_and_when_it_is_tried() {
-        let mut row = fresh();
-        row.opened_at = Some(row.as_of - TimeDelta::seconds(90));
-        row.open_reason = Some("5 times in a row: timed out".to_owned());
-        row.next_probe_at = Some(row.as_of + TimeDelta::seconds(30));
-        (row.probes, row.waiting) = (2, 10_001);
-        let lane = Lane::from(row);
+        let now = SystemClock::local();
+        let lane: Lane = serde_json::from_value(serde_json::json!({
+            "webhook_id": uuid::Uuid::from_u128(1), "company_id": uuid::Uuid::from_u128(2), "name": "bot",
+            "state": "open", "as_of": now, "opened_at": now - TimeDelta::seconds(90),
+            "open_reason": "5 times in a row: timed out", "next_probe_at": now + TimeDelta::seconds(30),
+            "probes_failed": 2, "is_probing": false, "failures": 5, "queued": 0, "claimed": 0, "queued_is_more": false,
+            "waiting": 10_000, "waiting_is_more": true,
+        }))
+        .expect("a lane");
         let text = one(&lane);
         for told in ["for 1m 30s: 5 times in a row: timed out", "in 30s", "probes failed      2", "10000+"] {
             assert!(text.contains(told), "{told} in\n{text}");
@@ -153,7 +155,7 @@ mod tests {
 
     #[test]
     fn a_closing_says_how_long_it_was_open() {
-        let at = fresh().as_of;
+        let at = SystemClock::local();
         let transition = |kind: &str| Transition {
             at,
             kind: kind.to_owned(),

@@ -1,48 +1,22 @@
 //! The arguments that make or change a webhook, under the names of the API's fields.
+//!
+//! What they say is judged by the API; here it is only read.
 
 use clap::ArgAction;
+use serde::Serialize;
+use serde_json::{Map, Value};
 
 use super::{
-    super::{
-        args::{Actor, Company, Ledger},
-        failure::Failure,
-    },
-    One, check,
+    super::{client::Remote, failure::Failure},
+    One,
 };
-use crate::{
-    model::{Networks, Secret},
-    store::webhooks::{Change, New},
-};
-
-/// Which URLs are taken, as the deliveries will be judged.
-#[derive(clap::Args, Clone, Debug)]
-pub(super) struct UrlRules {
-    /// Networks that receivers may lie in although they are private, loopback or reserved: `10.0.0.0/8,fd00::/8`
-    #[arg(
-        long,
-        env = "ALLOWED_NETWORKS",
-        default_value = "",
-        hide_default_value = true,
-        value_name = "NETWORKS"
-    )]
-    pub(super) allowed_networks: Networks,
-    /// Refuse receivers without TLS
-    #[arg(
-        long, env = "REQUIRE_HTTPS", default_value_t = false, default_missing_value = "true", num_args = 0..=1,
-        require_equals = true, action = ArgAction::Set, value_name = "BOOL"
-    )]
-    pub(super) require_https: bool,
-}
+use crate::model::RetryPolicy;
 
 /// A new webhook.
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct Create {
     #[command(flatten)]
-    ledger: Ledger,
-    #[command(flatten)]
-    company: Company,
-    #[command(flatten)]
-    rules: UrlRules,
+    remote: Remote,
     /// A name, unique in the company
     #[arg(long, value_name = "TEXT")]
     name: String,
@@ -61,9 +35,9 @@ pub(in crate::cli) struct Create {
     /// Whether events are matched with it
     #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
     active: bool,
-    /// Attempts in all, 1 to 20, with waits of 1, 2, 4 … 64 s between them
-    #[arg(long, value_name = "N", default_value_t = 3)]
-    retry_count: i32,
+    /// Attempts in all, 1 to 20, with waits of 1, 2, 4 … 64 s between them [default: 3]
+    #[arg(long, value_name = "N")]
+    retry_count: Option<i32>,
     /// Waits instead of a count: `5s,5m,2h`, or `patient` for three days
     #[arg(long, value_name = "WAITS")]
     retry_schedule: Option<String>,
@@ -82,32 +56,30 @@ pub(in crate::cli) struct Create {
     /// A note for people
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    #[command(flatten)]
-    actor: Actor,
+    /// A JSON object to be kept beside it
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    metadata: Option<Object>,
 }
 
 impl Create {
-    /// What is to be written, and where.
-    pub(super) fn checked(self) -> Result<(Ledger, New), Failure> {
-        check::url(&self.url, &self.rules)?;
-        let new = New {
-            company: self.company.company,
-            name: self.name,
-            description: self.description,
-            url: self.url,
-            events: check::events(self.events)?,
-            active: self.active,
-            secret: self.secret.map_or_else(|| Ok(Secret::generate()), |text| check::secret(&text))?,
-            headers: check::headers(&self.headers)?,
-            retry_count: self.retry_count,
-            retry_schedule: self.retry_schedule.as_deref().map(check::schedule).transpose()?.flatten(),
-            timeout_seconds: self.timeout_seconds,
-            max_in_flight: self.max_in_flight,
-            rate_limit: self.rate_limit,
-            auto_recover: self.auto_recover,
-            created_by: Some(self.actor.by),
-        };
-        Ok((self.ledger, new))
+    /// Whom to ask, and with what.
+    pub(super) fn asked(self) -> Result<(Remote, Object), Failure> {
+        let mut body = Object::new();
+        set(&mut body, "name", Some(self.name));
+        set(&mut body, "url", Some(self.url));
+        set(&mut body, "events", Some(self.events));
+        set(&mut body, "secret", self.secret);
+        set(&mut body, "headers", Some(headers(&self.headers)?).filter(|headers| !headers.is_empty()));
+        set(&mut body, "active", Some(self.active));
+        set(&mut body, "retry_count", self.retry_count);
+        set(&mut body, "retry_schedule", self.retry_schedule.as_deref().map(schedule).transpose()?);
+        set(&mut body, "timeout_seconds", Some(self.timeout_seconds));
+        set(&mut body, "max_in_flight", self.max_in_flight);
+        set(&mut body, "rate_limit", self.rate_limit);
+        set(&mut body, "auto_recover", Some(self.auto_recover));
+        set(&mut body, "description", self.description);
+        set(&mut body, "metadata", self.metadata);
+        Ok((self.remote, body))
     }
 }
 
@@ -116,8 +88,6 @@ impl Create {
 pub(in crate::cli) struct Update {
     #[command(flatten)]
     one: One,
-    #[command(flatten)]
-    rules: UrlRules,
     /// A name, unique in the company
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
@@ -157,31 +127,77 @@ pub(in crate::cli) struct Update {
     /// A note for people, or `none`
     #[arg(long, value_name = "TEXT", value_parser = or_none::<String>)]
     description: Option<OrNone<String>>,
+    /// A JSON object to be kept beside it, the whole of it
+    #[arg(long, value_name = "JSON", value_parser = object)]
+    metadata: Option<Object>,
 }
 
 impl Update {
-    /// What is to be changed, and where.
-    pub(super) fn checked(self) -> Result<(One, Change), Failure> {
-        if let Some(url) = &self.url {
-            check::url(url, &self.rules)?;
-        }
-        let change = Change {
-            name: self.name,
-            description: self.description.map(|value| value.0),
-            url: self.url,
-            events: self.events.map(check::events).transpose()?,
-            active: self.active,
-            secret: self.secret.as_deref().map(check::secret).transpose()?,
-            headers: self.headers.as_deref().map(check::headers).transpose()?,
-            retry_count: self.retry_count,
-            retry_schedule: self.retry_schedule.as_deref().map(check::schedule).transpose()?,
-            timeout_seconds: self.timeout_seconds,
-            max_in_flight: self.max_in_flight.map(|value| value.0),
-            rate_limit: self.rate_limit.map(|value| value.0),
-            auto_recover: self.auto_recover,
-        };
-        Ok((self.one, change))
+    /// Which webhook, and what is to be changed of it.
+    pub(super) fn asked(self) -> Result<(One, Object), Failure> {
+        let mut body = Object::new();
+        set(&mut body, "name", self.name);
+        set(&mut body, "url", self.url);
+        set(&mut body, "events", self.events);
+        set(&mut body, "secret", self.secret);
+        set(&mut body, "headers", self.headers.as_deref().map(headers).transpose()?);
+        set(&mut body, "active", self.active);
+        set(&mut body, "retry_count", self.retry_count);
+        set(&mut body, "retry_schedule", self.retry_schedule.as_deref().map(schedule).transpose()?);
+        set(&mut body, "timeout_seconds", self.timeout_seconds);
+        set(&mut body, "max_in_flight", self.max_in_flight.map(|value| value.0));
+        set(&mut body, "rate_limit", self.rate_limit.map(|value| value.0));
+        set(&mut body, "auto_recover", self.auto_recover);
+        set(&mut body, "description", self.description.map(|value| value.0));
+        set(&mut body, "metadata", self.metadata);
+        Ok((self.one, body))
     }
+}
+
+/// The word that empties a field.
+const NONE: &str = "none";
+
+/// A body, or a part of one.
+type Object = Map<String, Value>;
+
+/// Puts a field into a body, where it is named.
+fn set(body: &mut Object, name: &str, value: Option<impl Serialize>) {
+    if let Some(value) = value {
+        // Texts, numbers and lists of them always make JSON.
+        body.insert(name.to_owned(), serde_json::to_value(value).unwrap_or_default());
+    }
+}
+
+fn object(text: &str) -> Result<Object, String> {
+    serde_json::from_str(text).map_err(|error| format!("is no JSON object: {error}"))
+}
+
+/// Headers as `Name: value`; the word `none` alone for none.
+fn headers(lines: &[String]) -> Result<Object, Failure> {
+    let mut headers = Object::new();
+    for line in lines.iter().filter(|line| *line != NONE) {
+        let (name, value) = line.split_once(':').ok_or_else(|| {
+            // The line is not repeated: it may well hold a token.
+            Failure::refused("headers", "a header has no colon; write it as `Name: value`")
+        })?;
+        let known = headers.insert(name.trim().to_owned(), value.trim().into());
+        if known.is_some() {
+            return Err(Failure::refused(
+                "headers",
+                format!("`{}` stands there twice; give it once", name.trim()),
+            ));
+        }
+    }
+    Ok(headers)
+}
+
+/// Waits in seconds; `none` for a policy by count.
+fn schedule(text: &str) -> Result<Option<Vec<u32>>, Failure> {
+    if text == NONE {
+        return Ok(None);
+    }
+    let policy: RetryPolicy = text.parse().map_err(|why| Failure::refused("retry_schedule", why))?;
+    Ok(policy.schedule().map(<[u32]>::to_vec))
 }
 
 /// A value, or the word `none`, which empties the field.
@@ -192,12 +208,13 @@ fn or_none<T>(text: &str) -> Result<OrNone<T>, T::Err>
 where
     T: std::str::FromStr,
 {
-    if text == check::NONE { Ok(OrNone(None)) } else { text.parse().map(|value| OrNone(Some(value))) }
+    if text == NONE { Ok(OrNone(None)) } else { text.parse().map(|value| OrNone(Some(value))) }
 }
 
 #[cfg(test)]
 mod tests {
     use clap::Parser;
+    use serde_json::json;
 
     use super::*;
 
@@ -213,63 +230,62 @@ mod tests {
         args: Update,
     }
 
-    const WHERE: &[&str] =
-        &["x", "--database-url=postgres://x@h/x", "--company=00000000-0000-0000-0000-000000000007"];
-
-    fn create(more: &[&str]) -> Result<New, Failure> {
-        let usual = ["--name=n", "--url=https://example.com/h"];
-        Create_::try_parse_from([WHERE, &usual, more].concat()).unwrap().args.checked().map(|(_, new)| new)
+    fn create(more: &[&str]) -> Result<Value, Failure> {
+        let usual = ["create", "--api-key=k", "--name=bot", "--url=https://example.com/"];
+        let parsed =
+            Create_::try_parse_from(usual.iter().chain(more)).map_err(|e| Failure::Usage(e.to_string()))?;
+        parsed.args.asked().map(|(_, body)| Value::Object(body))
     }
 
-    fn update(more: &[&str]) -> Change {
-        let id = ["00000000-0000-0000-0000-000000000001"];
-        Update_::try_parse_from([WHERE, &id, more].concat()).unwrap().args.checked().unwrap().1
-    }
-
-    #[test]
-    fn what_the_guide_gives_by_default_is_given() {
-        let new = create(&["--events=ticket.created,asset.*"]).unwrap();
-        assert_eq!(new.events, ["ticket.created", "asset.*"]);
-        assert!(new.active && new.headers.is_empty() && new.retry_schedule.is_none());
-        assert_eq!((new.retry_count, new.timeout_seconds), (3, 30));
-        assert!(!new.auto_recover);
-        assert!(create(&["--events=*", "--auto-recover"]).unwrap().auto_recover);
-        assert!(new.secret.expose().starts_with("whsec_"), "one is made");
+    fn update(more: &[&str]) -> Value {
+        let usual = ["update", "--api-key=k", "018f5b6e-0000-7000-8000-000000000001"];
+        let parsed = Update_::try_parse_from(usual.iter().chain(more)).expect("arguments");
+        Value::Object(parsed.args.asked().expect("a body").1)
     }
 
     #[test]
-    fn what_is_not_taken_is_refused_by_its_field() {
-        let check = |arguments: &[&str], field: &str| {
-            let refusal = create(arguments).expect_err(field);
-            assert!(matches!(&refusal, Failure::Refused(why) if why.contains(field)), "{refusal}");
+    fn arguments_become_the_fields_of_the_api() {
+        let body = create(&[
+            "--events=ticket.*,a.b",
+            "--headers=Authorization:  Bearer a:b ",
+            "--retry-schedule=5s,5m,2h",
+            "--rate-limit=2.5",
+            "--metadata={\"team\": \"blue\"}",
+        ]);
+        let expected = json!({
+            "name": "bot", "url": "https://example.com/", "events": ["ticket.*", "a.b"], "active": true,
+            "headers": {"Authorization": "Bearer a:b"}, "retry_schedule": [5, 300, 7200], "timeout_seconds": 30,
+            "rate_limit": 2.5, "auto_recover": false, "metadata": {"team": "blue"},
+        });
+        assert_eq!(body.unwrap(), expected);
+    }
+
+    #[test]
+    fn what_cannot_be_read_is_refused_here_and_no_token_is_repeated() {
+        let check = |more: &[&str], said: &str| {
+            let refusal = create(&[&["--events=*"], more].concat()).unwrap_err().to_string();
+            assert!(refusal.contains(said) && !refusal.contains("hunter2"), "{refusal}");
         };
-        check(&["--events=tick*t"], "`events`");
-        check(&["--events=*", "--secret="], "`secret`");
-        check(&["--events=*", "--headers=Host: example.com"], "`headers`");
-        check(&["--events=*", "--headers=no colon"], "`headers`");
-        check(&["--events=*", "--retry-schedule=soon"], "`retry_schedule`");
+        check(&["--headers=token hunter2"], "`headers`");
+        check(&["--headers=X-A: 1", "--headers=X-A: 2"], "twice");
+        check(&["--retry-schedule=soon"], "`retry_schedule`");
+        check(&["--metadata=[]"], "no JSON object");
+        assert!(create(&[]).is_err(), "--events is needed");
     }
 
     #[test]
-    fn a_change_holds_what_is_named_and_nothing_else() {
-        let nothing = update(&[]);
-        assert!(nothing.name.is_none() && nothing.events.is_none() && nothing.max_in_flight.is_none());
-        assert!(nothing.retry_schedule.is_none() && nothing.headers.is_none() && nothing.active.is_none());
-        let change = update(&[
+    fn a_change_names_what_is_given_and_none_is_null() {
+        assert_eq!(update(&[]), json!({}));
+        let body = update(&[
             "--active=false",
             "--retry-schedule=none",
             "--max-in-flight=none",
             "--rate-limit=2.5",
             "--headers=none",
+            "--auto-recover",
         ]);
-        assert_eq!(change.active, Some(false));
-        assert_eq!(
-            (change.retry_schedule, change.max_in_flight, change.rate_limit),
-            (Some(None), Some(None), Some(Some(2.5)))
-        );
-        assert!(change.headers.unwrap().is_empty());
-        assert_eq!(change.auto_recover, None);
-        assert_eq!(update(&["--auto-recover"]).auto_recover, Some(true));
-        assert_eq!(update(&["--auto-recover=false"]).auto_recover, Some(false));
+        let expected = json!({"active": false, "retry_schedule": null, "max_in_flight": null, "rate_limit": 2.5,
+            "headers": {}, "auto_recover": true});
+        assert_eq!(body, expected);
     }
 }

@@ -1,8 +1,8 @@
 //! Webhooks for people.
 
-use super::super::{
-    output::{Table, fields},
-    shapes::{Webhook, time},
+use super::{
+    super::output::{Table, fields, time},
+    CheckedUrl, Tested, Webhook,
 };
 
 /// One webhook, field by field. Its own headers are named and not shown: they may hold a token.
@@ -60,6 +60,43 @@ pub(super) fn many(webhooks: &[Webhook]) -> String {
         ]);
     }
     table.render("no webhooks")
+}
+
+/// What came of a test.
+pub(super) fn tested(tested: &Tested) -> String {
+    fields(&[
+        ("success", Some(yes_or_no(tested.success).to_owned())),
+        ("message", Some(tested.message.clone())),
+        ("why", tested.why.clone()),
+        ("status", tested.response_status.map(|status| status.to_string())),
+        ("took", tested.latency_ms.map(|ms| format!("{ms} ms"))),
+        ("delivery", Some(tested.delivery_id.to_string())),
+    ])
+}
+
+/// What is known of a URL.
+pub(super) fn checked(checked: &CheckedUrl) -> String {
+    let addresses: Vec<_> = checked
+        .addresses
+        .iter()
+        .map(|address| {
+            let shown = address.address.as_deref().unwrap_or("an address");
+            address
+                .network
+                .as_ref()
+                .map_or_else(|| shown.to_owned(), |net| format!("{shown} in {net}: refused"))
+        })
+        .collect();
+    let tls = checked.tls.as_ref();
+    fields(&[
+        ("url", Some(checked.url.clone())),
+        ("ok", Some(yes_or_no(checked.ok).to_owned())),
+        ("error", checked.error.clone()),
+        ("addresses", Some(addresses.join(", ")).filter(|addresses| !addresses.is_empty())),
+        ("certificate", tls.map(|tls| tls.error.clone().unwrap_or_else(|| "accepted".to_owned()))),
+        ("issued by", tls.and_then(|tls| tls.issuer.clone())),
+        ("expires", tls.and_then(|tls| tls.expires_at).map(time)),
+    ])
 }
 
 const fn yes_or_no(holds: bool) -> &'static str {

@@ -1,0 +1,256 @@
+//! The API as the commands ask it, so that nobody who looks after webhooks needs the database.
+//!
+//! A command names the service by `XTWEBHOOKS_URL` and itself by `XTWEBHOOKS_API_KEY`. Answers are read into the shapes
+//! that the API makes them of; a problem becomes a [`Failure`] that says what the API said.
+
+use std::time::Duration;
+
+use http::{HeaderMap, Method, StatusCode, header};
+use secrecy::{ExposeSecret, SecretString};
+use serde::{Deserialize, Serialize, de::DeserializeOwned};
+use url::Url;
+
+use super::failure::Failure;
+use crate::model::CompanyId;
+
+/// How long an answer may take; a test delivery has its webhook's timeout and its turn besides.
+const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
+/// How long the service may take to be reached.
+const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
+/// Pages that a command asks for at most; beyond, the list is to be narrowed.
+const PAGES_MAX: usize = 200;
+
+/// Where the API is, and who asks.
+#[derive(clap::Args, Clone, Debug)]
+pub(super) struct Remote {
+    /// Where the API of the service answers
+    #[arg(long, env = "XTWEBHOOKS_URL", value_name = "URL", default_value = "http://127.0.0.1:20437")]
+    api_url: Url,
+    /// An API key of the service; `xtwebhooks keys create` makes the first
+    #[arg(long, env = "XTWEBHOOKS_API_KEY", value_name = "KEY", hide_env_values = true)]
+    api_key: SecretString,
+    /// The company, where the key holds for several
+    #[arg(long, value_name = "ID")]
+    company: Option<CompanyId>,
+}
+
+impl Remote {
+    /// A client with these credentials.
+    pub(super) fn client(&self) -> Result<Client, Failure> {
+        let http = reqwest::Client::builder()
+            .timeout(ANSWER_TIMEOUT)
+            .connect_timeout(CONNECT_TIMEOUT)
+            // An answer that leads elsewhere would lead the key there too.
+            .redirect(reqwest::redirect::Policy::none())
+            .user_agent(concat!("xtwebhooks/", env!("CARGO_PKG_VERSION")))
+            .build()
+            .map_err(|error| Failure::Failed(error.into()))?;
+        Ok(Client { http, remote: self.clone() })
+    }
+}
+
+/// Asks the API.
+#[derive(Clone, Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    remote: Remote,
+}
+
+/// An answer that is no problem.
+#[derive(Debug)]
+pub(super) struct Answer<T> {
+    /// Its body.
+    pub(super) body: T,
+    /// Its headers.
+    pub(super) headers: HeaderMap,
+}
+
+impl<T> Answer<T> {
+    /// Where the next page is.
+    fn next(&self) -> Option<String> {
+        let link = self.headers.get(header::LINK)?.to_str().ok()?;
+        let (target, _) = link.strip_prefix('<')?.split_once(">; rel=\"next\"")?;
+        Some(target.to_owned())
+    }
+}
+
+impl<T> Answer<T> {
+    /// The cursor of the next page, for whoever asks for it by hand.
+    pub(super) fn cursor(&self) -> Option<String> {
+        let next = self.next()?;
+        let (_, query) = next.split_once('?')?;
+        let mut pairs = url::form_urlencoded::parse(query.as_bytes());
+        pairs.find_map(|(name, value)| (name == "cursor").then(|| value.into_owned()))
+    }
+}
+
+/// What a command reads of a problem.
+#[derive(Debug, Deserialize)]
+struct Told {
+    detail: String,
+    #[serde(default)]
+    errors: Vec<ToldField>,
+}
+
+#[derive(Debug, Deserialize)]
+struct ToldField {
+    field: String,
+    message: String,
+}
+
+impl Client {
+    /// Reads something; `query` is what stands behind the `?`, without what is `None`.
+    pub(super) async fn get<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, Option<String>)],
+    ) -> Result<Answer<T>, Failure> {
+        self.ask(Method::GET, &with_query(path, query), None::<&()>, &[]).await
+    }
+
+    /// Reads a list to its end, or as many of its rows as are wanted.
+    pub(super) async fn list<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        query: &[(&str, Option<String>)],
+        rows_max: usize,
+    ) -> Result<Vec<T>, Failure> {
+        let mut rows = Vec::new();
+        let mut next = Some(with_query(path, query));
+        for _ in 0..PAGES_MAX {
+            let Some(path) = next else { break };
+            let page: Answer<Vec<T>> = self.ask(Method::GET, &path, None::<&()>, &[]).await?;
+            next = page.next();
+            rows.extend(page.body);
+            if rows.len() >= rows_max {
+                rows.truncate(rows_max);
+                break;
+            }
+        }
+        Ok(rows)
+    }
+
+    /// Makes something, or has something done.
+    pub(super) async fn post<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, Failure> {
+        self.ask(Method::POST, path, Some(body), &[]).await
+    }
+
+    /// Changes something.
+    pub(super) async fn put<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        body: &impl Serialize,
+    ) -> Result<Answer<T>, Failure> {
+        self.ask(Method::PUT, path, Some(body), &[]).await
+    }
+
+    /// Takes something away.
+    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+        self.ask(Method::DELETE, path, None::<&()>, &[]).await
+    }
+
+    async fn ask<T: DeserializeOwned>(
+        &self,
+        method: Method,
+        path: &str,
+        body: Option<&impl Serialize>,
+        headers: &[(&'static str, String)],
+    ) -> Result<Answer<T>, Failure> {
+        let base = self.remote.api_url.as_str().trim_end_matches('/');
+        let mut request = self
+            .http
+            .request(method, format!("{base}{path}"))
+            .bearer_auth(self.remote.api_key.expose_secret());
+        if let Some(company) = self.remote.company {
+            request = request.header(crate::api::access::COMPANY, company.to_string());
+        }
+        for (name, value) in headers {
+            request = request.header(*name, value);
+        }
+        if let Some(body) = body {
+            request = request.json(body);
+        }
+        let answer = request.send().await.map_err(|error| self.unreachable(error))?;
+        let (status, headers) = (answer.status(), answer.headers().clone());
+        let bytes = answer.bytes().await.map_err(|error| self.unreachable(error))?;
+        if !status.is_success() {
+            return Err(failure(status, &bytes));
+        }
+        let body = serde_json::from_slice(&bytes).map_err(|error| {
+            anyhow::Error::from(error).context("the API's answer is not what this version expects")
+        })?;
+        Ok(Answer { body, headers })
+    }
+
+    fn unreachable(&self, error: reqwest::Error) -> Failure {
+        let url = self.remote.api_url.clone();
+        let error = anyhow::Error::from(error.without_url());
+        Failure::Unreachable(
+            error.context(format!("the API does not answer at {url}; see that XTWEBHOOKS_URL names it")),
+        )
+    }
+}
+
+/// A path with parameters behind it.
+fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
+    let mut pairs = url::form_urlencoded::Serializer::new(String::new());
+    for (name, value) in query {
+        if let Some(value) = value {
+            pairs.append_pair(name, value);
+        }
+    }
+    let pairs = pairs.finish();
+    if pairs.is_empty() { path.to_owned() } else { format!("{path}?{pairs}") }
+}
+
+/// What the API said, as the command ends with it.
+fn failure(status: StatusCode, body: &[u8]) -> Failure {
+    let text = match serde_json::from_slice::<Told>(body) {
+        Ok(told) if told.errors.len() > 1 => told
+            .errors
+            .iter()
+            .map(|error| format!("`{}`: {}", error.field, error.message))
+            .collect::<Vec<_>>()
+            .join("; "),
+        Ok(told) => told.detail,
+        Err(_) => format!("the API answered {status}"),
+    };
+    match status.as_u16() {
+        404 => Failure::NotFound(text),
+        503 => Failure::Unreachable(anyhow::anyhow!(text)),
+        400..500 => Failure::Refused(text),
+        _ => Failure::Failed(anyhow::anyhow!(text)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_problem_becomes_the_failure_that_says_what_it_said() {
+        let check = |status: u16, body: &str, code: &str, text: &str| {
+            let failure = failure(StatusCode::from_u16(status).unwrap(), body.as_bytes());
+            assert!(format!("{failure:?}").starts_with(code), "{failure:?}");
+            assert_eq!(failure.to_string(), text);
+        };
+        check(404, r#"{"detail":"Webhook not found"}"#, "NotFound", "Webhook not found");
+        check(403, r#"{"detail":"this needs the scope admin"}"#, "Refused", "this needs the scope admin");
+        let two = r#"{"detail":"x","errors":[{"field":"url","message":"is none"},{"field":"name","message":"is taken"}]}"#;
+        check(422, two, "Refused", "`url`: is none; `name`: is taken");
+        check(503, r#"{"detail":"the broker is away"}"#, "Unreachable", "the broker is away");
+        check(502, "<html>", "Failed", "the API answered 502 Bad Gateway");
+    }
+
+    #[test]
+    fn what_is_not_asked_for_is_not_in_the_query() {
+        let query =
+            [("status", Some("dead".to_owned())), ("limit", None), ("event_type", Some("a.*".to_owned()))];
+        assert_eq!(with_query("/v1/deliveries", &query), "/v1/deliveries?status=dead&event_type=a.*");
+        assert_eq!(with_query("/v1/deliveries", &[("limit", None)]), "/v1/deliveries");
+    }
+}

@@ -1,0 +1,181 @@
+//! `xtwebhooks event-types …`: what kinds of events there are, and what they must look like.
+
+use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
+
+use anyhow::Context;
+use serde::Serialize;
+use serde_json::value::RawValue;
+
+use super::{
+    client::Remote,
+    failure::Failure,
+    output::{Output, Table, fields, time},
+};
+use crate::{
+    api::event_types::{EventType, EventTypeDeleted},
+    model,
+};
+
+/// The most types that are listed.
+const TYPES_MAX: usize = 10_000;
+
+/// What is looked at or changed.
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Command {
+    /// List event types, by name
+    List(List),
+    /// Show one event type with its sample and schemas
+    Show(One),
+    /// Register an event type, or change what is registered; wants a key of all companies
+    Set(Box<Set>),
+    /// Take an event type off the registry; wants a key of all companies
+    Delete(One),
+}
+
+/// All types.
+#[derive(clap::Args, Debug)]
+pub(super) struct List {
+    #[command(flatten)]
+    remote: Remote,
+}
+
+/// One type.
+#[derive(clap::Args, Debug)]
+pub(super) struct One {
+    #[command(flatten)]
+    remote: Remote,
+    /// The type, as `ticket.created`
+    #[arg(value_name = "TYPE")]
+    name: model::EventType,
+}
+
+/// What is registered of a type; what is not given stays as it is.
+#[derive(clap::Args, Debug)]
+pub(super) struct Set {
+    #[command(flatten)]
+    one: One,
+    /// What it tells; a new type needs it
+    #[arg(long, value_name = "TEXT")]
+    description: Option<String>,
+    /// Data as such an event bears it, a JSON value; `null` for none
+    #[arg(long, value_name = "JSON", value_parser = json)]
+    sample: Option<Box<RawValue>>,
+    /// A JSON Schema of a version, read from a file; those that are given replace all there were
+    #[arg(long = "schema", value_name = "VERSION=FILE", value_parser = version)]
+    schemas: Vec<(u32, PathBuf)>,
+    /// Remove all schemas
+    #[arg(long, conflicts_with = "schemas")]
+    no_schema: bool,
+    /// What becomes of an event that fits no version
+    #[arg(long, value_name = "WHAT", value_parser = ["flag", "dead_letter"])]
+    on_violation: Option<String>,
+}
+
+/// The body of a change.
+#[derive(Serialize)]
+struct Update {
+    #[serde(skip_serializing_if = "Option::is_none")]
+    description: Option<String>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    sample: Option<Box<RawValue>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    schemas: Option<BTreeMap<u32, Box<RawValue>>>,
+    #[serde(skip_serializing_if = "Option::is_none")]
+    on_violation: Option<String>,
+}
+
+fn json(text: &str) -> Result<Box<RawValue>, String> {
+    RawValue::from_string(text.trim().to_owned()).map_err(|bad| format!("is no JSON: {bad}"))
+}
+
+fn version(text: &str) -> Result<(u32, PathBuf), String> {
+    let parsed = text.split_once('=').and_then(|(version, file)| Some((version.parse().ok()?, file.into())));
+    parsed.ok_or_else(|| "write a version and a file: 1=ticket.schema.json".to_owned())
+}
+
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::List(args) => list(&args, output).await,
+        Command::Show(args) => {
+            let shown: EventType = args.remote.client()?.get(&path(&args.name), &[]).await?.body;
+            Ok(output.show(&shown, text_of)?)
+        }
+        Command::Set(args) => set(*args, output).await,
+        Command::Delete(args) => {
+            let said: EventTypeDeleted = args.remote.client()?.delete(&path(&args.name)).await?.body;
+            Ok(output.show(&said, |said| said.message.clone())?)
+        }
+    }
+}
+
+/// Of what a type may have only the slash means something in a path.
+fn path(name: &model::EventType) -> String {
+    format!("/v1/event-types/{}", name.as_str().replace('/', "%2F"))
+}
+
+async fn list(args: &List, output: Output) -> Result<(), Failure> {
+    let query = [("limit", Some("500".to_owned()))];
+    let types: Vec<EventType> = args.remote.client()?.list("/v1/event-types", &query, TYPES_MAX).await?;
+    Ok(output.show(&types, |types| {
+        let mut table = Table::new(&["TYPE", "7 DAYS", "UNMATCHED", "SCHEMAS", "DESCRIPTION"]);
+        for row in types {
+            let versions: Vec<String> = row.schemas.keys().map(u32::to_string).collect();
+            table.row([
+                row.name.clone(),
+                row.events_7d.map(|events| events.to_string()).unwrap_or_default(),
+                row.unmatched_7d.map(|events| events.to_string()).unwrap_or_default(),
+                versions.join(","),
+                row.description.clone().unwrap_or_else(|| "(not registered)".to_owned()),
+            ]);
+        }
+        table.render("no event types")
+    })?)
+}
+
+async fn set(args: Set, output: Output) -> Result<(), Failure> {
+    let mut schemas = BTreeMap::new();
+    for (version, file) in args.schemas {
+        let text = std::fs::read_to_string(&file)
+            .with_context(|| format!("the schema of version {version} cannot be read: {}", file.display()))?;
+        let schema = json(&text).map_err(|bad| Failure::Usage(format!("{}: {bad}", file.display())))?;
+        schemas.insert(version, schema);
+    }
+    let update = Update {
+        description: args.description,
+        sample: args.sample,
+        schemas: (args.no_schema || !schemas.is_empty()).then_some(schemas),
+        on_violation: args.on_violation,
+    };
+    let changed: EventType = args.one.remote.client()?.put(&path(&args.one.name), &update).await?.body;
+    Ok(output.show(&changed, text_of)?)
+}
+
+fn text_of(shown: &EventType) -> String {
+    let mut text = fields(&[
+        ("type", Some(shown.name.clone())),
+        ("description", shown.description.clone()),
+        ("7 days", shown.events_7d.map(|events| events.to_string())),
+        ("unmatched", shown.unmatched_7d.map(|events| events.to_string())),
+        ("last seen", shown.last_seen_at.map(time)),
+        ("sample", shown.sample.as_ref().map(|sample| sample.get().to_owned())),
+        ("violations", (!shown.schemas.is_empty()).then(|| shown.on_violation.as_str().to_owned())),
+    ]);
+    for (version, schema) in &shown.schemas {
+        let _ = write!(text, "\nschema {version}  {schema}");
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_version_comes_with_its_file() {
+        assert_eq!(version("2=a=b.json"), Ok((2, PathBuf::from("a=b.json"))));
+        for bad in ["a.json", "x=a.json", "-1=a.json", "="] {
+            assert!(version(bad).is_err(), "{bad}");
+        }
+        assert_eq!(path(&"x/y:z".parse().unwrap()), "/v1/event-types/x%2Fy:z");
+    }
+}

@@ -1,0 +1,178 @@
+//! `xtwebhooks keys …`: who may call the API. The first key is made where there is none to ask with: in the database.
+
+use chrono::{DateTime, Utc};
+use secrecy::ExposeSecret;
+use serde_json::json;
+
+use super::{
+    args::{Actor, Ledger, duration},
+    client::Remote,
+    failure::Failure,
+    output::{Output, Table, fields, time},
+};
+use crate::{
+    api::{
+        access::{ApiKey, Scope},
+        keys::{Key, NewKey},
+    },
+    clock::SystemClock,
+    model::CompanyId,
+    store::{api_keys as table, audit_log},
+};
+
+/// What is done.
+#[derive(clap::Subcommand, Debug)]
+pub(super) enum Command {
+    /// Make a key, directly in the database; it is shown this once
+    Create(Create),
+    /// List keys, newest first
+    List(List),
+    /// Revoke a key: it is refused from the next call on
+    Revoke(Revoke),
+}
+
+/// A key to be made.
+#[derive(clap::Args, Debug)]
+pub(super) struct Create {
+    #[command(flatten)]
+    ledger: Ledger,
+    #[command(flatten)]
+    actor: Actor,
+    /// What people call it
+    #[arg(long, value_name = "NAME", default_value = "made on the command line")]
+    name: String,
+    /// What it may do, separated by commas: `admin`, `webhooks:read,deliveries:read`
+    #[arg(long, value_name = "SCOPES", value_delimiter = ',', required = true)]
+    scope: Vec<Scope>,
+    /// The company that it holds for; all without
+    #[arg(long, value_name = "ID")]
+    company: Option<CompanyId>,
+    /// After how long it ends by itself: `90d`; never without
+    #[arg(long, value_name = "TIME", value_parser = duration)]
+    expires_in: Option<std::time::Duration>,
+}
+
+/// The keys.
+#[derive(clap::Args, Debug)]
+pub(super) struct List {
+    #[command(flatten)]
+    remote: Remote,
+    /// How many
+    #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
+    limit: u32,
+}
+
+/// A key to be ended.
+#[derive(clap::Args, Debug)]
+pub(super) struct Revoke {
+    #[command(flatten)]
+    remote: Remote,
+    /// The eight characters behind `xtwh_`
+    #[arg(value_name = "ID")]
+    id: String,
+}
+
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+    match command {
+        Command::Create(args) => create(args, output).await,
+        Command::List(args) => list(args, output).await,
+        Command::Revoke(args) => revoke(args, output).await,
+    }
+}
+
+async fn create(args: Create, output: Output) -> Result<(), Failure> {
+    let (db, now) = (args.ledger.open().await?, SystemClock::local());
+    let expires_at = args.expires_in.map(|length| expiry(now, length)).transpose()?;
+    let words: Vec<String> = args.scope.iter().map(|scope| scope.as_str().to_owned()).collect();
+    let wanted = NewKey { name: args.name, scopes: words, expires_at, all_companies: args.company.is_none() };
+    wanted.check(now).map_err(|problem| Failure::Refused(problem.detail().to_owned()))?;
+    let key = ApiKey::generate();
+    // Where nobody says who it is, it is said once.
+    let actor = match args.actor.by.as_str() {
+        nobody @ "command line" => nobody.to_owned(),
+        by => format!("command line {by}"),
+    };
+    let new = table::New {
+        id: &key.id,
+        company: args.company.map(CompanyId::uuid),
+        name: wanted.name.trim(),
+        secret_sha256: &key.sha256,
+        scopes: &wanted.scopes,
+        created_by: Some(&actor),
+        expires_at,
+    };
+    let mut tx = db.begin().await.map_err(crate::store::Error::from)?;
+    let made = Key::from(table::create(&mut *tx, new).await?);
+    let entry = audit_log::Entry {
+        company: made.company_id,
+        actor: actor.clone(),
+        action: "key.create".to_owned(),
+        subject: made.id.clone(),
+        before: None,
+        after: Some(json!(made).to_string()),
+        address: None,
+    };
+    audit_log::write(&mut *tx, &entry).await?;
+    tx.commit().await.map_err(crate::store::Error::from)?;
+    let made = Key { key: Some(key.text.expose_secret().to_owned()), ..made };
+    Ok(output.show(&made, one)?)
+}
+
+fn expiry(now: DateTime<Utc>, length: std::time::Duration) -> Result<DateTime<Utc>, Failure> {
+    let length = chrono::TimeDelta::from_std(length).ok();
+    let end = length.and_then(|length| now.checked_add_signed(length));
+    end.ok_or_else(|| Failure::refused("expires_in", "is longer than time is reckoned"))
+}
+
+async fn list(args: List, output: Output) -> Result<(), Failure> {
+    let page = args.limit.min(crate::api::pagination::PAGE_MAX).to_string();
+    let client = args.remote.client()?;
+    let keys: Vec<Key> = client.list("/v1/keys", &[("limit", Some(page))], args.limit as usize).await?;
+    Ok(output.show(&keys, |keys| table_of(keys))?)
+}
+
+async fn revoke(args: Revoke, output: Output) -> Result<(), Failure> {
+    // What is no name of a key cannot be part of a path either.
+    if !args.id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
+        return Err(Failure::NotFound("Key not found".to_owned()));
+    }
+    let key = args.remote.client()?.delete::<Key>(&format!("/v1/keys/{}", args.id)).await?.body;
+    Ok(output.show(&key, one)?)
+}
+
+fn company(key: &Key) -> String {
+    key.company_id.map_or_else(|| "all".to_owned(), |id| id.to_string())
+}
+
+fn table_of(keys: &[Key]) -> String {
+    let mut table = Table::new(&["ID", "NAME", "COMPANY", "SCOPES", "MADE", "LAST USED", "ENDS", "REVOKED"]);
+    let or_dash = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), time);
+    for key in keys {
+        table.row([
+            key.id.clone(),
+            key.name.clone(),
+            company(key),
+            key.scopes.join(" "),
+            time(key.created_at),
+            or_dash(key.last_used_at),
+            or_dash(key.expires_at),
+            or_dash(key.revoked_at),
+        ]);
+    }
+    table.render("no keys")
+}
+
+fn one(key: &Key) -> String {
+    fields(&[
+        ("id", Some(key.id.clone())),
+        ("key", key.key.clone()),
+        ("name", Some(key.name.clone())),
+        ("company", Some(company(key))),
+        ("scopes", Some(key.scopes.join(" "))),
+        ("made", Some(time(key.created_at))),
+        ("by", key.created_by.clone()),
+        ("ends", key.expires_at.map(time)),
+        ("last used", key.last_used_at.map(time)),
+        ("revoked", key.revoked_at.map(time)),
+    ])
+}
