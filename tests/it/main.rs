@@ -17,6 +17,7 @@
     reason = "tests live by the machine's clock, count small things, fill in many an AMQP default, and take `json!` as it comes"
 )]
 
+mod api;
 mod bad_messages;
 mod bisect;
 mod bounds;
@@ -38,6 +39,7 @@ mod logs;
 mod operational;
 mod outcomes;
 mod pause;
+mod payloads;
 mod pipeline;
 mod plans;
 mod poison;

@@ -19,6 +19,7 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("keep", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
     ("feed", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
     ("prune", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
+    ("api", &["model", "clock", "shutdown", "telemetry", "broker", "store", "egress"]),
 ];
 
 /// The files that may make SQL at run time; everywhere else the macros check it.

@@ -19,7 +19,9 @@ import yaml
 BASE = Path(__file__).resolve().parents[2] / "k8s" / "base"
 # The oldest release that is still cared for somewhere, and the newest whose schemas are installed.
 KUBERNETES_VERSIONS = ("1.30", "1.37")
-ROLES = ("ingest", "deliver", "keep", "feed", "prune")
+ROLES = ("ingest", "deliver", "keep", "feed", "prune", "api")
+# Which of the service's ports a role answers on besides its probes.
+ROLE_PORTS = {"api": ["api"]}
 QUEUES_ANNOTATION = "xtwebhooks/queues"
 SECRET_KEYS = {"DATABASE_URL", "AMQP_URL"}
 
@@ -106,7 +108,7 @@ def pod_problems(objects, topology):
         for container in [*spec["containers"], *spec.get("initContainers", [])]:
             wanted.update(container_wants(container))
             if thing["kind"] == "Deployment":
-                wanted.update(probe_wants(container, topology["ports"]["probes"]))
+                wanted.update(probe_wants(container, role_of(thing), topology["ports"]))
         yield from (f"{name(thing)}: not so: {want}" for want, holds in wanted.items() if not holds)
 
 
@@ -121,7 +123,9 @@ def container_wants(container):
     }
 
 
-def probe_wants(container, probes_port):
+def probe_wants(container, role, service_ports):
+    probes_port = service_ports["probes"]
+    published = {name: service_ports[name] for name in ["probes", *ROLE_PORTS.get(role, [])]}
     ports = {port["name"]: port["containerPort"] for port in container.get("ports", [])}
 
     def asks(probe, path):
@@ -129,7 +133,7 @@ def probe_wants(container, probes_port):
         return request.get("path") == path and ports.get(request.get("port"), request.get("port")) == probes_port
 
     return {
-        f"publishes the service's port {probes_port} alone, as probes": ports == {"probes": probes_port},
+        f"publishes the service's ports {published} and no other": ports == published,
         "is asked whether it lives": asks("livenessProbe", "/health/live"),
         "is asked whether it is ready": asks("readinessProbe", "/health/ready"),
     }
@@ -146,9 +150,14 @@ def selector_problems(objects):
         if thing["kind"] == "Deployment" and selected(thing["spec"]["selector"]["matchLabels"]) != [name(thing)]:
             yield f"{name(thing)}: its selector does not select its pods alone"
         if thing["kind"] == "Service":
-            deployments = sorted(which for which in templates if which.startswith("Deployment/"))
-            if selected(thing["spec"]["selector"]) != deployments:
-                yield f"{name(thing)}: does not select every role's pods and no other"
+            (port,) = (port["name"] for port in thing["spec"]["ports"])
+            answering = sorted(
+                which
+                for which, (deployment, _) in templates.items()
+                if deployment["kind"] == "Deployment" and port in ["probes", *ROLE_PORTS.get(role_of(deployment), [])]
+            )
+            if selected(thing["spec"]["selector"]) != answering:
+                yield f"{name(thing)}: does not select the pods of every role that answers on {port}, and no other"
         if thing["kind"] == "PodDisruptionBudget":
             chosen = selected(thing["spec"]["selector"]["matchLabels"])
             if len(chosen) != 1 or templates[chosen[0]][0]["spec"]["replicas"] < 2:
@@ -184,9 +193,9 @@ def topology_problems(objects, topology):
             yield from (f"{name(thing)}: there is no queue {queue}" for queue in sorted(set(named.split(",")) - queues))
         if thing["kind"] == "Service":
             for port in thing["spec"]["ports"]:
-                wanted = ("probes", topology["ports"]["probes"], "probes")
-                if (port["name"], port["port"], port["targetPort"]) != wanted:
-                    yield f"{name(thing)}: port {port} is not the service's {topology['ports']['probes']}"
+                wanted = (topology["ports"].get(port["name"]), port["name"])
+                if (port["port"], port["targetPort"]) != wanted:
+                    yield f"{name(thing)}: port {port} is none of the service's {topology['ports']}"
         if thing["kind"] == "ConfigMap":
             if thing["data"]["EVENTS_EXCHANGE"] not in exchanges:
                 yield f"{name(thing)}: there is no exchange {thing['data']['EVENTS_EXCHANGE']}"

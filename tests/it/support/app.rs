@@ -74,7 +74,23 @@ pub struct App {
     database: Option<String>,
     settings: Mutex<HashMap<String, String>>,
     publisher: tokio::sync::OnceCell<lapin::Channel>,
+    /// An API of this world's own and a key that may do everything there, for the commands that ask one.
+    remote: tokio::sync::OnceCell<(Service, String)>,
 }
+
+/// The commands that ask the API, and so need one to be there.
+const OVER_THE_API: &[&str] = &[
+    "audit",
+    "companies",
+    "dead-letters",
+    "deliveries",
+    "event-types",
+    "events",
+    "keys",
+    "lanes",
+    "replay",
+    "webhooks",
+];
 
 impl App {
     /// A fresh world on the servers of the test run.
@@ -109,6 +125,7 @@ impl App {
             database: None,
             settings: Mutex::new(HashMap::from([("ALLOWED_NETWORKS".to_owned(), "127.0.0.0/8".to_owned())])),
             publisher: tokio::sync::OnceCell::new(),
+            remote: tokio::sync::OnceCell::new(),
         }
     }
 
@@ -134,6 +151,7 @@ impl App {
             .env("AMQP_PREFIX", &self.prefix)
             .env("EVENTS_EXCHANGE", &self.exchange)
             .env("PROBES_ADDRESS", "127.0.0.1:0")
+            .env("API_ADDRESS", "127.0.0.1:0")
             .env("LOG_FORMAT", "json")
             .envs(&*self.settings.lock().expect("not poisoned"))
             .kill_on_drop(true);
@@ -149,9 +167,24 @@ impl App {
 
     /// Runs a command to its end; gives exit code, standard output and standard error.
     pub async fn try_cli(&self, args: &[&str]) -> (i32, String, String) {
-        let output = self.command(args).arg("--json").stdin(Stdio::null()).output().await.expect("it starts");
+        let mut command = self.command(args);
+        if args.first().is_some_and(|name| OVER_THE_API.contains(name)) {
+            let (url, key) = self.remote().await;
+            command.env("XTWEBHOOKS_URL", url).env("XTWEBHOOKS_API_KEY", key);
+        }
+        let output = command.arg("--json").stdin(Stdio::null()).output().await.expect("it starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
+    }
+
+    /// Where this world's API answers, and a key of all companies; it is started with the first command that asks.
+    async fn remote(&self) -> (String, String) {
+        let started = self.remote.get_or_init(|| async {
+            let service = self.start(&["--role", "api"]).await;
+            (service, self.key(None, &["admin"]).await)
+        });
+        let (service, key) = started.await;
+        (service.api().await, key.clone())
     }
 
     /// Starts the service and waits until it is ready.

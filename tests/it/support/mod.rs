@@ -1,7 +1,9 @@
 //! What the tests stand on.
 
+pub mod api;
 pub mod app;
 pub mod dns;
+pub mod interop;
 pub mod load;
 pub mod past;
 pub mod private;
@@ -12,6 +14,7 @@ pub mod receiver;
 pub mod service;
 pub mod template;
 pub mod tls;
+pub mod xtsystems;
 
 use std::time::Duration;
 

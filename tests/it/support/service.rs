@@ -46,6 +46,16 @@ impl Service {
         line.and_then(|value| value.parse().ok()).unwrap_or_else(|| panic!("no sample {sample} in\n{text}"))
     }
 
+    /// Where its API answers: `http://127.0.0.1:40123`.
+    pub async fn api(&self) -> String {
+        let address = eventually("the API answers", async || {
+            let log = self.log.lock().expect("not poisoned");
+            let line = log.iter().find(|entry| entry["message"] == "api")?;
+            line["address"].as_str().map(ToOwned::to_owned)
+        });
+        format!("http://{}", address.await)
+    }
+
     /// What it has logged so far.
     pub fn log(&self) -> Vec<Value> {
         self.log.lock().expect("not poisoned").clone()
