@@ -2,7 +2,7 @@
 //! that publishes without measure, and an outage with a million deliveries waiting.
 //!
 //! ```text
-//! scripts/services run -- cargo bench --bench lanes                           all of it, about fifteen minutes
+//! scripts/services run -- cargo bench --bench lanes                           all of it, about twenty-five minutes
 //! cargo bench --bench lanes -- --only silent,pace                             some, on DATABASE_URL and AMQP_URL
 //! ```
 //! Like `load`, it wants a quiet machine, stays on loopback, is bounded, and ends what it started.
@@ -40,6 +40,7 @@ use uuid::Uuid;
 
 use crate::{
     hostile::{Hostile, Manner},
+    machine::Cpu,
     publish::Pace,
     receiver::Receiver,
     world::World,
@@ -98,6 +99,11 @@ fn main() -> Result<()> {
         }
         if wanted("outage") {
             outage().await?;
+        }
+        if wanted("depth") {
+            for waiting in DEPTHS {
+                depth(waiting).await?;
+            }
         }
         Ok(())
     })
@@ -277,7 +283,7 @@ async fn outage() -> Result<()> {
     let other = Uuid::new_v4();
     let webhook =
         world.webhook(other, "down", &down.url(), &[("rate_limit", "500"), ("retry_count", "20")]).await?;
-    waiting(&world, other, webhook).await?;
+    waiting(&world, other, webhook, WAITING).await?;
     for turn in 1..=TURNS {
         let without = others(&idle, &receiver, idle_company).await?;
         let with = others(&world, &receiver, company).await?;
@@ -307,6 +313,38 @@ async fn outage() -> Result<()> {
     println!(
         "             back: drains at {rate:.0}/s, its limit being 500/s; {:.0} MiB",
         service.resident_mib()
+    );
+    service.stop().await?;
+    world.remove().await
+}
+
+/// How many wait in `depth`, and how fast they are let go.
+const DEPTHS: [i64; 3] = [10_000, 1_000_000, 5_000_000];
+const DRAINED_PER_SECOND: u32 = 200;
+
+/// What a delivery that feed makes a job of costs, by how many wait behind it.
+async fn depth(deliveries: i64) -> Result<()> {
+    let (receiver, world) = (Hostile::start(Manner::Well).await?, World::new().await?);
+    let company = Uuid::new_v4();
+    let limit = DRAINED_PER_SECOND.to_string();
+    let webhook = world.webhook(company, "deep", &receiver.url(), &[("rate_limit", &limit)]).await?;
+    waiting(&world, company, webhook, deliveries).await?;
+    let service = world.service().await?;
+    let end = Instant::now() + PATIENCE;
+    while receiver.accepted() < DRAINED_PER_SECOND as usize && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (first, before) = (receiver.accepted(), Cpu::now(service.pid()));
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let spent = Cpu::now(service.pid()).since(&before);
+    let drained = (receiver.accepted() - first) as f64;
+    ensure!(drained > 0.0, "nothing was fed");
+    println!(
+        "depth        {deliveries} waiting, {drained:.0} drained in 20 s: {:.2} ms of the database and {:.2} ms of the \
+         service for each; {:.0} MiB",
+        1000.0 * spent.database / drained,
+        1000.0 * spent.service / drained,
+        service.resident_mib(),
     );
     service.stop().await?;
     world.remove().await
@@ -349,8 +387,8 @@ async fn measure(
     Ok((arrived.p50_ms, arrived.p99_ms))
 }
 
-/// A million deliveries of one webhook, as ingest leaves them to feed.
-async fn waiting(world: &World, company: Uuid, webhook: Uuid) -> Result<()> {
+/// Deliveries of one webhook, as ingest leaves them to feed.
+async fn waiting(world: &World, company: Uuid, webhook: Uuid, deliveries: i64) -> Result<()> {
     let mut database = world.database().await?;
     sqlx::query(
         "with e as (
@@ -367,7 +405,7 @@ async fn waiting(world: &World, company: Uuid, webhook: Uuid) -> Result<()> {
     )
     .bind(company)
     .bind(webhook)
-    .bind(WAITING)
+    .bind(deliveries)
     .execute(&mut database)
     .await?;
     // In an outage they come over hours, and the server has long written and counted them.

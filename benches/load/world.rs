@@ -55,6 +55,7 @@ impl World {
             .env("EVENTS_EXCHANGE", &self.exchange)
             .env("ALLOWED_NETWORKS", "127.0.0.0/8")
             .env("PROBES_ADDRESS", "127.0.0.1:0")
+            .env("API_ADDRESS", "127.0.0.1:0")
             .env("LOG_FORMAT", "json")
             .stdout(Stdio::null())
             .kill_on_drop(true);
@@ -138,6 +139,23 @@ impl World {
         anyhow::bail!("the service is not ready after 30 s")
     }
 
+    /// Starts the API alone.
+    pub async fn api(&self) -> Result<Api> {
+        let mut command = self.command("run");
+        let mut child = command.args(["--role", "api"]).stderr(Stdio::piped()).spawn()?;
+        let mut log = BufReader::new(child.stderr.take().context("piped")?).lines();
+        let api = loop {
+            let line = log.next_line().await?.context("the service has ended")?;
+            let line: serde_json::Value = serde_json::from_str(&line).unwrap_or_default();
+            if line["message"] == "api" {
+                break format!("http://{}", line["address"].as_str().context("an address")?);
+            }
+        };
+        let mut rest = log.into_inner();
+        tokio::spawn(async move { tokio::io::copy(&mut rest, &mut tokio::io::sink()).await });
+        Ok(Api { api, service: Service { child, address: String::new() } })
+    }
+
     /// Removes the database and the queues.
     pub async fn remove(self) -> Result<()> {
         let mut admin = PgConnection::connect(&self.admin_url).await?;
@@ -157,6 +175,19 @@ impl World {
                 .await?;
         }
         Ok(connection.close(200, "done".into()).await?)
+    }
+}
+
+/// A process that answers the API and nothing else.
+pub struct Api {
+    /// Where it answers.
+    pub api: String,
+    service: Service,
+}
+
+impl Api {
+    pub async fn stop(self) -> Result<()> {
+        self.service.stop().await
     }
 }
 
