@@ -20,7 +20,7 @@ RUN apt-get update \
 COPY --from=build /usr/local/bin/xtwebhooks /usr/local/bin/xtwebhooks
 # By number, so that Kubernetes can tell that it is not root. Nobody's: the service writes no file.
 USER 65532:65532
-# Health and metrics.
-EXPOSE 20438
+# The API; health and metrics.
+EXPOSE 20437 20438
 ENTRYPOINT ["xtwebhooks"]
 CMD ["run"]

@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ, and stops what it started.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check bench bench-lanes sqlx-prepare
+.PHONY: help demo test check fuzz-api bench bench-lanes sqlx-prepare
 
 # Builds use the committed .sqlx, whatever database happens to be named in the environment.
 export SQLX_OFFLINE = true
@@ -25,10 +25,14 @@ check: ## format, lints, docs, licences, .sqlx, scripts
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; fi
 	scripts/test-services
 
-bench: ## the load table, release build; wants a quiet machine
-	scripts/services run -- cargo bench --locked --bench load
+fuzz-api: ## the API against its document, with many examples and another seed each time; a quarter of an hour and more
+	XT_FUZZ_EXAMPLES=$${XT_FUZZ_EXAMPLES:-300} XT_FUZZ_SEED=$${XT_FUZZ_SEED:-$$(date +%s)} \
+		scripts/services run -- scripts/test --test it -- --nocapture schemathesis_finds
 
-bench-lanes: ## hostile receivers, limits, outages beside healthy ones; release build, fifteen minutes
+bench: ## the load table and pages of a long history, release build; wants a quiet machine
+	scripts/services run -- cargo bench --locked --bench load --bench history
+
+bench-lanes: ## hostile receivers, limits, outages beside healthy ones; release build, half an hour
 	scripts/services run -- cargo bench --locked --bench lanes
 
 sqlx-prepare: ## write .sqlx anew, after a change to a query or a migration

@@ -27,6 +27,8 @@ ROOT = Path(__file__).resolve().parents[2]
 # How long anything may take that should happen at once.
 PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 40.0
+# The service is on this machine, whatever proxy the environment names.
+DIRECTLY = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 
 Found = TypeVar("Found")
 
@@ -103,6 +105,7 @@ class World:
             "AMQP_PREFIX": self.name,
             "EVENTS_EXCHANGE": f"{self.name}.exchange",
             "PROBES_ADDRESS": "127.0.0.1:0",
+            "API_ADDRESS": "127.0.0.1:0",
             # The receivers listen on this machine, which is refused unless it is allowed.
             "ALLOWED_NETWORKS": "127.0.0.0/8",
             "LOG_FORMAT": "json",
@@ -162,18 +165,44 @@ class World:
         return process
 
     def service(self) -> subprocess.Popen:
-        """Every role in one process, ready."""
+        """Every role in one process, ready. From then on commands ask its API."""
         process = self.start(["run"])
 
-        def address() -> Optional[str]:
+        def address(what: str) -> Optional[str]:
             if process.poll() is not None:
                 raise Failed("the service ended at its start:\n" + "\n".join(process.said[-5:]))
             told = (json.loads(line) for line in list(process.said) if line.startswith("{"))
-            return next((line["address"] for line in told if line.get("message") == "health and metrics"), None)
+            return next((line["address"] for line in told if line.get("message") == what), None)
 
-        probes = eventually("the start of the service", address)
+        probes = eventually("the start of the service", lambda: address("health and metrics"))
         eventually("readiness of the service", lambda: answers(f"http://{probes}/health/ready"))
+        api = eventually("the start of the API", lambda: address("api"))
+        self.settings["XTWEBHOOKS_URL"] = f"http://{api}"
         return process
+
+    def key(self, company: str) -> None:
+        """The first key: made beside the database, for there is none yet to ask the API with."""
+        made = self.command("keys", "create", "--scope", "admin", "--company", company, expect_json=True)
+        self.settings["XTWEBHOOKS_API_KEY"] = made["key"]
+
+    def api(self, method: str, path: str, body: Optional[dict] = None):
+        """Asks the API as any program would: what it answers."""
+        request = urllib.request.Request(
+            self.settings["XTWEBHOOKS_URL"] + path,
+            data=None if body is None else json.dumps(body).encode(),
+            headers={
+                "Authorization": f"Bearer {self.settings['XTWEBHOOKS_API_KEY']}",
+                "Content-Type": "application/json",
+            },
+            method=method,
+        )
+        try:
+            with DIRECTLY.open(request, timeout=PATIENCE_SECONDS) as answer:
+                return json.load(answer)
+        except urllib.error.HTTPError as error:
+            raise Failed(f"{method} {path} was answered {error.code}: {error.read().decode()}") from None
+        except (urllib.error.URLError, OSError) as error:
+            raise Failed(f"{method} {path}: {error}") from None
 
     def stop(self, service: subprocess.Popen) -> None:
         """Asks the service to stop, as Kubernetes does, and sees that it ends well."""
@@ -206,7 +235,7 @@ class World:
 def answers(url: str) -> bool:
     """Whether somebody answers well there."""
     try:
-        with urllib.request.urlopen(url, timeout=5) as answer:
+        with DIRECTLY.open(url, timeout=5) as answer:
             return answer.status == 200
     except (urllib.error.URLError, OSError):
         return False
