@@ -6,7 +6,8 @@
 //!    ([`model::envelope`]), asks which webhooks want it ([`model::subscription`]), and writes the event with one
 //!    delivery for each of them in one statement ([`store::ingest_batch`]). Only then is the message acknowledged.
 //! 2. For each new delivery a *job* is published: a hint that an attempt is owed. Losing it costs time, never the
-//!    delivery, for the ledger says what is owed.
+//!    delivery, for the ledger says what is owed. Those of a company that has few go by queues of their own, past the
+//!    backlog of any other.
 //! 3. [`deliver`] takes the job, looks at the webhook's present state and whether its lane lets anything start
 //!    ([`model::lane`]), waits for a place in it and, where it has a pace, for a slot ([`store::lanes`]); unless the job
 //!    is fresh it claims the delivery in the ledger ([`store::claim`]). [`egress`] posts the signed request
@@ -19,8 +20,9 @@
 //!    makes known what happened to webhooks and deliveries ([`model::operational`]).
 //! 6. What is given up is a dead letter. [`keep`] makes sure that it stands in the ledger, and keeps what the broker
 //!    gives up by itself. From there it can be asked for anew.
-//! 7. [`api`] is where companies manage webhooks, publish events, read histories and ask for deliveries anew.
-//! 8. [`prune`] makes the days of the history ahead, and drops those past the retention after ending what they owe.
+//! 7. [`prune`] makes the days of the history ahead, drops those past the retention after ending what they owe, empties
+//!    bodies that need not be kept so long, and erases companies.
+//! 8. [`api`] is where companies manage webhooks, publish events, read histories and ask for deliveries anew.
 //!
 //! `docs/architecture.md` tells the same with its states and guarantees. Stages never call each other: they meet in
 //! queues, tables and [`model`].
