@@ -171,6 +171,11 @@ class Servers:
             raise Refused(f"{kind} does not start:\n{server.last_words(self._data)}")
         say(f"{kind}: private, port {noted['port']}, ready after {time.monotonic() - began:.1f} s")
 
+    def complaints(self) -> str:
+        """What the broker's log says of failures of its own."""
+        self._state = self._read()
+        return rabbitmq.complaints(self._data) if "rabbitmq" in self._state else ""
+
     def start(self, kind: str) -> None:
         with self._locked():
             if self._alive(self._server(kind), "process"):

@@ -32,6 +32,9 @@ PLACES = (
     "/usr/local/opt/rabbitmq/sbin",
     "/home/linuxbrew/.linuxbrew/opt/rabbitmq/sbin",
 )
+# Words of a log line that tells of a failure of the broker's own: of a process of a queue, an alarm, its end.
+COMPLAINTS = ("Reason for termination", "max_restart_intensity", "rabbit_fifo_dlx_sup}", "alarm set", "[critical]")
+COMPLAINTS_MAX = 20
 SETTINGS = """\
 listeners.tcp.1 = 127.0.0.1:{port}
 loopback_users.guest = true
@@ -154,6 +157,17 @@ def url(noted: dict) -> str:
 def last_words(data: Path) -> str:
     logs = data / "rabbitmq" / "logs"
     return tail(logs / "start.log") + "\n" + tail(logs / "rabbitmq.log")
+
+
+def complaints(data: Path) -> str:
+    """What went wrong inside the broker, the first of it, which is the cause of the rest: not what it told a client."""
+    try:
+        lines = (data / "rabbitmq" / "logs" / "rabbitmq.log").read_text(errors="replace").splitlines()
+    except OSError:
+        return ""
+    # The reason itself stands on the next line.
+    found = [pair for pair in zip(lines, [*lines[1:], ""]) if any(word in pair[0] for word in COMPLAINTS)]
+    return "\n".join(line for pair in found[:COMPLAINTS_MAX] for line in pair)
 
 
 def _environment(noted: dict, home: Path) -> dict:

@@ -32,7 +32,11 @@ def run(command: list[str], only_private: bool) -> int:
         if needed:
             ours = _claim_folder(runs_folder())
             environment.update(_bring_up(ours, needed, only_private))
-        return _command(command, environment, ours)
+        code = _command(command, environment, ours)
+        complaints = ours.complaints() if ours and code else ""
+        if complaints:
+            say(f"the broker's own failures, the first of its log:\n{complaints}")
+        return code
     finally:
         if ours:
             ignore_signals()

@@ -25,11 +25,13 @@ use tokio::{
 };
 use uuid::Uuid;
 
-pub use super::service::Service;
-use super::template::{template, with_database};
-
-/// How long a test waits for what should come at once.
-pub const PATIENCE: Duration = Duration::from_secs(30);
+use super::{
+    LOOK_EVERY,
+    janitor::{self, Left},
+    soon,
+    template::{template, with_database},
+};
+pub use super::{PATIENCE, service::Service};
 
 /// Where PostgreSQL and RabbitMQ are, as `scripts/services` says.
 pub fn database_url() -> String {
@@ -54,13 +56,14 @@ pub async fn eventually_within<T>(
     what: &str,
     mut check: impl AsyncFnMut() -> Option<T>,
 ) -> T {
-    let end = Instant::now() + patience;
+    let end = tokio::time::Instant::now() + patience;
     loop {
-        if let Some(found) = check().await {
-            return found;
+        // A look that gets no answer counts against the same deadline.
+        match tokio::time::timeout_at(end, check()).await {
+            Ok(Some(found)) => return found,
+            Ok(None) if tokio::time::Instant::now() < end => tokio::time::sleep(LOOK_EVERY).await,
+            _ => panic!("not within {patience:?}: {what}"),
         }
-        assert!(Instant::now() < end, "not within {patience:?}: {what}");
-        tokio::time::sleep(Duration::from_millis(20)).await;
     }
 }
 
@@ -172,7 +175,8 @@ impl App {
             let (url, key) = self.remote().await;
             command.env("XTWEBHOOKS_URL", url).env("XTWEBHOOKS_API_KEY", key);
         }
-        let output = command.arg("--json").stdin(Stdio::null()).output().await.expect("it starts");
+        let output = soon("the command's end", command.arg("--json").stdin(Stdio::null()).output()).await;
+        let output = output.expect("it starts");
         let text = |bytes: Vec<u8>| String::from_utf8(bytes).expect("UTF-8");
         (output.status.code().unwrap_or(-1), text(output.stdout), text(output.stderr))
     }
@@ -283,18 +287,17 @@ impl App {
         body: &[u8],
         properties: lapin::BasicProperties,
     ) -> bool {
-        let confirm = channel
-            .basic_publish(
-                self.exchange.as_str().into(),
-                routing_key.into(),
-                lapin::options::BasicPublishOptions { mandatory: true, ..Default::default() },
-                body,
-                properties.with_delivery_mode(2),
-            )
-            .await
-            .expect("published")
-            .await
-            .expect("answered");
+        let options = lapin::options::BasicPublishOptions { mandatory: true, ..Default::default() };
+        let properties = properties.with_delivery_mode(2);
+        let sent = channel.basic_publish(
+            self.exchange.as_str().into(),
+            routing_key.into(),
+            options,
+            body,
+            properties,
+        );
+        let confirm = soon("the broker's confirm", async { sent.await.expect("published").await }).await;
+        let confirm = confirm.expect("answered");
         matches!(confirm, lapin::Confirmation::Ack(None))
     }
 
@@ -305,28 +308,28 @@ impl App {
 
     /// One more channel in confirm mode, on a connection of its own.
     pub async fn another_channel(&self) -> lapin::Channel {
-        let connection = lapin::Connection::connect(&self.amqp_url, lapin::ConnectionProperties::default())
-            .await
-            .expect("the broker answers");
-        let channel = connection.create_channel().await.expect("a channel");
-        channel.confirm_select(Default::default()).await.expect("confirms");
-        channel
+        soon("a channel", async {
+            let connection = lapin::Connection::connect(&self.amqp_url, Default::default()).await?;
+            let channel = connection.create_channel().await?;
+            channel.confirm_select(Default::default()).await?;
+            Ok::<_, lapin::Error>(channel)
+        })
+        .await
+        .expect("the broker answers")
     }
 
     /// How many messages are ready in one of our queues, named without the prefix.
     pub async fn depth(&self, queue: &str) -> u32 {
-        let connection = lapin::Connection::connect(&self.amqp_url, lapin::ConnectionProperties::default())
-            .await
-            .expect("the broker answers");
-        let channel = connection.create_channel().await.expect("a channel");
-        let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
         let name = format!("{}.{queue}", self.prefix);
-        let count = match channel.queue_declare(name.as_str().into(), options, Default::default()).await {
-            Ok(queue) => queue.message_count(),
-            Err(error) => panic!("{name}: {error}"),
-        };
-        let _ = connection.close(200, "done".into()).await;
-        count
+        let counted = soon("the broker's count", async {
+            let connection = lapin::Connection::connect(&self.amqp_url, Default::default()).await?;
+            let channel = connection.create_channel().await?;
+            let options = lapin::options::QueueDeclareOptions { passive: true, ..Default::default() };
+            let count = channel.queue_declare(name.as_str().into(), options, Default::default()).await?;
+            let _ = connection.close(200, "done".into()).await;
+            Ok::<_, lapin::Error>(count.message_count())
+        });
+        counted.await.unwrap_or_else(|error| panic!("{name}: {error}"))
     }
 
     /// How many jobs are ready, in the ordinary queue and in the prompt one.
@@ -344,61 +347,49 @@ impl App {
         let mut last = -1;
         let end = Instant::now() + PATIENCE;
         while Instant::now() < end {
-            last = self.count(sql).await;
+            last = soon(sql, self.count(sql)).await;
             if last == expected {
                 return;
             }
-            tokio::time::sleep(Duration::from_millis(20)).await;
+            tokio::time::sleep(LOOK_EVERY).await;
         }
         panic!("{sql}: {last}, not {expected} within {PATIENCE:?}");
     }
 
-    /// Removes every queue and exchange of this world.
-    async fn remove_queues(amqp_url: &str, prefix: &str, exchange: &str) {
-        let Ok(connection) =
-            lapin::Connection::connect(amqp_url, lapin::ConnectionProperties::default()).await
-        else {
-            return;
-        };
-        let mut queues =
-            ["events", "dead-letters", "suspects.events", "suspects.jobs"].map(ToOwned::to_owned).to_vec();
+    /// Every queue and exchange that a world may have, the queues that dead-letter before those that they dead-letter to.
+    fn left(&self) -> Left {
+        let named =
+            |names: Vec<String>| names.into_iter().map(|name| format!("{}.{name}", self.prefix)).collect();
+        let retry: Vec<_> = (0..7).map(|n| format!("retry.{}s", 1 << n)).collect();
+        let mut queues = retry.clone();
         queues.extend((0..8).flat_map(|n| [format!("deliveries.{n}"), format!("prompt.{n}")]));
-        queues.extend((0..7).map(|n| format!("retry.{}s", 1 << n)));
-        let mut exchanges = vec![exchange.to_owned()];
-        for name in queues.iter().chain(&["deliveries".to_owned(), "deliveries.unbound".to_owned()]) {
-            exchanges.push(format!("{prefix}.{name}"));
-        }
-        let Ok(channel) = connection.create_channel().await else { return };
-        for queue in queues {
-            let _ =
-                channel.queue_delete(format!("{prefix}.{queue}").as_str().into(), Default::default()).await;
-        }
-        for exchange in exchanges {
-            let _ = channel.exchange_delete(exchange.as_str().into(), Default::default()).await;
-        }
-        let _ = connection.close(200, "done".into()).await;
+        queues.extend(["events", "suspects.events", "suspects.jobs", "dead-letters"].map(ToOwned::to_owned));
+        let mut exchanges = retry;
+        exchanges.extend(["deliveries", "deliveries.unbound"].map(ToOwned::to_owned));
+        let mut exchanges: Vec<String> = named(exchanges);
+        exchanges.push(self.exchange.clone());
+        Left { amqp_url: self.amqp_url.clone(), queues: named(queues), exchanges }
     }
 }
 
 impl Drop for App {
     fn drop(&mut self) {
-        let (amqp, prefix, exchange) = (self.amqp_url.clone(), self.prefix.clone(), self.exchange.clone());
-        let database = self.database.take().filter(|_| !std::thread::panicking());
+        // Its API, lest it declares what is about to go.
+        drop(self.remote.take());
+        janitor::remove(self.left());
+        let Some(name) = self.database.take().filter(|_| !std::thread::panicking()) else { return };
         // A runtime of its own: the test's may be about to end.
-        let cleaned = std::thread::spawn(move || {
+        let dropped = std::thread::spawn(move || {
             let runtime =
                 tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
             runtime.block_on(async {
-                Self::remove_queues(&amqp, &prefix, &exchange).await;
-                if let (Some(name), Ok(mut admin)) = (database, PgConnection::connect(&database_url()).await)
-                {
-                    let _ = admin
-                        .execute(AssertSqlSafe(format!("drop database if exists {name} with (force)")))
-                        .await;
+                if let Ok(mut admin) = PgConnection::connect(&database_url()).await {
+                    let sql = format!("drop database if exists {name} with (force)");
+                    let _ = admin.execute(AssertSqlSafe(sql)).await;
                 }
             });
         });
-        let _ = cleaned.join();
+        let _ = dropped.join();
     }
 }
 

@@ -25,6 +25,8 @@ const UNCONFIRMED_MAX: usize = 2_000;
 const TICK: Duration = Duration::from_millis(10);
 /// How long a confirm may take; a connection that is slower is given up.
 const CONFIRM_PATIENCE: Duration = Duration::from_secs(20);
+/// How long a broker may confirm nothing.
+const AWAY_MAX: Duration = Duration::from_secs(180);
 
 /// Only one heavy test at a time: two would measure each other.
 pub async fn alone() -> tokio::sync::MutexGuard<'static, ()> {
@@ -102,8 +104,13 @@ impl Publisher {
 
     async fn run(mut self, per_second: u64, count: u64, stop: Arc<AtomicBool>) -> Published {
         let began = Instant::now();
+        let (mut confirmed, mut progress) = (0, Instant::now());
         loop {
-            // A broker that is away is tried again until the test's own deadline.
+            // A broker may be away for as long as a test has it restarted, not for ever.
+            if confirmed != self.confirmed.len() {
+                (confirmed, progress) = (self.confirmed.len(), Instant::now());
+            }
+            assert!(progress.elapsed() < AWAY_MAX, "nothing was confirmed for {AWAY_MAX:?}");
             if let Ok(channel) = channel(&self.amqp_url).await
                 && self.publish(&channel, began, per_second, count, &stop).await.is_ok()
             {
@@ -191,8 +198,12 @@ async fn send(
 }
 
 async fn channel(amqp_url: &str) -> lapin::Result<Channel> {
-    let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
-    let channel = connection.create_channel().await?;
-    channel.confirm_select(Default::default()).await?;
-    Ok(channel)
+    let opened = async {
+        let connection = Connection::connect(amqp_url, ConnectionProperties::default()).await?;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(Default::default()).await?;
+        Ok(channel)
+    };
+    let opened = tokio::time::timeout(CONFIRM_PATIENCE, opened).await;
+    opened.unwrap_or_else(|_| Err(lapin::ErrorKind::MissingHeartbeatError.into()))
 }

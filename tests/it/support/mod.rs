@@ -4,6 +4,7 @@ pub mod api;
 pub mod app;
 pub mod dns;
 pub mod interop;
+pub mod janitor;
 pub mod load;
 pub mod past;
 pub mod private;
@@ -18,7 +19,7 @@ pub mod xtsystems;
 
 use std::time::Duration;
 
-use tokio::time::{Instant, sleep};
+use tokio::time::{sleep, timeout};
 
 /// How long a test waits for what must happen. Generous, for machines are slow when they are shared.
 pub const PATIENCE: Duration = Duration::from_secs(30);
@@ -26,16 +27,20 @@ pub const PATIENCE: Duration = Duration::from_secs(30);
 /// How often a condition is looked at.
 const LOOK_EVERY: Duration = Duration::from_millis(20);
 
-/// The value of a future that must come soon.
+/// The value of a future that must come soon: a server that is stuck fails the test that asks it, and does not hold up
+/// all others.
 pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
-    tokio::time::timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
+    timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
 /// Waits until a condition holds.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
-    let deadline = Instant::now() + PATIENCE;
-    while !holds().await {
-        assert!(Instant::now() < deadline, "waited in vain until {what}");
-        sleep(LOOK_EVERY).await;
-    }
+    // A look that gets no answer counts against the same deadline.
+    let held = async {
+        while !holds().await {
+            sleep(LOOK_EVERY).await;
+        }
+    };
+    let waited = timeout(PATIENCE, held).await;
+    assert!(waited.is_ok(), "waited in vain until {what}");
 }

@@ -8,7 +8,7 @@ use std::{
 use clap::Parser;
 use lapin::{
     Channel, Connection, ConnectionProperties,
-    options::{ExchangeDeleteOptions, QueueDeclareOptions, QueueDeleteOptions},
+    options::{QueueDeclareOptions, QueueDeleteOptions},
     types::{AMQPValue, FieldTable},
 };
 use secrecy::SecretString;
@@ -19,6 +19,8 @@ use xtwebhooks::{
     },
     shutdown::Shutdown,
 };
+
+use super::janitor::{self, Left};
 
 /// The most shards that a test uses; its queues are deleted up to this.
 const SHARDS_MAX: u8 = 8;
@@ -40,14 +42,14 @@ pub fn amqp_url() -> String {
     env::var("AMQP_URL").unwrap_or_else(|_| "amqp://guest:guest@127.0.0.1:5672/%2f".into())
 }
 
-/// Runs a test in its own corner, and sweeps the corner whatever becomes of the test.
+/// Runs a test in its own corner, and has the corner swept whatever becomes of the test.
 pub async fn on_rabbit<F>(test: impl FnOnce(Rabbit) -> F)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let rabbit = Rabbit::new();
     let ended = tokio::spawn(test(rabbit.clone())).await;
-    rabbit.sweep().await;
+    janitor::remove(rabbit.left());
     if let Err(panicked) = ended {
         std::panic::resume_unwind(panicked.into_panic());
     }
@@ -132,18 +134,13 @@ impl Rabbit {
         declared.expect("a queue that can be declared");
     }
 
-    async fn sweep(&self) {
-        let (topology, channel) = (Topology::new(&self.config), self.channel().await);
+    /// Every queue and exchange that there may be, the queues that dead-letter before those that they dead-letter to.
+    fn left(&self) -> Left {
+        let topology = Topology::new(&self.config);
         let shards = (0..SHARDS_MAX).flat_map(|shard| [Queue::Deliveries(shard), Queue::Prompt(shard)]);
         let shards = shards.map(|queue| topology.name(queue));
-        for name in topology.queues().into_iter().map(|queue| queue.name).chain(shards) {
-            let deleted = channel.queue_delete(name.into(), QueueDeleteOptions::default()).await;
-            deleted.expect("a queue that can be deleted");
-        }
-        for exchange in topology.exchanges() {
-            let deleted =
-                channel.exchange_delete(exchange.name.into(), ExchangeDeleteOptions::default()).await;
-            deleted.expect("an exchange that can be deleted");
-        }
+        let queues = topology.queues().into_iter().map(|queue| queue.name).chain(shards).rev().collect();
+        let exchanges = topology.exchanges().into_iter().map(|exchange| exchange.name).collect();
+        Left { amqp_url: amqp_url(), queues, exchanges }
     }
 }

@@ -8,7 +8,7 @@ use std::{
 use serde_json::Value;
 use tokio::process::{Child, Command};
 
-use super::app::eventually;
+use super::{app::eventually, soon};
 
 /// A running process of the service. Killed when dropped.
 pub struct Service {
@@ -29,6 +29,10 @@ impl Service {
 
     /// Asks health or metrics; nothing if nobody answers.
     pub async fn get(&self, path: &str) -> Option<(u16, String)> {
+        soon("an answer of its probes", self.ask(path)).await
+    }
+
+    async fn ask(&self, path: &str) -> Option<(u16, String)> {
         use tokio::io::{AsyncReadExt, AsyncWriteExt};
         let mut stream = tokio::net::TcpStream::connect(&self.address).await.ok()?;
         let request = format!("GET {path} HTTP/1.1\r\nhost: probes\r\nconnection: close\r\n\r\n");
