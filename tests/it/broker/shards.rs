@@ -47,6 +47,13 @@ async fn what_a_larger_number_left_behind_is_still_consumed() {
         rabbit.delete(Queue::Prompt(1)).await;
         let broker = rabbit.open().await;
         assert_eq!(broker.deliveries_queues(), [&of(0)[..], &[Queue::Deliveries(1)]].concat());
+        // Some of many were deleted.
+        publish_to_each_bucket(&rabbit, 8).await;
+        for shard in 1..7 {
+            rabbit.delete(Queue::Deliveries(shard)).await;
+        }
+        let broker = rabbit.open().await;
+        assert_eq!(broker.deliveries_queues(), [of(0), of(7)].concat());
     })
     .await;
 }
