@@ -16,13 +16,14 @@ mod jwt;
 mod limits;
 mod operations;
 mod scope;
+mod turns;
 mod userinfo;
 
 use std::{net::IpAddr, path::PathBuf};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
-    http::{HeaderMap, header, request::Parts as Head},
+    http::{HeaderMap, Method, header, request::Parts as Head},
     middleware::Next,
     response::{IntoResponse, Response},
 };
@@ -36,6 +37,7 @@ use self::{
     jwt::{Judged, Jwt},
     limits::Limits,
     operations::Needs,
+    turns::Turns,
     userinfo::Userinfo,
 };
 use super::{
@@ -106,6 +108,7 @@ pub struct Access {
     jwt: Jwt,
     userinfo: Option<Userinfo>,
     limits: Limits,
+    turns: Turns,
 }
 
 impl Access {
@@ -122,6 +125,7 @@ impl Access {
             jwt: Jwt::new(&config.jwt, &client)?,
             userinfo: url.map(|url| Userinfo::new(url, client)),
             limits: Limits::new(&config.limits),
+            turns: Turns::new(),
         })
     }
 }
@@ -236,6 +240,8 @@ pub(super) async fn admit(
     };
     match judge(&api, scopes, request.headers(), request.extensions().get::<Peer>()).await {
         Ok(caller) => {
+            let reads = [Method::GET, Method::HEAD].contains(request.method());
+            let _turn = if reads { api.access.turns.take(&caller).await } else { None };
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
