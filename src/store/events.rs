@@ -2,7 +2,10 @@
 //!
 //! Ids begin with the event's time, so times bound ids, and a page is a walk backwards along one index of only those
 //! days. Each way of asking that has an index of its own is a statement of its own: one statement for all of them would
-//! have a plan for none.
+//! have a plan for none. Types have no index: they are judged on the way, and a page of what is rare is given up after
+//! so many rows, as that of any filter ([`search`]).
+
+mod filtered;
 
 use std::time::Duration;
 
@@ -66,7 +69,7 @@ pub struct Page {
     pub before: Uuid,
     /// Whether `data` is wanted, too.
     pub data: bool,
-    /// How many.
+    /// How many at most.
     pub limit: i64,
 }
 
@@ -95,17 +98,40 @@ macro_rules! events {
     };
 }
 
-/// A page of a company's events, newest first.
-pub async fn list(db: impl PgExecutor<'_>, company: CompanyId, page: &Page) -> Result<Vec<Row>> {
-    if let Some(message_id) = &page.message_id {
-        return by_message(db, company, page, message_id).await;
+/// What a page found.
+#[derive(Clone, Debug)]
+pub struct Found {
+    /// Newest first.
+    pub rows: Vec<Row>,
+    /// Before which id the next page begins; none where there is nothing behind.
+    pub next: Option<Uuid>,
+}
+
+/// A page of a company's events.
+pub async fn list(db: &PgPool, company: CompanyId, page: &Page) -> Result<Found> {
+    let is_few = page.message_id.is_some() || page.ids.is_some();
+    let is_filtered =
+        page.event_type.is_some() || page.type_prefix.is_some() || page.unmatched == Some(false);
+    if is_filtered && !is_few {
+        return filtered::list(db, company, page).await;
     }
-    if let Some(ids) = &page.ids {
-        return by_ids(db, company, page, ids).await;
-    }
-    if page.unmatched == Some(true) {
-        return unmatched(db, company, page).await;
-    }
+    let more = Page { limit: page.limit + 1, ..page.clone() };
+    let mut rows = if let Some(message_id) = &page.message_id {
+        by_message(db, company, &more, message_id).await?
+    } else if let Some(ids) = &page.ids {
+        by_ids(db, company, &more, ids).await?
+    } else if page.unmatched == Some(true) {
+        unmatched(db, company, &more).await?
+    } else {
+        all(db, company, &more).await?
+    };
+    let is_more = i64::try_from(rows.len()).is_ok_and(|found| found > page.limit);
+    rows.truncate(usize::try_from(page.limit).unwrap_or_default());
+    let next = if is_more { rows.last().map(|row| row.id) } else { None };
+    Ok(Found { rows, next })
+}
+
+async fn all(db: impl PgExecutor<'_>, company: CompanyId, page: &Page) -> Result<Vec<Row>> {
     let rows = events!(
         r#"-- events.list
         select id, company_id, event_type, message_id, "timestamp", received_at, matched, matched_as_of, violation,

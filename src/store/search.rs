@@ -335,10 +335,12 @@ async fn count_webhooks(db: &PgPool, company: CompanyId) -> Result<i64> {
 
 mod counting;
 mod letters;
+mod looks;
 
 pub use counting::count_deliveries;
 pub(super) use counting::{known_in_time, within};
 pub use letters::{Letters, count_letters, dead_letters};
+pub(super) use looks::Looks;
 
 #[cfg(test)]
 mod tests;

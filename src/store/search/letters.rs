@@ -7,8 +7,9 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
-    Found, LOOK_BEGINS, LOOK_MAX, LOOKED_AT_MAX,
+    Found,
     counting::{known_in_time, within},
+    looks::Looks,
 };
 use crate::{model::CompanyId, store::Result};
 
@@ -50,27 +51,13 @@ pub async fn dead_letters(
     rows: i64,
 ) -> Result<Found<Key>> {
     let is_filtered = wanted.kinds.is_some() || wanted.statuses.is_some() || wanted.reasons.is_some();
-    let (mut before, mut each) = (before, if is_filtered { LOOK_BEGINS } else { rows + 1 });
-    let (mut found, mut looked_at) = (Vec::<Key>::new(), 0);
+    let mut looks = Looks::new(before, rows, is_filtered);
     loop {
-        let missing = rows + 1 - i64::try_from(found.len()).unwrap_or(rows);
-        let look = look(db, wanted, before, each, missing).await?;
-        found.extend(look.times.into_iter().zip(look.ids));
-        let is_full = i64::try_from(found.len()).is_ok_and(|n| n > rows);
-        found.truncate(usize::try_from(rows).unwrap_or(0));
-        let ids = || found.iter().map(|(_, id)| *id).collect();
-        if is_full {
-            return Ok(Found { ids: ids(), next: found.last().copied() });
+        let look = look(db, wanted, looks.before, looks.each, looks.missing()).await?;
+        let found = look.times.into_iter().zip(look.ids);
+        if let Some(page) = looks.take(found, look.edge_at.zip(look.edge_id), look.looked_at) {
+            return Ok(Found { ids: page.keys.into_iter().map(|(_, id)| id).collect(), next: page.next });
         }
-        if look.looked_at < each {
-            return Ok(Found { ids: ids(), next: None });
-        }
-        before = look.edge_at.zip(look.edge_id);
-        looked_at += look.looked_at;
-        if looked_at >= LOOKED_AT_MAX {
-            return Ok(Found { ids: ids(), next: before });
-        }
-        each = (each * 4).min(LOOK_MAX);
     }
 }
 

@@ -233,3 +233,41 @@ async fn a_page_of_events_goes_along_one_index_and_into_no_day_that_it_does_not_
     let (looked_into, by) = plan(&app, "events.by_ids", &arguments(wanted, Uuid::max(), &more)).await;
     assert_eq!((looked_into, by.len()), (vec![day(7).0], 1));
 }
+
+#[tokio::test]
+async fn a_rare_type_is_looked_for_page_by_page_and_found() {
+    const MANY: i64 = 45_000;
+    let (app, company) = (App::new().await, Uuid::new_v4());
+    let service = app.run(&["--role", "api"]).await;
+    let client = app.client(&service, company).await;
+    // One that is wanted in fifteen thousand, and another company's of the same type between them.
+    let sql = format!(
+        r#"insert into events (id, company_id, event_type, message_id, "timestamp", data, body_hash, matched, matched_as_of,
+                               fanned_out)
+           select overlay(replace(gen_random_uuid()::text, '-', '') placing
+                          lpad(to_hex(floor(extract(epoch from now()) * 1000)::bigint - n), 12, '0') from 1 for 12)::uuid,
+                  case when n % 15000 = 1 then gen_random_uuid() else '{company}' end,
+                  case when n % 15000 in (0, 1) then 'rare.thing' else 'common.thing' end,
+                  n, 0, 'null', 0, (n % 15000 <> 0)::integer, now(), true
+           from generate_series(1, {MANY}) as n"#
+    );
+    app.pool.execute(AssertSqlSafe(sql)).await.expect("written");
+    for query in ["event_type=rare.thing", "event_type=rare.*", "event_type=rare.*&unmatched=true"] {
+        let (mut found, mut pages, mut next) =
+            (Vec::new(), 0, Some(format!("/v1/events?limit=2&count=capped&{query}")));
+        while let Some(page) = next {
+            let answer = client.get(&page).await;
+            found.extend(ids(&answer.expect(200)));
+            assert_eq!(answer.header("x-total-count"), "3");
+            (pages, next) = (pages + 1, answer.next());
+        }
+        assert_eq!(found, ["15000", "30000", "45000"], "{query}");
+        // Those that nobody wanted have an index of their own.
+        assert!(
+            if query.contains("unmatched") { pages == 2 } else { (2..=5).contains(&pages) },
+            "{query}: {pages}"
+        );
+    }
+    let none = client.get("/v1/events?event_type=nothing.such").await;
+    assert!(ids(&none.expect(200)).is_empty() && none.next().is_some(), "given up, and goes on");
+}
