@@ -24,6 +24,7 @@ COMMAND_END_SECONDS = 30.0
 def run(command: list[str], only_private: bool) -> int:
     """The command's exit code; 128 and the signal's number where a signal ended it, as shells have it."""
     ours: Optional[Servers] = None
+    code = 1
     try:
         needed = [kind for kind, variable in VARIABLES.items() if not os.environ.get(variable)]
         for kind in VARIABLES.keys() - needed:
@@ -33,15 +34,17 @@ def run(command: list[str], only_private: bool) -> int:
             ours = _claim_folder(runs_folder())
             environment.update(_bring_up(ours, needed, only_private))
         code = _command(command, environment, ours)
-        complaints = ours.complaints() if ours and code else ""
-        if complaints:
-            say(f"the broker's own failures, the first of its log:\n{complaints}")
         return code
     finally:
         if ours:
             ignore_signals()
-            ours.down()
-            say("stopped what was started")
+            try:
+                complaints = ours.complaints() if code else ""
+                if complaints:
+                    say(f"the broker's own failures, the first of its log:\n{complaints}")
+            finally:
+                ours.down()
+                say("stopped what was started")
 
 
 def _claim_folder(folder: Path) -> Servers:
