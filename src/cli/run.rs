@@ -38,7 +38,7 @@ const API_CHANGES_CONNECTIONS: u32 = 4;
 /// Connections through which the API finds out who is calling.
 const API_ACCESS_CONNECTIONS: u32 = 2;
 /// Connections through which the API reads: its own, so that no reader slows deliveries.
-const API_READS_CONNECTIONS: u32 = 8;
+const API_READS_CONNECTIONS: u32 = 2 * api::access::READINGS_MAX;
 /// Connections that every process has for what is no role's own.
 const UPKEEP_CONNECTIONS: u32 = 2;
 /// Connections that wait for notifications, in a process that has a cache.

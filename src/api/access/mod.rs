@@ -31,6 +31,7 @@ use axum::{
 pub use api_key::{ApiKey, KEY_PREFIX};
 pub use operations::Operations;
 pub use scope::{Scope, Scopes};
+pub use turns::READINGS_MAX;
 use url::Url;
 
 use self::{

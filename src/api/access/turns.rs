@@ -12,9 +12,9 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{Caller, limits::TOLD_APART_MAX};
 use crate::model::CompanyId;
 
-/// Readings that one company has under way at once, or one who reads of all companies: half of the connections that
-/// readings share.
-pub const READINGS_MAX: usize = 4;
+/// Readings that one company has under way at once, or one who reads of all companies; there are twice as many
+/// connections for readings.
+pub const READINGS_MAX: u32 = 4;
 
 /// How long after its last request a company's turns are kept; longer than any request takes.
 const KEPT: Duration = Duration::from_mins(10);
@@ -37,7 +37,7 @@ impl Turns {
     /// Waits for a turn, which ends when what is returned is dropped.
     pub(super) async fn take(&self, caller: &Caller) -> Option<OwnedSemaphorePermit> {
         let whose = caller.company.map_or_else(|| Whose::Actor(caller.actor.clone()), Whose::Company);
-        let turns = self.0.get_with(whose, async { Arc::new(Semaphore::new(READINGS_MAX)) }).await;
+        let turns = self.0.get_with(whose, async { Arc::new(Semaphore::new(READINGS_MAX as usize)) }).await;
         // It is never closed.
         turns.acquire_owned().await.ok()
     }
