@@ -13,7 +13,8 @@ use crate::support::{
     app::{App, eventually_within},
     load,
     past::{execute, owe},
-    receiver::{Receiver, Request},
+    private::Private,
+    receiver::{Answer, Receiver, Request},
 };
 
 /// How long rescue waits after a mark came through. Ten of them must be bearable.
@@ -22,13 +23,17 @@ const GRACE_SECONDS: u32 = 3;
 /// A world in which rescue is quick.
 async fn quick_to_rescue() -> App {
     let app = App::new().await;
+    make_quick_to_rescue(&app);
+    app
+}
+
+fn make_quick_to_rescue(app: &App) {
     app.set("FRESH_MAX", "500ms")
         .set("TIMEOUT_MAX", "1s")
         .set("LEASE_MARGIN", "1s")
         .set("RESCUE_GRACE", format!("{GRACE_SECONDS}s"))
         .set("TIDE_MARK_EVERY", "500ms")
         .set("WINDOW_JOBS", "50000");
-    app
 }
 
 /// How often each delivery was requested.
@@ -161,4 +166,35 @@ async fn rescue_waits_twice_as_long_each_further_time() {
     assert!(second > grace.mul_f64(0.6), "{second:?} after the first");
     assert!(third > grace.mul_f64(1.6), "{third:?} after the second");
     receiver.wait_for(RESCUED.len()).await;
+}
+
+#[tokio::test]
+async fn while_rabbitmq_dead_letters_nothing_retries_arrive_by_rescue() {
+    // Fewer failures than open a breaker.
+    const EVENTS: usize = 4;
+    let private = Private::up().await;
+    let (app, receiver) = (private.app().await, Receiver::start().await);
+    make_quick_to_rescue(&app);
+    receiver.answer_by(|request, _| {
+        Answer::status(if request.header("x-xtsystems-attempt") == Some("1") { 500 } else { 200 })
+    });
+    let company = Uuid::new_v4();
+    app.webhook(company, &receiver.url("/"), json!({})).await;
+    let service = app.run(&[]).await;
+    // As a node of 3.10 is left by two of its workers that failed within five seconds: docs/operations.md.
+    private.rabbitmqctl(&["eval", "supervisor:terminate_child(rabbit_sup, rabbit_fifo_dlx_sup)."]).await;
+    load::publish(&app, company, EVENTS as u64).await;
+    receiver.wait_within(2 * EVENTS, Duration::from_secs(60)).await;
+    app.wait_for_count(
+        "select count(*) from webhook_deliveries where status = 'delivered' and attempts = 2 and rescues = 1",
+        EVENTS as i64,
+    )
+    .await;
+    assert_eq!(service.metric("xtwebhooks_feed_rescued_total").await, EVENTS as f64);
+    assert_eq!(service.stop().await, Some(0));
+    let counts = by_delivery(&receiver.requests());
+    assert!(counts.len() == EVENTS && counts.values().all(|count| *count == 2), "{counts:?}");
+
+    // The queues are there, so a process that starts does not mind.
+    assert_eq!(app.run(&[]).await.stop().await, Some(0));
 }

@@ -177,33 +177,3 @@ async fn while_the_ledger_is_away_no_request_starts_and_nobody_consumes() {
     }
     assert_nothing_was_given_up(&app).await;
 }
-
-#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn while_rabbitmq_dead_letters_nothing_retries_arrive_by_rescue() {
-    // Fewer than open a breaker.
-    const EVENTS: u64 = 4;
-    let private = Private::up().await;
-    let (app, receiver) = (private.app().await, Receiver::start().await);
-    app.set("FRESH_MAX", "500ms")
-        .set("TIMEOUT_MAX", "1s")
-        .set("LEASE_MARGIN", "1s")
-        .set("RESCUE_GRACE", "3s")
-        .set("TIDE_MARK_EVERY", "500ms");
-    receiver.answer_by(|request, _| {
-        Answer::status(if request.header("x-xtsystems-attempt") == Some("1") { 500 } else { 200 })
-    });
-    let company = Uuid::new_v4();
-    app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 10})).await;
-    let service = app.run(&[]).await;
-    // As a node of 3.10 is left by two of its workers that failed within five seconds: docs/operations.md.
-    private.rabbitmqctl(&["eval", "supervisor:terminate_child(rabbit_sup, rabbit_fifo_dlx_sup)."]).await;
-    load::publish(&app, company, EVENTS).await;
-    wait_until_all_is_delivered(&app, EVENTS as usize).await;
-    assert_eq!(receiver.count(), 2 * EVENTS as usize, "each was requested twice");
-    assert_eq!(service.metric("xtwebhooks_feed_rescued_total").await, EVENTS as f64);
-    assert_nothing_was_given_up(&app).await;
-
-    // The queues are there, so a process that starts does not mind.
-    assert_eq!(service.stop().await, Some(0));
-    assert_eq!(app.run(&[]).await.stop().await, Some(0));
-}

@@ -84,15 +84,16 @@ async fn one_company_reads_on_half_of_the_connections_at_most() {
     let asking: Vec<_> = (0..READERS).map(|_| ask(&greedy)).collect();
     eventually("half of the reading connections wait", async || (waiting(&app).await == 4).then_some(()))
         .await;
-    for _ in 0..20 {
+    for _ in 0..5 {
         let began = Instant::now();
         other.get("/v1/webhooks").await.expect(200);
         assert!(began.elapsed() < Duration::from_secs(2), "{:?}", began.elapsed());
         assert!(waiting(&app).await <= 4);
     }
-    // What waited for its turn comes to it.
+    // What waited for its turn comes to it; a statement that waited past its bound was ended.
     holder.execute("rollback").await.expect("released");
-    for answered in join_all(asking).await {
-        assert_eq!(answered.expect("answered"), 200);
-    }
+    let answered: Vec<_> =
+        join_all(asking).await.into_iter().map(|status| status.expect("answered")).collect();
+    assert!(answered.iter().all(|status| [200, 408].contains(status)), "{answered:?}");
+    assert!(answered.contains(&200), "{answered:?}");
 }

@@ -26,7 +26,7 @@ use tokio::{
 use uuid::Uuid;
 
 use super::{
-    LOOK_EVERY,
+    LOOK_EVERY, apart,
     janitor::{self, Left},
     soon,
     template::{template, with_database},
@@ -378,18 +378,12 @@ impl Drop for App {
         drop(self.remote.take());
         janitor::remove(self.left());
         let Some(name) = self.database.take().filter(|_| !std::thread::panicking()) else { return };
-        // A runtime of its own: the test's may be about to end.
-        let dropped = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            runtime.block_on(async {
-                if let Ok(mut admin) = PgConnection::connect(&database_url()).await {
-                    let sql = format!("drop database if exists {name} with (force)");
-                    let _ = admin.execute(AssertSqlSafe(sql)).await;
-                }
-            });
+        apart(async move {
+            if let Ok(mut admin) = PgConnection::connect(&database_url()).await {
+                let sql = format!("drop database if exists {name} with (force)");
+                let _ = admin.execute(AssertSqlSafe(sql)).await;
+            }
         });
-        let _ = dropped.join();
     }
 }
 

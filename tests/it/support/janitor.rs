@@ -11,7 +11,9 @@ use std::{
     time::{Duration, Instant},
 };
 
-use super::PATIENCE;
+use tokio::time::timeout;
+
+use super::{PATIENCE, apart};
 
 /// How long a world rests.
 const REST: Duration = Duration::from_secs(2);
@@ -40,13 +42,10 @@ pub fn remove(left: Left) {
         rested.push(left);
     }
     for left in rested {
-        // A runtime of its own: the test's may be about to end. What a stuck broker keeps of a world harms no other.
-        let removed = std::thread::spawn(move || {
-            let runtime =
-                tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
-            let _ = runtime.block_on(async { tokio::time::timeout(PATIENCE, left.remove()).await });
+        // What a stuck broker keeps of a world harms no other.
+        apart(async {
+            let _ = timeout(PATIENCE, left.remove()).await;
         });
-        let _ = removed.join();
     }
 }
 

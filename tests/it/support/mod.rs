@@ -33,7 +33,7 @@ pub async fn soon<T>(what: &str, future: impl Future<Output = T>) -> T {
     timeout(PATIENCE, future).await.unwrap_or_else(|_| panic!("waited in vain for {what}"))
 }
 
-/// Waits until a condition holds.
+/// Waits until a condition holds. Goes where futures must be `Send`, as in a spawned task; those of `app::eventually` are not.
 pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl FnMut() -> F) {
     // A look that gets no answer counts against the same deadline.
     let held = async {
@@ -43,4 +43,10 @@ pub async fn eventually<F: Future<Output = bool>>(what: &str, mut holds: impl Fn
     };
     let waited = timeout(PATIENCE, held).await;
     assert!(waited.is_ok(), "waited in vain until {what}");
+}
+
+/// Runs something to its end on a runtime of its own, where the test's may be about to end.
+pub fn apart(work: impl Future<Output = ()> + Send + 'static) {
+    let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let _ = std::thread::spawn(move || runtime.block_on(work)).join();
 }
