@@ -20,7 +20,7 @@ pub const LIST_MAX: i64 = 10_000;
 
 /// Runs a statement whose first part makes the rows `webhook`, and reads those.
 ///
-/// `version` is the row's `xmin`: it changes with every change of the row, and with nothing else.
+/// A trigger counts `version` up with every change of the row.
 macro_rules! webhooks {
     ($sql:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -53,7 +53,7 @@ macro_rules! webhooks {
                 updated_at as "updated_at!",
                 created_by,
                 deleted_at,
-                version as "version!",
+                version::text as "version!",
                 l.opened_at as "opened_at?",
                 l.next_probe_at as "next_probe_at?",
                 l.held_back_until as "held_back_until?"
@@ -85,7 +85,7 @@ pub async fn create(db: impl PgExecutor<'_>, new: New) -> Result<Row> {
                     auto_recover, metadata)
                 values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15,
                     $16::text::json)
-                returning *, xmin::text as version
+                returning *
             )",
         new.company.uuid(),
         new.name,
@@ -113,7 +113,7 @@ pub async fn list(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<Row
         "
             -- webhooks.list
             with webhook as (
-                select *, xmin::text as version
+                select *
                 from webhooks
                 where company_id = $1
                     and deleted_at is null
@@ -138,7 +138,7 @@ pub async fn page(
         "
             -- webhooks.page
             with webhook as (
-                select *, xmin::text as version
+                select *
                 from webhooks
                 where company_id = $1
                     and deleted_at is null
@@ -180,7 +180,7 @@ pub async fn lock(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) ->
         "
             -- webhooks.lock
             with webhook as (
-                select *, xmin::text as version
+                select *
                 from webhooks
                 where company_id = $1
                     and id = $2
@@ -199,7 +199,7 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> 
         "
             -- webhooks.get
             with webhook as (
-                select *, xmin::text as version
+                select *
                 from webhooks
                 where company_id = $1
                     and id = $2
@@ -247,7 +247,7 @@ pub async fn update(
                 where company_id = $1
                     and id = $2
                     and deleted_at is null
-                returning *, xmin::text as version
+                returning *
             )",
         company.uuid(),
         id.uuid(),
@@ -285,7 +285,7 @@ pub async fn delete(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) 
                 where company_id = $1
                     and id = $2
                     and deleted_at is null
-                returning *, xmin::text as version
+                returning *
             )",
         company.uuid(),
         id.uuid(),
@@ -299,7 +299,7 @@ pub async fn of_company(db: impl PgExecutor<'_>, company: CompanyId) -> Result<V
         "
             -- webhooks.of_company
             with webhook as (
-                select *, xmin::text as version
+                select *
                 from webhooks
                 where company_id = $1
                     and deleted_at is null
@@ -315,7 +315,7 @@ pub async fn by_ids(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Webhook
         "
             -- webhooks.by_ids
             with webhook as (
-                select *, xmin::text as version
+                select *
                 from webhooks
                 where id = any($1)
             )",

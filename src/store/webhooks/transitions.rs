@@ -32,7 +32,7 @@ pub async fn pause(
                     and id = $2
                     and deleted_at is null
                     and paused_at is null
-                returning *, xmin::text as version
+                returning *
             )",
         company.uuid(),
         id.uuid(),
@@ -70,7 +70,7 @@ pub async fn resume(
                     and id = $2
                     and deleted_at is null
                     and paused_at is not null
-                returning *, xmin::text as version
+                returning *
             ),
             ordered as (
                 insert into replays (id, company_id, kind, webhook_id, filter, rate, requested_by)
@@ -120,7 +120,7 @@ pub async fn rotate_secret(
                 where company_id = $1
                     and id = $2
                     and deleted_at is null
-                returning *, xmin::text as version
+                returning *
             )",
         company.uuid(),
         id.uuid(),
