@@ -17,10 +17,13 @@ use serde::Deserialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-pub use publish::EVENTS_MAX;
+pub(super) use shape::describe_problem;
 pub use shape::{Accepted, Event, EventDelivery, EventShown, NewEvent, NewEvents, NotSent, Published, Taken};
 
-use self::publish::{Batch, Whose};
+use self::{
+    look::Filters,
+    publish::{Batch, Whose},
+};
 use super::{
     Api,
     access::{Caller, Scope, Tenant},
@@ -34,9 +37,6 @@ use crate::{
     model::{EventId, WebhookId},
     store::events as table,
 };
-
-/// Requests that publish under an `Idempotency-Key` at once, each with a connection to the ledger in hand; others wait.
-pub const KEYED_PUBLISHES_MAX: usize = 2;
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get))
@@ -110,20 +110,6 @@ async fn create(
     let answer = claim.keep(&mut tx, StatusCode::ACCEPTED, &publish.await?).await?;
     tx.commit().await?;
     Ok(answer)
-}
-
-/// What narrows the list.
-#[derive(Debug, Deserialize)]
-struct Filters {
-    event_type: Option<String>,
-    since: Option<chrono::DateTime<chrono::Utc>>,
-    until: Option<chrono::DateTime<chrono::Utc>>,
-    id: Option<String>,
-    event_id: Option<String>,
-    unmatched: Option<bool>,
-    limit: Option<u32>,
-    cursor: Option<String>,
-    count: Option<Count>,
 }
 
 /// Events, newest first

@@ -5,7 +5,10 @@
 //!     ─▶ time bound ─▶ access ─▶ handler
 //! ```
 
-use std::time::{Duration, Instant};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use axum::{
     Router,
@@ -24,9 +27,9 @@ use tower_http::{
 use uuid::Uuid;
 
 use super::{
-    Api,
     access::{self, Operations},
     problem::{Kind, Problem},
+    state::Api,
 };
 use crate::telemetry::labels::StatusClass;
 
@@ -55,7 +58,7 @@ pub(super) fn around(router: Router, api: &Api, document: &utoipa::openapi::Open
         .fallback(async || {
             Problem::not_found("there is nothing at this path; /v1/openapi.json says what there is")
         })
-        .layer(from_fn_with_state((api.clone(), operations), access::admit))
+        .layer(from_fn_with_state((Arc::clone(&api.access), operations), access::admit))
         .layer(from_fn_with_state(api.config.api_request_timeout, in_time))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CompressionLayer::new());

@@ -23,15 +23,13 @@ use utoipa::{
     },
 };
 
-use super::events::Published;
+use super::access::BEARER;
 use super::problem::{CONTENT_TYPE, FieldError, Kind, PROBLEMS_PATH, Problem, ProblemBody};
 
 /// Where the document is.
 pub const DOCUMENT_PATH: &str = "/v1/openapi.json";
 /// Where the page is that shows it.
 pub const PAGE_PATH: &str = "/v1/docs";
-/// The name of the one security scheme.
-pub const BEARER: &str = "bearer";
 
 /// What stands above the operations.
 pub(super) fn head() -> OpenApi {
@@ -43,7 +41,6 @@ pub(super) fn head() -> OpenApi {
         .security_scheme(BEARER, SecurityScheme::Http(bearer.build()))
         .schema(ProblemBody::name(), ProblemBody::schema())
         .schema(FieldError::name(), FieldError::schema())
-        .schema(Published::name(), Published::schema())
         .build();
     let info = InfoBuilder::new()
         .title("XTSystems webhooks")

@@ -10,9 +10,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 use serde::Serialize;
+use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use super::events::Published;
 use crate::store;
 
 /// The kinds of problems: a word for the address, the status, a title, and what a caller does about it.
@@ -134,7 +134,7 @@ pub struct Problem {
     kind: Kind,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
-    events: Vec<Published>,
+    extensions: Map<String, Value>,
     retry_after: Option<Duration>,
 }
 
@@ -160,16 +160,21 @@ pub(super) struct ProblemBody<'a> {
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(required = false)]
     pub errors: &'a [FieldError],
-    /// Of a publish that was not confirmed as a whole: what became of each event, in their order.
-    #[serde(skip_serializing_if = "<[_]>::is_empty")]
-    #[schema(required = false)]
-    pub events: &'a [Published],
+}
+
+/// A body with what an operation adds to it: extension members (section 3.2), which its own file describes.
+#[derive(Debug, Serialize)]
+struct Extended<'a> {
+    #[serde(flatten)]
+    body: ProblemBody<'a>,
+    #[serde(flatten)]
+    extensions: &'a Map<String, Value>,
 }
 
 impl Problem {
     /// A problem of a kind, with what happened this time.
     pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
-        Self { kind, detail: detail.into(), errors: Vec::new(), events: Vec::new(), retry_after: None }
+        Self { kind, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), retry_after: None }
     }
 
     /// There is no such thing: `Webhook not found`, as the guide says it.
@@ -211,10 +216,11 @@ impl Problem {
         Self { retry_after: Some(retry_after), ..self }
     }
 
-    /// What became of each event that was to be published.
+    /// With an extension: a member of this name beside those that every problem has.
     #[must_use]
-    pub(super) fn about(self, events: Vec<Published>) -> Self {
-        Self { events, ..self }
+    pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
+        self.extensions.insert(name.to_owned(), value);
+        self
     }
 
     /// Its kind.
@@ -238,9 +244,9 @@ impl Problem {
             detail: &self.detail,
             request_id,
             errors: &self.errors,
-            events: &self.events,
         };
-        let text = serde_json::to_string(&body).expect("texts and numbers always make JSON");
+        let text = serde_json::to_string(&Extended { body, extensions: &self.extensions })
+            .expect("texts and numbers always make JSON");
         let mut response = (self.kind.status(), [(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {

@@ -16,7 +16,7 @@ use tokio::{net::TcpListener, sync::Semaphore};
 use tokio_io_timeout::TimeoutStream;
 use tower_service::Service as _;
 
-use super::{Config, access::Peer};
+use super::{access::Peer, state::Config};
 
 /// How long a client may take for the head of a request.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(10);

@@ -21,7 +21,6 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use check_url::CHECKS_MAX;
 pub use shape::{CheckedAddress, CheckedTls, CheckedUrl, Message, Resumed, Tested, Warning, Webhook};
 
 use self::wanted::{WebhookCreate, WebhookUpdate};

@@ -9,15 +9,13 @@ use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
 use moka::future::Cache;
 use secrecy::{ExposeSecret, SecretString};
 use sha2::{Digest, Sha256};
+use sqlx::PgPool;
 use subtle::ConstantTimeEq;
 
 use super::{Grant, Principal, Scopes};
 use crate::{
-    api::{
-        Api,
-        problem::{Kind, Problem},
-    },
-    clock::Clock,
+    api::problem::{Kind, Problem},
+    clock::{Clock, SystemClock},
     model::CompanyId,
     store::api_keys,
 };
@@ -69,24 +67,56 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
-/// Which keys were used within the last minute, as far as this process wrote it down.
-pub(super) struct Used(Cache<String, ()>);
-
-impl Default for Used {
-    fn default() -> Self {
-        Self(Cache::builder().max_capacity(USED_MAX).time_to_live(USED_FOR).build())
-    }
+/// Knows whose a key is.
+pub struct Keys {
+    /// Where keys are looked up: no list that takes long keeps anybody out.
+    lookups: PgPool,
+    /// Where their uses are written down.
+    changes: PgPool,
+    clock: SystemClock,
+    used: Used,
 }
 
-impl Used {
+impl Keys {
+    pub(in crate::api) fn new(lookups: PgPool, changes: PgPool, clock: SystemClock) -> Self {
+        Self { lookups, changes, clock, used: Used::default() }
+    }
+
+    /// Whose key it is. It is looked up for each call, so one that was revoked is refused from then on.
+    pub(super) async fn identify(&self, token: &str) -> Result<Principal, Problem> {
+        // The same words for every reason: which keys there are is nobody's business.
+        let unknown =
+            || Problem::new(Kind::Unauthenticated, "the key is not known, has expired, or was revoked");
+        let (id, secret) = parts(token).ok_or_else(unknown)?;
+        let key = api_keys::find(&self.lookups, id).await?.ok_or_else(unknown)?;
+        let digest: [u8; 32] = Sha256::digest(secret.expose_secret().as_bytes()).into();
+        let now = self.clock.now();
+        if !bool::from(digest.as_slice().ct_eq(&key.secret_sha256))
+            || key.revoked_at.is_some()
+            || key.expires_at.is_some_and(|at| at <= now)
+        {
+            return Err(unknown());
+        }
+        self.note(&key).await;
+        let scopes: Scopes = key.scopes.iter().filter_map(|word| word.parse().ok()).collect();
+        Ok(Principal {
+            actor: format!("key {KEY_PREFIX}{id}"),
+            grant: match key.company_id {
+                Some(company) => Grant::Companies(vec![(CompanyId(company), scopes)]),
+                None => Grant::All(scopes),
+            },
+            limited_by: format!("key {id}"),
+        })
+    }
+
     /// Sees that a use gets written down, behind the call and not within it.
-    async fn note(&self, api: &Api, key: &api_keys::Key) {
-        let now = api.parts.clock.now();
+    async fn note(&self, key: &api_keys::Key) {
+        let now = self.clock.now();
         let is_noted = key.last_used_at.is_some_and(|at| (now - at).to_std().is_ok_and(|ago| ago < USED_FOR));
-        if is_noted || !self.0.entry_by_ref(&key.id).or_insert(()).await.is_fresh() {
+        if is_noted || !self.used.0.entry_by_ref(&key.id).or_insert(()).await.is_fresh() {
             return;
         }
-        let (pool, id) = (api.parts.changes.clone(), key.id.clone());
+        let (pool, id) = (self.changes.clone(), key.id.clone());
         tokio::spawn(async move {
             if let Err(error) = api_keys::used(&pool, &id).await {
                 tracing::debug!(%error, "the use of a key could not be written down");
@@ -95,36 +125,19 @@ impl Used {
     }
 }
 
+/// Which keys were used within the last minute, as far as this process wrote it down.
+struct Used(Cache<String, ()>);
+
+impl Default for Used {
+    fn default() -> Self {
+        Self(Cache::builder().max_capacity(USED_MAX).time_to_live(USED_FOR).build())
+    }
+}
+
 /// The two parts of a key; none where it has not the form of one.
 fn parts(token: &str) -> Option<(&str, SecretString)> {
     let (id, secret) = token.strip_prefix(KEY_PREFIX)?.split_once('_')?;
     (id.len() == NAME_CHARS && !secret.is_empty()).then(|| (id, secret.into()))
-}
-
-/// Whose key it is. It is looked up for each call, so one that was revoked is refused from then on.
-pub(super) async fn identify(api: &Api, token: &str) -> Result<Principal, Problem> {
-    // The same words for every reason: which keys there are is nobody's business.
-    let unknown = || Problem::new(Kind::Unauthenticated, "the key is not known, has expired, or was revoked");
-    let (id, secret) = parts(token).ok_or_else(unknown)?;
-    let key = api_keys::find(&api.parts.access, id).await?.ok_or_else(unknown)?;
-    let digest: [u8; 32] = Sha256::digest(secret.expose_secret().as_bytes()).into();
-    let now = api.parts.clock.now();
-    if !bool::from(digest.as_slice().ct_eq(&key.secret_sha256))
-        || key.revoked_at.is_some()
-        || key.expires_at.is_some_and(|at| at <= now)
-    {
-        return Err(unknown());
-    }
-    api.access.used.note(api, &key).await;
-    let scopes: Scopes = key.scopes.iter().filter_map(|word| word.parse().ok()).collect();
-    Ok(Principal {
-        actor: format!("key {KEY_PREFIX}{id}"),
-        grant: match key.company_id {
-            Some(company) => Grant::Companies(vec![(CompanyId(company), scopes)]),
-            None => Grant::All(scopes),
-        },
-        limited_by: format!("key {id}"),
-    })
 }
 
 #[cfg(test)]

@@ -19,7 +19,7 @@ mod scope;
 mod turns;
 mod userinfo;
 
-use std::{net::IpAddr, path::PathBuf};
+use std::{net::IpAddr, path::PathBuf, sync::Arc};
 
 use axum::{
     extract::{FromRequestParts, Request, State},
@@ -28,9 +28,9 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-pub use api_key::{ApiKey, KEY_PREFIX};
+pub use api_key::{ApiKey, KEY_PREFIX, Keys};
 pub use operations::Operations;
-pub use scope::{Scope, Scopes};
+pub use scope::{BEARER, Scope, Scopes};
 pub use turns::READINGS_MAX;
 use url::Url;
 
@@ -41,13 +41,10 @@ use self::{
     turns::Turns,
     userinfo::Userinfo,
 };
-use super::{
-    Api, Parts,
-    problem::{Kind, Problem},
-};
+use super::problem::{Kind, Problem};
 use crate::{
     egress::{self, OperatorClient},
-    model::CompanyId,
+    model::{CompanyId, address::Networks},
 };
 
 /// The header by which a caller names a company.
@@ -57,6 +54,15 @@ pub const COMPANY: &str = "x-company-id";
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub struct Config {
+    /// Proxies whose `X-Forwarded-For` is believed: `10.0.0.0/8`
+    #[arg(
+        long,
+        env = "TRUSTED_PROXIES",
+        value_name = "NETWORKS",
+        default_value = "",
+        hide_default_value = true
+    )]
+    pub trusted_proxies: Networks,
     /// How much each may ask.
     #[command(flatten)]
     pub limits: limits::Config,
@@ -105,7 +111,8 @@ fn service_url(setting: &'static str, text: &str) -> Result<Url, Error> {
 
 /// Finds out who is calling.
 pub struct Access {
-    used: api_key::Used,
+    trusted_proxies: Networks,
+    keys: Keys,
     jwt: Jwt,
     userinfo: Option<Userinfo>,
     limits: Limits,
@@ -117,17 +124,63 @@ impl Access {
     ///
     /// # Errors
     /// Where they cannot be followed.
-    pub fn new(config: &Config, parts: &Parts) -> Result<Self, Error> {
-        let client = OperatorClient::new(&parts.receivers)?;
+    pub fn new(config: &Config, receivers: &egress::Config, keys: Keys) -> Result<Self, Error> {
+        let client = OperatorClient::new(receivers)?;
         let url = config.auth_userinfo_url.as_deref().filter(|url| !url.is_empty());
         let url = url.map(|url| service_url("AUTH_USERINFO_URL", url)).transpose()?;
         Ok(Self {
-            used: api_key::Used::default(),
+            trusted_proxies: config.trusted_proxies.clone(),
+            keys,
             jwt: Jwt::new(&config.jwt, &client)?,
             userinfo: url.map(|url| Userinfo::new(url, client)),
             limits: Limits::new(&config.limits),
             turns: Turns::new(),
         })
+    }
+
+    async fn judge(
+        &self,
+        needed: Scopes,
+        headers: &HeaderMap,
+        peer: Option<&Peer>,
+    ) -> Result<Caller, Problem> {
+        let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
+        let address = address::caller(peer, headers, &self.trusted_proxies);
+        let token = bearer(headers)?;
+        let principal = match self.identify(token, address).await {
+            Err(problem) if problem.kind() == Kind::Unauthenticated => {
+                return Err(self.limits.failure(address).await.unwrap_or(problem));
+            }
+            identified => identified?,
+        };
+        self.limits.call(&principal.limited_by)?;
+        let (company, scopes) = company(&principal.grant, headers)?;
+        if !scopes.has_any(needed) {
+            let words: Vec<_> = needed.iter().map(Scope::as_str).collect();
+            let detail = format!("this needs the scope {}", words.join(" or "));
+            return Err(Problem::new(Kind::Forbidden, detail));
+        }
+        let all_companies = matches!(principal.grant, Grant::All(_));
+        Ok(Caller { actor: principal.actor, company, all_companies, scopes, address })
+    }
+
+    /// Who brings these credentials: a key of ours, else a token that a key of ours has signed, else one that XTSystems
+    /// knows.
+    async fn identify(&self, token: &str, address: IpAddr) -> Result<Principal, Problem> {
+        // What has the form of a key is one, and is shown to nobody else.
+        if token.starts_with(KEY_PREFIX) {
+            return self.keys.identify(token).await;
+        }
+        match (self.jwt.judge(token).await?, &self.userinfo) {
+            (Judged::Known(principal), _) | (Judged::WithoutCompany(principal), None) => Ok(principal),
+            (Judged::WithoutCompany(_) | Judged::NotOurs, Some(userinfo)) => {
+                userinfo.identify(token, self.limits.is_failing(address).await).await
+            }
+            (Judged::NotOurs, None) => {
+                let detail = "the credentials are no key of this service, and no token that it takes";
+                Err(Problem::new(Kind::Unauthenticated, detail))
+            }
+        }
     }
 }
 
@@ -232,65 +285,21 @@ fn which_company() -> Problem {
 
 /// Lets a request in, or answers why not.
 pub(super) async fn admit(
-    State((api, operations)): State<(Api, Operations)>,
+    State((access, operations)): State<(Arc<Access>, Operations)>,
     mut request: Request,
     next: Next,
 ) -> Response {
     let Needs::AnyOf(scopes) = operations.needs(request.method(), request.extensions().get()) else {
         return next.run(request).await;
     };
-    match judge(&api, scopes, request.headers(), request.extensions().get::<Peer>()).await {
+    match access.judge(scopes, request.headers(), request.extensions().get::<Peer>()).await {
         Ok(caller) => {
             let reads = [Method::GET, Method::HEAD].contains(request.method());
-            let _turn = if reads { api.access.turns.take(&caller).await } else { None };
+            let _turn = if reads { access.turns.take(&caller).await } else { None };
             request.extensions_mut().insert(caller);
             next.run(request).await
         }
         Err(problem) => problem.into_response(),
-    }
-}
-
-async fn judge(
-    api: &Api,
-    needed: Scopes,
-    headers: &HeaderMap,
-    peer: Option<&Peer>,
-) -> Result<Caller, Problem> {
-    let peer = peer.map_or(IpAddr::from([0, 0, 0, 0]), |peer| peer.0);
-    let address = address::caller(peer, headers, &api.config.trusted_proxies);
-    let token = bearer(headers)?;
-    let principal = match identify(api, token, address).await {
-        Err(problem) if problem.kind() == Kind::Unauthenticated => {
-            return Err(api.access.limits.failure(address).await.unwrap_or(problem));
-        }
-        identified => identified?,
-    };
-    api.access.limits.call(&principal.limited_by)?;
-    let (company, scopes) = company(&principal.grant, headers)?;
-    if !scopes.has_any(needed) {
-        let words: Vec<_> = needed.iter().map(Scope::as_str).collect();
-        return Err(Problem::new(Kind::Forbidden, format!("this needs the scope {}", words.join(" or "))));
-    }
-    let all_companies = matches!(principal.grant, Grant::All(_));
-    Ok(Caller { actor: principal.actor, company, all_companies, scopes, address })
-}
-
-/// Who brings these credentials: a key of ours, else a token that a key of ours has signed, else one that XTSystems knows.
-async fn identify(api: &Api, token: &str, address: IpAddr) -> Result<Principal, Problem> {
-    let access = &api.access;
-    // What has the form of a key is one, and is shown to nobody else.
-    if token.starts_with(KEY_PREFIX) {
-        return api_key::identify(api, token).await;
-    }
-    match (access.jwt.judge(token).await?, &access.userinfo) {
-        (Judged::Known(principal), _) | (Judged::WithoutCompany(principal), None) => Ok(principal),
-        (Judged::WithoutCompany(_) | Judged::NotOurs, Some(userinfo)) => {
-            userinfo.identify(token, access.limits.is_failing(address).await).await
-        }
-        (Judged::NotOurs, None) => {
-            let detail = "the credentials are no key of this service, and no token that it takes";
-            Err(Problem::new(Kind::Unauthenticated, detail))
-        }
     }
 }
 

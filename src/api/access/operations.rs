@@ -4,8 +4,7 @@ use std::{collections::HashMap, sync::Arc};
 
 use axum::{extract::MatchedPath, http::Method};
 
-use super::Scopes;
-use crate::api::openapi::BEARER;
+use super::scope::{BEARER, Scopes};
 
 /// The scope that each operation needs, as the document has it.
 #[derive(Clone, Debug)]

@@ -2,6 +2,9 @@
 
 use std::str::FromStr;
 
+/// The name of the security scheme by which the OpenAPI document says which scopes an operation needs.
+pub const BEARER: &str = "bearer";
+
 macro_rules! scopes {
     ($($(#[$doc:meta])* $scope:ident = $word:literal;)+) => {
         /// One thing that may be done.

@@ -1,13 +1,14 @@
 //! What is asked of the ledger for a list of events, and for one with what became of it.
 
 use chrono::{DateTime, Utc};
+use serde::Deserialize;
 use uuid::Uuid;
 
-use super::{Event, EventDelivery, EventShown, Filters, NotSent};
+use super::shape::{Event, EventDelivery, EventShown, NotSent};
 use crate::{
     api::{
         listing::within_reach,
-        pagination::PAGE_MAX,
+        pagination::{Count, PAGE_MAX},
         problem::{FieldError, Problem},
     },
     model::{CompanyId, EventId, EventType, NonMatch, Status, WebhookId, envelope, id, subscription, why},
@@ -16,6 +17,20 @@ use crate::{
 
 /// The most webhooks that are told why they did not get an event.
 const NOT_SENT_MAX: i64 = 100;
+
+/// What narrows the list.
+#[derive(Debug, Deserialize)]
+pub(super) struct Filters {
+    event_type: Option<String>,
+    since: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
+    id: Option<String>,
+    event_id: Option<String>,
+    unmatched: Option<bool>,
+    pub(super) limit: Option<u32>,
+    pub(super) cursor: Option<String>,
+    pub(super) count: Option<Count>,
+}
 
 /// The rows that filters ask for; every wrong one is named.
 pub(super) fn page(filters: Filters) -> Result<table::Page, Problem> {

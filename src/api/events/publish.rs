@@ -12,7 +12,7 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 use uuid::Uuid;
 
-use super::{Accepted, Published, Taken};
+use super::shape::{Accepted, EVENTS_MAX, Published, Taken, not_confirmed};
 use crate::{
     api::problem::{FieldError, Kind, Problem, UNAVAILABLE_FOR},
     broker::{Broker, Destination, Fate, Headers, Outgoing, Publisher, State},
@@ -24,8 +24,6 @@ use crate::{
     },
 };
 
-/// The most events of one request.
-pub const EVENTS_MAX: usize = 1_000;
 /// Events that are on their way at a time; each of them must be confirmed within the broker's bound.
 const CHUNK_MAX: usize = 200;
 /// How long a caller waits while the queue of events is full.
@@ -163,7 +161,7 @@ impl Batch {
             events.len()
         );
         let wait = if fates.contains(&Fate::Refused) { FULL_FOR } else { UNAVAILABLE_FOR };
-        Problem::unavailable(detail).after(wait).about(events)
+        not_confirmed(detail, &events).after(wait)
     }
 }
 

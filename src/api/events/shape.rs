@@ -6,13 +6,19 @@ use serde_json::value::RawValue;
 use utoipa::{
     PartialSchema, ToSchema,
     openapi::{
-        ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, Ref, RefOr, Schema, SchemaFormat, Type,
+        ArrayBuilder, KnownFormat, ObjectBuilder, OneOfBuilder, OpenApi, Ref, RefOr, Schema, SchemaFormat,
+        Type,
     },
 };
 use uuid::Uuid;
 
-use super::EVENTS_MAX;
-use crate::store::events;
+use crate::{
+    api::problem::{Problem, ProblemBody},
+    store::events,
+};
+
+/// The most events of one request.
+pub const EVENTS_MAX: usize = 1_000;
 
 /// What is published: an event, or an array of some; only described here, for the bytes of each are what is published.
 pub struct NewEvents;
@@ -114,6 +120,27 @@ pub struct Published {
     /// time: it may have arrived); `not sent`.
     #[schema(pattern = "^(confirmed|refused|returned|unknown|not sent)$")]
     pub fate: &'static str,
+}
+
+/// The member that a problem has besides, where some events of a request were not confirmed.
+const PUBLISHED: &str = "events";
+
+/// The problem of a request that the broker did not confirm as a whole.
+pub(super) fn not_confirmed(detail: String, events: &[Published]) -> Problem {
+    let events = serde_json::to_value(events).expect("texts always make JSON");
+    Problem::unavailable(detail).with(PUBLISHED, events)
+}
+
+/// Adds to the document's problem what [`not_confirmed`] adds to a problem.
+pub(in crate::api) fn describe_problem(document: &mut OpenApi) {
+    let schemas = &mut document.components.get_or_insert_default().schemas;
+    schemas.insert(Published::name().into_owned(), Published::schema());
+    if let Some(RefOr::T(Schema::Object(problem))) = schemas.get_mut(&*ProblemBody::name()) {
+        let events = ArrayBuilder::new().items(Ref::from_schema_name(Published::name())).description(Some(
+            "Of a publish that was not confirmed as a whole: what became of each event, in their order.",
+        ));
+        problem.properties.insert(PUBLISHED.to_owned(), events.into());
+    }
 }
 
 /// An event.

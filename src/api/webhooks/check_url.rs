@@ -17,8 +17,6 @@ use crate::{
     egress::{Address, Looked},
 };
 
-/// Looks that are under way at once in a process; the next ones wait.
-pub const CHECKS_MAX: usize = 16;
 /// A certificate that expires sooner is warned of.
 const EXPIRES_SOON: chrono::TimeDelta = chrono::TimeDelta::days(14);
 
