@@ -1,15 +1,31 @@
 //! One attempt, step by step: await the slot, seal, post, free the place, decide, say, hand over to be recorded.
 
+use std::sync::Arc;
+
 use bytes::Bytes;
 use http::HeaderMap;
 use url::Url;
 
-use super::{Place, Worker, hand::Task, probe::Probe, recorder::Finished};
+use super::{
+    Place, Worker,
+    hand::{Hand, ProbeLease, Task},
+};
 use crate::{
     clock::Clock,
     model::{Attempt, Exchange, NextStep, Outcome, Phases, Sealed, request, why},
     telemetry::labels::{ParkedFor, SlotFate},
 };
+
+/// An attempt that has ended, what follows from it, and the job it was made for.
+pub(super) struct Finished {
+    pub attempt: Attempt,
+    pub next: NextStep,
+    pub hand: Arc<Hand>,
+    /// Whether it was the one probe of an open lane.
+    pub probe: bool,
+    /// The state of the webhook that it was made in.
+    pub version: u64,
+}
 
 /// Makes the attempt that a task asks for. `place` is given back as soon as the request has ended, so that
 /// recording costs the lane nothing.
@@ -23,7 +39,7 @@ pub(super) async fn attempt(
     place: Place,
     holds_claim: bool,
 ) {
-    let worker = std::sync::Arc::clone(&place.worker);
+    let worker = Arc::clone(&place.worker);
     let started_at = match task.slot {
         None => worker.clock.now(),
         Some(slot) => {
@@ -71,7 +87,7 @@ pub(super) async fn attempt(
         exchange,
     };
     let version = task.known.version();
-    let probe = task.probe.map(Probe::spend).is_some();
+    let probe = task.probe.map(ProbeLease::spend).is_some();
     say(&worker, &attempt, &next);
     // The recorder lives as long as the worker.
     let _ = worker.finished.send(Finished { attempt, next, hand: task.hand, probe, version });

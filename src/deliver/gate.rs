@@ -9,7 +9,7 @@ use std::{
     time::Instant,
 };
 
-use chrono::{DateTime, TimeDelta, Utc};
+use chrono::TimeDelta;
 
 use super::{
     Worker,
@@ -24,21 +24,11 @@ use crate::{
         lane::{May, Standing},
     },
     store::{set_aside::Aside, test_delivery::NOT_IN_TIME, tide_marks},
-    telemetry::labels::{JobResult, ParkedFor},
+    telemetry::labels::JobResult,
 };
 
 /// How old a test may be when it begins: nobody waits longer for one than the longest timeout and five seconds.
 pub const TEST_BEGINS_WITHIN: TimeDelta = TimeDelta::seconds(65);
-
-/// Which of the two keeps a lane from starting anything: whichever lasts longer.
-pub(super) fn why_not(standing: &Standing, now: DateTime<Utc>) -> ParkedFor {
-    let held_back = standing.held_back_until.filter(|until| *until > now);
-    match (held_back, standing.open) {
-        (Some(until), Some(open)) if open.next_probe_at > until => ParkedFor::Breaker,
-        (Some(_), _) => ParkedFor::HeldBack,
-        (None, _) => ParkedFor::Breaker,
-    }
-}
 
 impl Worker {
     /// A message of a deliveries queue: a job, a tide mark, or something that is neither.
@@ -126,7 +116,7 @@ impl Worker {
             let standing = webhook.lane;
             match standing.may(now) {
                 May::Start => self.offer(task),
-                May::Wait(until) => self.park_until(&task, until, why_not(&standing, now)),
+                May::Wait(until) => self.park_until(&task, until, standing.why_not(now).into()),
                 May::Probe => self.probe(task, now),
             }
         }
@@ -177,26 +167,5 @@ impl Worker {
     fn cancel(&self, hand: &Arc<Hand>, delivery: DeliveryId, reason: &'static str) {
         self.metrics.deliver_jobs.inc(JobResult::Cancelled);
         self.asides.send(hand, delivery, Aside::Cancelled(reason), false);
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use crate::model::lane::Open;
-
-    #[test]
-    fn what_lasts_longer_is_why_nothing_starts() {
-        let at = |s: i64| DateTime::from_timestamp(1_700_000_000 + s, 0).expect("a time");
-        let check = |held: Option<i64>, probe: Option<i64>, expected: ParkedFor| {
-            let open = probe.map(|s| Open { since: at(-60), next_probe_at: at(s) });
-            let standing = Standing { open, held_back_until: held.map(at) };
-            assert_eq!(why_not(&standing, at(0)), expected, "{standing:?}");
-        };
-        check(Some(5), None, ParkedFor::HeldBack);
-        check(Some(5), Some(3), ParkedFor::HeldBack);
-        check(Some(5), Some(9), ParkedFor::Breaker);
-        check(Some(-5), Some(9), ParkedFor::Breaker);
-        check(None, Some(9), ParkedFor::Breaker);
     }
 }

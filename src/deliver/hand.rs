@@ -7,10 +7,12 @@ use std::sync::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{probe::Probe, slow::JobNumber, taking::Waits, webhooks::Known};
+use super::{slow::JobNumber, taking::Waits, webhooks::Known};
 use crate::{
     broker::Receipt,
-    model::{DeliveryId, Job},
+    model::{DeliveryId, Job, WebhookId},
+    store::{lanes, ledger::Ledger},
+    telemetry::{Metrics, labels::ProbeFate},
 };
 
 /// A job whose receipt is still to be given.
@@ -94,5 +96,42 @@ pub(super) struct Task {
     /// Its turn, where its lane has a pace and it has got one.
     pub slot: Option<DateTime<Utc>>,
     /// Set where it tries whether a receiver is back.
-    pub probe: Option<Probe>,
+    pub probe: Option<ProbeLease>,
+}
+
+/// A leased probe. Dropped before it is spent, it is given back.
+pub(super) struct ProbeLease {
+    ledger: Ledger,
+    webhook: WebhookId,
+    until: DateTime<Utc>,
+    metrics: Metrics,
+    spent: bool,
+}
+
+impl ProbeLease {
+    pub(super) fn new(ledger: Ledger, webhook: WebhookId, until: DateTime<Utc>, metrics: Metrics) -> Self {
+        Self { ledger, webhook, until, metrics, spent: false }
+    }
+
+    /// The request was made: its outcome ends the lease.
+    pub(super) fn spend(mut self) {
+        self.spent = true;
+    }
+}
+
+impl Drop for ProbeLease {
+    fn drop(&mut self) {
+        // Without a runtime the process ends, and the lease runs out.
+        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
+        if self.spent {
+            return;
+        }
+        let (pool, webhook, until) = (self.ledger.pool().clone(), self.webhook, self.until);
+        self.metrics.deliver_probes.inc(ProbeFate::Returned);
+        runtime.spawn(async move {
+            if let Err(error) = lanes::release_probe(&pool, webhook, until).await {
+                tracing::debug!(%error, %webhook, "a probe was not given back; its lease runs out");
+            }
+        });
+    }
 }

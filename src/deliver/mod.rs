@@ -161,7 +161,7 @@ struct Worker {
     asked: probe::Asked,
     claims: Claims,
     asides: Asides,
-    finished: mpsc::UnboundedSender<recorder::Finished>,
+    finished: mpsc::UnboundedSender<attempt::Finished>,
     webhooks: Webhooks,
     client: egress::Client,
     ledger: Ledger,

@@ -5,7 +5,7 @@
 
 use std::time::{Duration, Instant};
 
-use super::recorder::Finished;
+use super::attempt::Finished;
 use crate::{
     model::{
         OutcomeClass, Trigger,

@@ -12,18 +12,15 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
-use super::{PARKED_FOR, Worker, gate::why_not, hand::Task};
+use super::{
+    PARKED_FOR, Worker,
+    hand::{ProbeLease, Task},
+};
 use crate::{
     clock::Clock,
     model::{WebhookId, lane::May},
-    store::{
-        lanes::{self, Probe as Answer},
-        ledger::Ledger,
-    },
-    telemetry::{
-        Metrics,
-        labels::{ParkedFor, ProbeFate},
-    },
+    store::lanes::{self, Probe as Answer},
+    telemetry::labels::{ParkedFor, ProbeFate},
 };
 
 /// A worker asks for the probe of a webhook no more often.
@@ -41,39 +38,6 @@ impl Asked {
         let first = !asked.contains_key(&webhook);
         asked.entry(webhook).or_insert(now);
         first
-    }
-}
-
-/// A leased probe. Dropped before it is spent, it is given back.
-pub(super) struct Probe {
-    ledger: Ledger,
-    webhook: WebhookId,
-    until: DateTime<Utc>,
-    metrics: Metrics,
-    spent: bool,
-}
-
-impl Probe {
-    /// The request was made: its outcome ends the lease.
-    pub(super) fn spend(mut self) {
-        self.spent = true;
-    }
-}
-
-impl Drop for Probe {
-    fn drop(&mut self) {
-        // Without a runtime the process ends, and the lease runs out.
-        let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
-        if self.spent {
-            return;
-        }
-        let (pool, webhook, until) = (self.ledger.pool().clone(), self.webhook, self.until);
-        self.metrics.deliver_probes.inc(ProbeFate::Returned);
-        runtime.spawn(async move {
-            if let Err(error) = lanes::release_probe(&pool, webhook, until).await {
-                tracing::debug!(%error, %webhook, "a probe was not given back; its lease runs out");
-            }
-        });
     }
 }
 
@@ -99,7 +63,7 @@ impl Worker {
             Ok(Answer::Granted { until }) => {
                 self.metrics.deliver_probes.inc(ProbeFate::Leased);
                 let (ledger, metrics) = (self.ledger.clone(), self.metrics.clone());
-                task.probe = Some(Probe { ledger, webhook, until, metrics, spent: false });
+                task.probe = Some(ProbeLease::new(ledger, webhook, until, metrics));
                 self.offer(task);
                 self.start_what_may();
                 return;
@@ -118,7 +82,7 @@ impl Worker {
                 self.offer(task);
                 self.start_what_may();
             }
-            May::Wait(until) => self.park_until(&task, until, why_not(&standing, now)),
+            May::Wait(until) => self.park_until(&task, until, standing.why_not(now).into()),
             // Another has it. It will know before its lease ends, in all likelihood.
             May::Probe => {
                 let soon = now + super::pace::delta(PARKED_FOR);

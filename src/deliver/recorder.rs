@@ -14,10 +14,10 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::{hand::Hand, outcomes::Outcomes};
+use super::{attempt::Finished, hand::Hand, outcomes::Outcomes};
 use crate::{
     broker::{Fate, Publisher, jobs::encode_retry},
-    model::{Attempt, DeliveryId, Job, NextStep, RetryTier, Trigger, Wait, why},
+    model::{DeliveryId, Job, NextStep, RetryTier, Trigger, Wait, why},
     shutdown::Shutdown,
     store::{
         self, dead_letters,
@@ -30,17 +30,6 @@ use crate::{
 
 /// Attempts recorded in one statement.
 pub const RECORD_BATCH_MAX: usize = 500;
-
-/// An attempt that has ended, what follows from it, and the job it was made for.
-pub(super) struct Finished {
-    pub attempt: Attempt,
-    pub next: NextStep,
-    pub hand: Arc<Hand>,
-    /// Whether it was the one probe of an open lane.
-    pub probe: bool,
-    /// The state of the webhook that it was made in.
-    pub version: u64,
-}
 
 /// The task that records.
 pub(super) struct Recorder {

@@ -11,8 +11,9 @@ use crate::{
     store::{
         fault::{Fault, fault},
         feed as rows, partitions,
-        replay_rows::{self as orders, Held, Letter, Open},
+        replay_rows::{self as orders, Letter},
         replay_sources::next_chunk,
+        replays::{Held, Kind, Open},
     },
 };
 
@@ -62,14 +63,14 @@ impl Feed {
             return Ok(());
         }
         round.paces.took(order.id.0, allowed);
-        match (order.kind.as_str(), order.held) {
-            ("resume", Held::Deliver) => {
+        match (order.kind, order.held) {
+            (Kind::Resume, Held::Deliver) => {
                 if let Some(webhook) = order.webhook {
                     round.seen.forget(webhook);
                 }
                 self.resume(round.low, order, allowed).await
             }
-            ("resume", Held::Discard) => self.discard(round.low, order).await,
+            (Kind::Resume, Held::Discard) => self.discard(round.low, order).await,
             _ if !order.filter.messages.is_empty() => self.publish_again(order, allowed).await,
             _ => {
                 // What it makes is placed at its start, which may be days ago.

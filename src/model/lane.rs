@@ -50,6 +50,15 @@ pub enum May {
     Wait(DateTime<Utc>),
 }
 
+/// Why nothing starts in a lane.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum WhyNot {
+    /// A `Retry-After` holds it back.
+    HeldBack,
+    /// Its breaker is open.
+    Breaker,
+}
+
 impl Standing {
     /// Whether a request may start at `now`.
     #[must_use]
@@ -59,6 +68,17 @@ impl Standing {
             (None, Some(open)) if open.next_probe_at > now => May::Wait(open.next_probe_at),
             (None, Some(_)) => May::Probe,
             (None, None) => May::Start,
+        }
+    }
+
+    /// Which of the two keeps it from starting anything: whichever lasts longer.
+    #[must_use]
+    pub fn why_not(&self, now: DateTime<Utc>) -> WhyNot {
+        let held_back = self.held_back_until.filter(|until| *until > now);
+        match (held_back, self.open) {
+            (Some(until), Some(open)) if open.next_probe_at > until => WhyNot::Breaker,
+            (Some(_), _) => WhyNot::HeldBack,
+            (None, _) => WhyNot::Breaker,
         }
     }
 }
@@ -88,6 +108,20 @@ mod tests {
         check(Some(-5), Some(9), May::Wait(at(9)));
         check(Some(12), Some(9), May::Wait(at(12)));
         check(Some(-5), Some(-9), May::Probe);
+    }
+
+    #[test]
+    fn what_lasts_longer_is_why_nothing_starts() {
+        let check = |held: Option<i64>, probe: Option<i64>, expected: WhyNot| {
+            let open = probe.map(|s| Open { since: at(-60), next_probe_at: at(s) });
+            let standing = Standing { open, held_back_until: held.map(at) };
+            assert_eq!(standing.why_not(at(0)), expected, "{standing:?}");
+        };
+        check(Some(5), None, WhyNot::HeldBack);
+        check(Some(5), Some(3), WhyNot::HeldBack);
+        check(Some(5), Some(9), WhyNot::Breaker);
+        check(Some(-5), Some(9), WhyNot::Breaker);
+        check(None, Some(9), WhyNot::Breaker);
     }
 
     #[test]

@@ -2,10 +2,7 @@
 
 use sqlx::{PgPool, types::Uuid};
 
-use super::{
-    replay_rows::Open,
-    replays::{Filter, Kind},
-};
+use super::replays::{Filter, Kind, Open};
 use crate::model::{DeliveryId, EventId, Status, WebhookId, id::first_at};
 
 /// Rows of the history that one look goes through.
@@ -53,7 +50,7 @@ pub async fn next_chunk(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Re
     if !replay.filter.deliveries.is_empty() {
         return Ok(Chunk::of(named(pool, replay, rows_max).await?, replay, rows_max));
     }
-    if replay.kind == Kind::Recovery.as_str() {
+    if replay.kind == Kind::Recovery {
         return Ok(Chunk::of(of_outage(pool, replay, rows_max).await?, replay, rows_max));
     }
     match replay.filter.status.unwrap_or(Status::Dead) {

@@ -35,6 +35,22 @@ impl Kind {
             Self::Recovery => "recovery",
         }
     }
+
+    /// What the ledger calls so.
+    pub(super) fn from_word(word: &str) -> Option<Self> {
+        [Self::Replay, Self::Resume, Self::Recovery].into_iter().find(|kind| kind.as_str() == word)
+    }
+}
+
+/// What a resume does with what was held.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Held {
+    /// Send it, at the rate of the resume.
+    #[default]
+    Deliver,
+    /// Cancel what was held when the resume was asked for.
+    Discard,
 }
 
 /// What is to be sent again: what is listed, else everything that all the other fields allow. Times are those of
@@ -69,6 +85,29 @@ pub struct Filter {
     /// Of a recovery: only what was given up then or before.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dead_until: Option<DateTime<Utc>>,
+}
+
+/// An order that still makes or releases something, as feed works on it.
+#[derive(Clone, Debug)]
+pub struct Open {
+    /// Its id.
+    pub id: ReplayId,
+    /// The tenant.
+    pub company: CompanyId,
+    /// What it is for.
+    pub kind: Kind,
+    /// The webhook it is confined to.
+    pub webhook: Option<WebhookId>,
+    /// What to send again.
+    pub filter: Filter,
+    /// What becomes of what is held, for a resume.
+    pub held: Held,
+    /// Deliveries a second.
+    pub rate: i32,
+    /// When it began; its deliveries are placed there.
+    pub started_at: DateTime<Utc>,
+    /// Expanded up to this source.
+    pub cursor: Uuid,
 }
 
 /// An order as it stands.

@@ -7,7 +7,7 @@ use std::fmt;
 
 use prometheus_client::encoding::{EncodeLabel, EncodeLabelSet, LabelSetEncoder};
 
-use crate::model::{OutcomeClass, Trigger};
+use crate::model::{OutcomeClass, Trigger, lane::WhyNot};
 
 /// An enumeration that is one label: its name, and a word for each of its values.
 macro_rules! label {
@@ -156,6 +156,15 @@ label! {
         HeldBack = "held_back",
         /// Its job came before its time.
         NotDue = "not_due",
+    }
+}
+
+impl From<WhyNot> for ParkedFor {
+    fn from(why: WhyNot) -> Self {
+        match why {
+            WhyNot::HeldBack => Self::HeldBack,
+            WhyNot::Breaker => Self::Breaker,
+        }
     }
 }
 
