@@ -1,7 +1,7 @@
 //! The rules of the house that a compiler does not know: who may use whom, and where SQL may be made at run time.
 
 use std::{
-    collections::BTreeSet,
+    collections::{BTreeMap, BTreeSet},
     path::{Path, PathBuf},
 };
 
@@ -46,7 +46,7 @@ fn root() -> &'static Path {
 /// The code of a file without its unit tests and its comments.
 fn code(path: &Path) -> String {
     let text = std::fs::read_to_string(path).expect("a file");
-    let code = text.split("#[cfg(test)]\nmod tests").next().unwrap_or_default();
+    let code = text.split("#[cfg(test)]\nmod tests {").next().unwrap_or_default();
     code.lines().filter(|line| !line.trim_start().starts_with("//")).collect::<Vec<_>>().join("\n")
 }
 
@@ -57,35 +57,50 @@ fn module(path: &Path) -> String {
     first.trim_end_matches(".rs").to_owned()
 }
 
-/// The modules of the crate that a text names: after `crate::`, or in the braces that follow it.
-fn used(code: &str) -> BTreeSet<String> {
-    let mut used = BTreeSet::new();
-    for (at, _) in code.match_indices("crate::") {
-        let rest = &code[at + "crate::".len()..];
-        if let Some(list) = rest.strip_prefix('{') {
-            let mut depth = 0;
-            let mut name = String::new();
-            for c in list.chars() {
-                match c {
-                    '{' => depth += 1,
-                    '}' if depth == 0 => break,
-                    '}' => depth -= 1,
-                    ',' if depth == 0 => {
-                        used.insert(std::mem::take(&mut name));
-                    }
-                    c if depth == 0 && !c.is_whitespace() => name.push(c),
-                    _ => {}
-                }
+/// A path, segment by segment.
+type Segments = Vec<String>;
+
+/// Reads the path that a text begins with, or one for each leaf where there are braces; returns its length in bytes.
+fn leaves(text: &str, prefix: &[String], found: &mut Vec<Segments>) -> usize {
+    let mut path = prefix.to_vec();
+    let mut at = 0;
+    loop {
+        at += text[at..].len() - text[at..].trim_start().len();
+        if text[at..].starts_with('{') {
+            while !text[at..].starts_with('}') {
+                at += 1 + leaves(&text[at + 1..], &path, found);
+                at += text[at..].find([',', '}']).expect("a brace that is opened is closed");
             }
-            used.insert(name);
-        } else {
-            used.insert(rest.chars().take_while(|c| c.is_alphanumeric() || *c == '_').collect());
+            return at + 1;
+        }
+        let name = text[at..].split(|c: char| !c.is_alphanumeric() && c != '_').next().unwrap_or_default();
+        path.extend((!name.is_empty()).then(|| name.to_owned()));
+        at += name.len();
+        // Another name for it counts as one more segment, so that it is the last.
+        let goes_on = ["::", " as "].into_iter().find(|sign| text[at..].starts_with(sign));
+        let Some(sign) = goes_on else { break };
+        at += sign.len();
+    }
+    found.extend((path.len() > prefix.len()).then_some(path));
+    at
+}
+
+/// Every path of a code that follows one of these words, or begins with it where it is the first part of a path.
+fn paths(code: &str, words: &[&str]) -> Vec<Segments> {
+    let mut found = Vec::new();
+    for word in words {
+        for (at, _) in code.match_indices(word) {
+            if !code[..at].ends_with(|c: char| c.is_alphanumeric() || c == '_' || c == ':') {
+                leaves(code[at..].trim_start_matches("use "), &[], &mut found);
+            }
         }
     }
-    used.into_iter()
-        .filter_map(|name| Some(name.split("::").next()?.to_owned()))
-        .filter(|n| !n.is_empty())
-        .collect()
+    found
+}
+
+/// The modules of the crate that a text names: after `crate::`, or in the braces that follow it.
+fn used(code: &str) -> BTreeSet<String> {
+    paths(code, &["crate::"]).into_iter().filter_map(|path| path.into_iter().nth(1)).collect()
 }
 
 /// The modules that paths through `super` reach at the crate's root, for a file so deep below it.
@@ -157,4 +172,88 @@ fn a_stage_knows_the_time_only_by_the_clock() {
         .filter(|path| !path.ends_with("clock.rs") && code(path).contains("Utc::now("))
         .collect();
     assert!(reading.is_empty(), "{reading:?}");
+}
+
+/// The code of each module below `src/`, by its path.
+type Modules = BTreeMap<Segments, String>;
+
+fn modules() -> Modules {
+    let src = root().join("src");
+    let files = sources(&src).into_iter().filter(|path| !path.ends_with("tests.rs"));
+    files
+        .map(|path| {
+            let inside = path.strip_prefix(&src).expect("below src").with_extension("");
+            let names = inside.iter().map(|name| name.to_string_lossy().into_owned());
+            (names.filter(|name| name != "mod").collect(), code(&path))
+        })
+        .collect()
+}
+
+/// The module whose file has what a path in another module leads to, also through what modules bring in by `use`.
+fn file_of(module: &[String], path: &[String], modules: &Modules, hops: usize) -> Option<Segments> {
+    let mut whole = module.to_vec();
+    for name in path {
+        match name.as_str() {
+            "crate" => whole.clear(),
+            "super" => drop(whole.pop()),
+            "self" => {}
+            name => whole.push(name.to_owned()),
+        }
+    }
+    let length = (1..=whole.len()).rev().find(|length| modules.contains_key(&whole[..*length]))?;
+    let (found, rest) = whole.split_at(length);
+    let brought = rest.first().filter(|_| hops > 0 && found != module).and_then(|name| {
+        let uses = paths(&modules[found], &["use "]);
+        let path = uses.into_iter().find(|path| path.last() == Some(name))?;
+        file_of(found, &path, modules, hops - 1)
+    });
+    Some(brought.unwrap_or_else(|| found.to_vec()))
+}
+
+/// Who takes something from whom. That a module uses its own parts is no import: it is made of them.
+fn imports(modules: &Modules) -> BTreeSet<(Segments, Segments)> {
+    let of = |(module, code): (&Segments, &String)| -> Vec<(Segments, Segments)> {
+        let paths = paths(code, &["use ", "crate::", "super::", "self::"]);
+        let to = paths.iter().filter_map(|path| file_of(module, path, modules, 4));
+        to.filter(|to| !to.starts_with(module)).map(|to| (module.clone(), to)).collect()
+    };
+    modules.iter().flat_map(of).collect()
+}
+
+/// What remains of imports when all that lead to no circle are left out.
+fn circles(mut imports: BTreeSet<(Segments, Segments)>) -> BTreeSet<(Segments, Segments)> {
+    loop {
+        let from: BTreeSet<_> = imports.iter().map(|(from, _)| from.clone()).collect();
+        let to: BTreeSet<_> = imports.iter().map(|(_, to)| to.clone()).collect();
+        let before = imports.len();
+        imports.retain(|(a, b)| from.contains(b) && to.contains(a));
+        if imports.len() == before {
+            return imports;
+        }
+    }
+}
+
+#[test]
+fn no_file_imports_what_imports_it() {
+    let found = circles(imports(&modules()));
+    let found: Vec<_> =
+        found.iter().map(|(from, to)| format!("{} -> {}", from.join("::"), to.join("::"))).collect();
+    assert!(found.is_empty(), "files that import each other in a circle: {found:#?}");
+}
+
+#[test]
+fn circles_are_found_through_parents_and_what_they_bring_in() {
+    let of = |code: &[(&str, &str)]| -> Vec<String> {
+        let path = |name: &str| name.split("::").map(str::to_owned).collect::<Segments>();
+        let modules = code.iter().map(|(name, code)| (path(name), (*code).to_owned())).collect();
+        circles(imports(&modules)).iter().map(|(from, _)| from.join("::")).collect()
+    };
+    let parent = ("a", "mod b;\nmod c;\npub use b::One;\nuse self::c::{Two, three::Three};");
+    let b = ("a::b", "use super::{\n    Two as Other,\n    x::Y,\n};");
+    assert_eq!(of(&[parent, b, ("a::c", "use super::One as Y;")]), ["a::b", "a::c"]);
+    assert_eq!(of(&[parent, b, ("a::c", "use super::Z;")]), <[String; 0]>::default());
+    assert_eq!(
+        of(&[("a", "use crate::d::D;"), ("a::b", "use super::A;"), ("d", "use crate::{e, a::b::B};")]),
+        ["a", "a::b", "d"]
+    );
 }
