@@ -1,7 +1,8 @@
-//! The clock, passed in wherever time decides something, so that tests can hold it.
+//! The clock, passed in wherever time decides something.
 //!
-//! Requests are signed, and waits are judged, by the *database's* clock: [`Clock::now`] is the local clock
+//! Requests are signed, and waits are judged, by the *database's* clock: [`SystemClock::now`] is the local clock
 //! corrected by the offset that was measured last. A worker whose own clock is wrong so signs right all the same.
+//! What must be tested at a given time takes that time as a parameter.
 
 use std::{
     sync::{
@@ -13,12 +14,6 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-/// The current time, as the ledger tells it.
-pub trait Clock: Send + Sync + 'static {
-    /// Now, by the database's clock as far as it is known.
-    fn now(&self) -> DateTime<Utc>;
-}
-
 /// The machine's clock with the offset to the database's.
 #[derive(Clone, Debug, Default)]
 pub struct SystemClock {
@@ -26,6 +21,12 @@ pub struct SystemClock {
 }
 
 impl SystemClock {
+    /// Now, by the database's clock as far as it is known.
+    #[must_use]
+    pub fn now(&self) -> DateTime<Utc> {
+        Self::local() + TimeDelta::microseconds(self.offset_micros.load(Ordering::Relaxed))
+    }
+
     /// The machine's own time, uncorrected.
     #[must_use]
     #[expect(clippy::disallowed_methods, reason = "the one place where the machine's clock is read")]
@@ -45,12 +46,6 @@ impl SystemClock {
     #[must_use]
     pub fn offset(&self) -> Duration {
         Duration::from_micros(self.offset_micros.load(Ordering::Relaxed).unsigned_abs())
-    }
-}
-
-impl Clock for SystemClock {
-    fn now(&self) -> DateTime<Utc> {
-        Self::local() + TimeDelta::microseconds(self.offset_micros.load(Ordering::Relaxed))
     }
 }
 

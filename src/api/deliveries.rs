@@ -22,7 +22,6 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    clock::Clock,
     model::{DeliveryId, Status, WebhookId, why},
     store::{dead_letters, history, search, webhooks},
 };

@@ -33,7 +33,6 @@ use super::{
     problem::{Kind, Problem},
 };
 use crate::{
-    clock::Clock,
     model::{EventId, WebhookId},
     store::events as table,
 };

@@ -27,7 +27,7 @@ use super::{
     pagination::{self, COUNT_MAX, Count, List, TOTAL_COUNT},
     problem::{Kind, Problem},
 };
-use crate::{clock::Clock, model::CompanyId, store::api_keys as table};
+use crate::{model::CompanyId, store::api_keys as table};
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(create, list)).routes(routes!(get, revoke))

@@ -11,7 +11,6 @@ use super::{
     hand::{Hand, ProbeLease, Task},
 };
 use crate::{
-    clock::Clock,
     model::{Attempt, Exchange, NextStep, Outcome, Phases, Sealed, request, why},
     telemetry::labels::{ParkedFor, SlotFate},
 };

@@ -18,7 +18,6 @@ use super::{
 };
 use crate::{
     broker::{self, Message, tide_marks::TideMark},
-    clock::Clock,
     model::{
         DeliveryId, Trigger,
         lane::{May, Standing},

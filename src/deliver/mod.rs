@@ -63,7 +63,7 @@ use self::{
 };
 use crate::{
     broker::{Broker, Consumer, Queue},
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     egress,
     model::{WebhookId, breaker},
     shutdown::Shutdown,

@@ -28,7 +28,6 @@ use super::{
     pace::{When, delta, when},
 };
 use crate::{
-    clock::Clock,
     model::WebhookId,
     store::{
         lanes::{self, Reserved, Wanted},

@@ -17,7 +17,6 @@ use super::{
     hand::{ProbeLease, Task},
 };
 use crate::{
-    clock::Clock,
     model::{WebhookId, lane::May},
     store::lanes::{self, Probe as Answer},
     telemetry::labels::{ParkedFor, ProbeFate},

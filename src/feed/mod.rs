@@ -39,7 +39,7 @@ use sqlx::types::Uuid;
 
 use crate::{
     broker::{Broker, Publisher, Window},
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     model::{
         WebhookId,
         envelope::PLACED_FUTURE_MAX,

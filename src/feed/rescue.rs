@@ -7,7 +7,6 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{Feed, ROWS_MAX, Round};
 use crate::{
     broker::tide_marks::{encode, shards},
-    clock::Clock,
     store::tide_marks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
 };
 

@@ -4,7 +4,6 @@ use std::collections::HashMap;
 
 use crate::{
     broker::{CONTENT_TYPE_KEPT, Destination, Fate, Headers, Message, Outgoing, Queue, Receipt},
-    clock::Clock,
     model::{
         Decoded, Event, EventId, Incoming, Placed, Rejected,
         envelope::{decode, place},

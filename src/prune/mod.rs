@@ -17,7 +17,7 @@ use sqlx::types::Uuid;
 
 use self::{erase::ERASED_AFTER, payloads::Place};
 use crate::{
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     shutdown::Shutdown,
     store::{
         erasures, event_types, forget, idempotency_keys, intake_keys, lease, ledger::Ledger, partitions,

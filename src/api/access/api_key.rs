@@ -15,7 +15,7 @@ use subtle::ConstantTimeEq;
 use super::{Grant, Principal, Scopes};
 use crate::{
     api::problem::{Kind, Problem},
-    clock::{Clock, SystemClock},
+    clock::SystemClock,
     model::CompanyId,
     store::api_keys,
 };

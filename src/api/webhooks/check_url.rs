@@ -13,7 +13,6 @@ use super::{
 };
 use crate::{
     api::{Api, access::Tenant, extract::Object, fields::Fields, problem::Problem},
-    clock::Clock,
     egress::{Address, Looked},
 };
 

@@ -21,7 +21,6 @@ use super::{Tested, not_found};
 use crate::{
     api::{Api, access::Tenant, extract::Id, problem::Problem},
     broker::{Fate, jobs},
-    clock::Clock,
     model::{CompanyId, DeliveryId, Event, EventId, Job, Status, Trigger, WebhookId, id::bucket},
     store::{
         lane_report, set_aside,

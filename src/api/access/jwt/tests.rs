@@ -8,10 +8,7 @@ use rustls::pki_types::{SubjectPublicKeyInfoDer, pem::PemObject};
 use serde_json::json;
 
 use super::*;
-use crate::{
-    api::access::Scope,
-    clock::{Clock, SystemClock},
-};
+use crate::{api::access::Scope, clock::SystemClock};
 
 const SECRET: &str = "a-secret-of-the-tests-0123456789ab";
 const COMPANY: &str = "7f8a1f5e-0000-4000-8000-000000000001";
