@@ -23,24 +23,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
-/// A body of JSON, or no body at all.
-#[derive(Debug)]
-pub struct OptionalJson<T>(pub Option<T>);
-
-impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for OptionalJson<T> {
-    type Rejection = Problem;
-
-    async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let says = is_json(request.headers());
-        let bytes = body(request, state).await?;
-        if bytes.is_empty() {
-            return Ok(Self(None));
-        }
-        says?;
-        from_json(&bytes).map(Some).map(Self)
-    }
-}
-
 /// A JSON object as it came and as it reads, for whoever takes it field by field.
 #[derive(Debug, Default)]
 pub struct Object {

@@ -25,15 +25,6 @@ pub const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
 /// The header that tells how many rows there are.
 pub const TOTAL_COUNT: &str = "x-total-count";
 
-/// How a list is asked for a page; flattened into the parameters of each list.
-#[derive(Clone, Debug, Default)]
-pub struct Wanted {
-    /// Rows.
-    pub limit: Option<u32>,
-    /// Where to go on.
-    pub cursor: Option<String>,
-}
-
 /// The list that cursors belong to: its company, its path, and all that narrows it.
 #[derive(Clone, Debug)]
 pub struct List {

@@ -97,9 +97,6 @@ pub enum Fate {
 }
 
 impl Fate {
-    /// Every fate.
-    pub const ALL: [Self; 4] = [Self::Confirmed, Self::Returned, Self::Refused, Self::Unknown];
-
     /// The word for it in log and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -10,14 +10,13 @@
 //! ```
 //!
 //! A batch of finished attempts makes one [`Change`] for each webhook, and is judged at its end. The ledger applies it
-//! to the lane (`store::record_attempts`), for it alone sees all workers; [`Breaker::apply`] says the same in Rust, and
-//! a test holds one against the other. An open lane always has a next probe, so none stays open for want of a try.
+//! to the lane (`store::record_attempts`), for it alone sees all workers; `tests/it/lanes/breaker_model.rs` says the
+//! same in Rust, and a test holds one against the other. An open lane always has a next probe, so none stays open for
+//! want of a try.
 //!
 //! What does not count: a test's outcome, and for opening every answer below 500, for whoever answers is there.
 
 use std::time::Duration;
-
-use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
     id::{CompanyId, EventId},
@@ -59,14 +58,6 @@ impl Policy {
         let mut waits: Vec<Duration> = doubled.take_while(|wait| *wait < PROBE_WAIT_MAX).collect();
         waits.push(PROBE_WAIT_MAX);
         waits
-    }
-
-    /// The wait for the next probe when so many have failed; `jitter` is from [`jitter`].
-    #[must_use]
-    pub fn probe_wait(&self, failed: u32, jitter: f64) -> Duration {
-        let waits = self.probe_waits();
-        let last = waits.len() - 1;
-        waits[usize::try_from(failed).map_or(last, |failed| failed.min(last))].mul_f64(jitter)
     }
 }
 
@@ -156,79 +147,6 @@ impl Change {
     #[must_use]
     pub fn is_silent(&self) -> bool {
         self.failures > 0 && !self.loud
-    }
-}
-
-/// What the ledger knows of a lane's breaker.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
-pub struct Breaker {
-    /// Failures in a row, over all workers.
-    pub failures: u32,
-    /// Set while it is open.
-    pub opened_at: Option<DateTime<Utc>>,
-    /// When one request may try; set exactly while it is open.
-    pub next_probe_at: Option<DateTime<Utc>>,
-    /// Probes that failed since the opening.
-    pub probes: u32,
-    /// The first failure of any class since the last success.
-    pub failing_since: Option<DateTime<Utc>>,
-    /// The event it was of.
-    pub failing_event: Option<EventId>,
-    /// Whether more than one event has failed since.
-    pub failing_many: bool,
-}
-
-/// What a change did that others hear of.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transition {
-    /// Nothing is sent from now on but probes.
-    Opened,
-    /// The receiver is back.
-    Closed,
-}
-
-impl Breaker {
-    /// Applies a change at `now`. A lane that was open stays so where the same batch ends in what would open it.
-    pub fn apply(
-        &mut self,
-        change: &Change,
-        policy: &Policy,
-        jitter: f64,
-        now: DateTime<Utc>,
-    ) -> Option<Transition> {
-        let was_open = self.opened_at.is_some();
-        if change.succeeded {
-            *self = Self {
-                opened_at: self.opened_at,
-                next_probe_at: self.next_probe_at,
-                probes: self.probes,
-                ..Self::default()
-            };
-        }
-        self.failures = self.failures.saturating_add(change.failures);
-        if let Some(event) = change.failed_event {
-            self.failing_since.get_or_insert(now);
-            let first = *self.failing_event.get_or_insert(event);
-            self.failing_many |= change.failed_many || first != event;
-        }
-        let asks = change.failures > 0 && (self.failures >= policy.failures || change.share.is_some());
-        let wait = |failed| TimeDelta::from_std(policy.probe_wait(failed, jitter)).unwrap_or(TimeDelta::MAX);
-        if was_open && change.succeeded && !asks {
-            (self.opened_at, self.next_probe_at, self.probes) = (None, None, 0);
-            return Some(Transition::Closed);
-        }
-        if !was_open && !asks {
-            return None;
-        }
-        if !was_open || change.succeeded {
-            self.opened_at.get_or_insert(now);
-            (self.probes, self.next_probe_at) = (0, Some(now + wait(0)));
-        } else if change.probe {
-            // Whoever answers a probe is there, whatever he says: he is soon asked again.
-            self.probes = if change.failures > 0 { self.probes.saturating_add(1) } else { 0 };
-            self.next_probe_at = Some(now + wait(self.probes));
-        }
-        (!was_open).then_some(Transition::Opened)
     }
 }
 

@@ -90,19 +90,6 @@ pub enum Unreachable {
     Reset,
 }
 
-impl Unreachable {
-    /// The word for it.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Dns => "dns",
-            Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Reset => "reset",
-        }
-    }
-}
-
 /// Where an attempt stood when its time was up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]

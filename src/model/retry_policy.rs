@@ -101,12 +101,6 @@ impl RetryPolicy {
         }
     }
 
-    /// What stands in `retry_count`: the attempts in all, by a schedule too.
-    #[must_use]
-    pub fn retry_count(&self) -> u32 {
-        self.attempts_max()
-    }
-
     /// What stands in `retry_schedule`: the waits in seconds; `None` for a policy by count.
     #[must_use]
     pub fn schedule(&self) -> Option<&[u32]> {
@@ -114,13 +108,6 @@ impl RetryPolicy {
             Self::Count(_) => None,
             Self::Schedule(Schedule(waits)) => Some(waits),
         }
-    }
-
-    /// The longest wait that this policy asks for by itself, jitter included.
-    #[must_use]
-    pub fn wait_max(&self) -> Duration {
-        let waits = (1..self.attempts_max()).map(|attempt| self.wait(attempt, 1.0).duration());
-        waits.max().unwrap_or_default()
     }
 
     /// What follows from the `outcome` of the attempt numbered `attempt` (from 1).

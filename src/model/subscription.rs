@@ -3,10 +3,7 @@
 //! A pattern is an event type, `*` for all, or `ticket.*` for every type that begins with `ticket.`. A star
 //! stands for nothing anywhere else.
 
-use super::{
-    event::{EVENT_TYPE_BYTES_MAX, EventType},
-    webhook::Webhook,
-};
+use super::event::{EVENT_TYPE_BYTES_MAX, EventType};
 
 /// The pattern of every type.
 pub const ALL: &str = "*";
@@ -68,14 +65,8 @@ impl NonMatch {
     }
 }
 
-/// Why `webhook` does not want events of this type, as it is now; `None` where it does. The caller has seen
-/// to it that webhook and event are of one company.
-#[must_use]
-pub fn why_not(webhook: &Webhook, event_type: &EventType) -> Option<NonMatch> {
-    why_not_then(&webhook.events, webhook.active, webhook.deleted, event_type)
-}
-
-/// The same of a webhook as it was at some time.
+/// Why a webhook that was so did not want events of this type; `None` where it did. The caller has seen to it that
+/// webhook and event are of one company.
 #[must_use]
 pub fn why_not_then(
     patterns: &[String],
@@ -155,8 +146,7 @@ mod tests {
     #[test]
     fn a_webhook_says_why_it_does_not_want_an_event() {
         let check = |name: &str, active: bool, deleted: bool, expected: Option<NonMatch>| {
-            let webhook = Webhook { active, deleted, ..webhook() };
-            assert_eq!(why_not(&webhook, &event_type(name)), expected);
+            assert_eq!(why_not_then(&webhook().events, active, deleted, &event_type(name)), expected);
         };
         check("ticket.created", true, false, None);
         check("asset.created", true, false, Some(NonMatch::TypeNotSubscribed));

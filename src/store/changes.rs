@@ -45,12 +45,9 @@ pub enum Change {
     Everything,
 }
 
-/// Wakes every cache's entry of a webhook whose lane has changed; a change of the webhook itself does so by its trigger.
-pub async fn notify(pool: &PgPool, company: CompanyId, webhook: WebhookId) -> sqlx::Result<()> {
-    notify_all(pool, &[(company, webhook)]).await
-}
-
-/// The same for many: NOTIFY takes a global lock at commit, so it is one statement, and never part of a hot one.
+/// Wakes every cache's entries of webhooks whose lanes have changed; a change of a webhook itself does so by its trigger.
+///
+/// NOTIFY takes a global lock at commit, so it is one statement for many, and never part of a hot one.
 pub async fn notify_all(pool: &PgPool, changed: &[(CompanyId, WebhookId)]) -> sqlx::Result<()> {
     let payloads: Vec<String> =
         changed.iter().map(|(company, webhook)| format!("{company} {webhook}")).collect();

@@ -5,10 +5,9 @@
 
 use std::time::Duration;
 
-use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Uuid};
 
-use crate::model::{CompanyId, DeliveryId, EventId, Status, Trigger, WebhookId};
+use crate::model::{CompanyId, DeliveryId, EventId, Status, WebhookId};
 
 /// A job's question.
 #[derive(Clone, Copy, Debug)]
@@ -48,17 +47,11 @@ pub enum Answer {
         traceparent: Option<String>,
     },
     /// Settled, superseded, held, or never written: there is nothing to do.
-    Superseded {
-        /// The state it is in, if it is there at all.
-        status: Option<Status>,
-    },
+    Superseded,
     /// Its time has not come.
     NotYetDue,
-    /// Another holds it until then.
-    Claimed {
-        /// The end of the lease.
-        until: DateTime<Utc>,
-    },
+    /// Another holds it.
+    Claimed,
 }
 
 /// A delivery as the ledger tells it to a claim.
@@ -136,9 +129,9 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Cl
             } else {
                 let status = row.status.and_then(|status| status.parse().ok());
                 match (status, row.current, row.claimed_until) {
-                    (Some(Status::Pending), Some(true), Some(until)) => Answer::Claimed { until },
+                    (Some(Status::Pending), Some(true), Some(_)) => Answer::Claimed,
                     (Some(Status::Pending), Some(true), None) => Answer::NotYetDue,
-                    _ => Answer::Superseded { status },
+                    _ => Answer::Superseded,
                 }
             },
         })
@@ -160,8 +153,6 @@ pub struct Standing {
     pub status: Status,
     /// Recorded attempts.
     pub attempts: u32,
-    /// Why it exists.
-    pub trigger: Trigger,
 }
 
 /// How deliveries stand. One that is missing from the answer is not in the ledger.
@@ -169,7 +160,7 @@ pub async fn standing(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<
     let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     let rows = sqlx::query!(
         "-- deliveries.standing
-        select d.id, d.company_id, d.webhook_id, d.event_id, d.status, d.attempts, d.trigger
+        select d.id, d.company_id, d.webhook_id, d.event_id, d.status, d.attempts
         from unnest($1::uuid[]) as w (id)
         join webhook_deliveries d on d.id = w.id",
         &ids,
@@ -185,7 +176,6 @@ pub async fn standing(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<
             event: EventId(row.event_id),
             status: row.status.parse().unwrap_or(Status::Pending),
             attempts: u32::try_from(row.attempts).unwrap_or(0),
-            trigger: row.trigger.parse().unwrap_or(Trigger::Event),
         })
         .collect())
 }

@@ -35,8 +35,6 @@ pub struct Row {
     pub created_at: Option<DateTime<Utc>>,
     /// When it was changed last.
     pub updated_at: Option<DateTime<Utc>>,
-    /// By whom.
-    pub updated_by: Option<String>,
     /// How many such events the company had within [`COUNTED_DAYS`]; none where no company is meant.
     pub events: Option<i64>,
     /// How many of them no webhook wanted.
@@ -61,7 +59,6 @@ macro_rules! types {
                    t.on_violation as "on_violation?",
                    t.created_at as "created_at?",
                    t.updated_at as "updated_at?",
-                   t.updated_by as "updated_by?",
                    case when $1::uuid is not null then s.events end as "events?",
                    case when $1::uuid is not null then s.unmatched end as "unmatched?",
                    s.last_seen_at as "last_seen_at?"

@@ -5,7 +5,6 @@
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
-use uuid::Uuid;
 
 use super::Result;
 use crate::model::{CompanyId, WebhookId};
@@ -14,10 +13,6 @@ use crate::model::{CompanyId, WebhookId};
 pub const WAITING_COUNTED_MAX: i64 = 10_000;
 /// So many deliveries with a job are looked at, of all webhooks together: about what the broker's queues hold.
 pub const JOBS_COUNTED_MAX: i64 = 100_000;
-/// The most lanes of one answer.
-pub const PAGE_MAX: i64 = 10_000;
-/// The most transitions of one answer.
-pub const HISTORY_MAX: i64 = 1_000;
 
 /// Which lanes are asked for. What is not said matches all.
 #[derive(Clone, Copy, Debug, Default)]
@@ -165,8 +160,6 @@ pub struct Transition {
     pub failing_since: Option<DateTime<Utc>>,
     /// When others were told.
     pub announced_at: Option<DateTime<Utc>>,
-    /// The webhook's company.
-    pub company_id: Uuid,
 }
 
 /// Whether there is or was such a webhook, in this company if one is named.
@@ -193,7 +186,7 @@ pub async fn history(
     let rows = sqlx::query_as!(
         Transition,
         "-- lane_report.history
-        select at, kind, reason, opened_at, failing_since, announced_at, company_id
+        select at, kind, reason, opened_at, failing_since, announced_at
         from lane_transitions
         where webhook_id = $1
           and ($2::uuid is null or company_id = $2)

@@ -131,8 +131,6 @@ pub struct Replay {
     pub status: String,
     /// When it was asked.
     pub started_at: DateTime<Utc>,
-    /// Expanded up to here.
-    pub cursor: Option<Uuid>,
     /// When the last of its deliveries was made.
     pub expanded_at: Option<DateTime<Utc>>,
     /// When the last of them ended.
@@ -191,7 +189,6 @@ macro_rules! replays {
                 requested_by as "requested_by!",
                 status as "status!",
                 started_at as "started_at!",
-                cursor,
                 expanded_at,
                 ended_at,
                 made as "made!",

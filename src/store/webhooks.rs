@@ -293,22 +293,6 @@ pub async fn delete(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) 
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Every living webhook of a company, active or not: what ingest matches with.
-pub async fn of_company(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<Webhook>> {
-    let rows = webhooks!(
-        "
-            -- webhooks.of_company
-            with webhook as (
-                select *
-                from webhooks
-                where company_id = $1
-                    and deleted_at is null
-            )",
-        company.uuid(),
-    );
-    Ok(rows.fetch_all(db).await?.into_iter().map(Webhook::from).collect())
-}
-
 /// Webhooks by id, deleted ones too: what a worker asks, which has the ids from jobs and compares the company.
 pub async fn by_ids(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Webhook>> {
     let rows = webhooks!(

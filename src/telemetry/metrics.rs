@@ -54,11 +54,6 @@ impl Flag {
     pub fn set(&self, holds: bool) {
         self.0.set(i64::from(holds));
     }
-
-    /// Whether it holds.
-    pub fn holds(&self) -> bool {
-        self.0.get() == 1
-    }
 }
 
 /// A gauge of a number of things.

@@ -60,7 +60,8 @@ fn timestamp() -> Schema {
 }
 
 /// An event to be published, in the guide's shape. Other fields are ignored.
-#[derive(Clone, Debug, Deserialize, ToSchema)]
+#[derive(Debug, ToSchema)]
+#[expect(dead_code, reason = "it describes; what is published is the bytes as they came")]
 pub struct NewEvent {
     /// What happened. Types that begin with `webhook.` or `delivery.` are reserved.
     #[schema(
@@ -72,11 +73,9 @@ pub struct NewEvent {
     #[schema(value_type = serde_json::Value)]
     pub data: Box<RawValue>,
     /// When it happened: seconds since 1970, whole or not, or RFC 3339. Left out: when it is taken in.
-    #[serde(default)]
     #[schema(required = false, schema_with = timestamp)]
     pub timestamp: Option<serde_json::Value>,
     /// What makes it the same event when it is published again; up to 255 bytes without control characters.
-    #[serde(default)]
     #[schema(
         required = false,
         max_length = 255,
@@ -85,7 +84,6 @@ pub struct NewEvent {
     )]
     pub event_id: Option<String>,
     /// The company, as the credentials have it. Credentials of all companies name it here or by `X-Company-Id`.
-    #[serde(default)]
     #[schema(required = false)]
     pub company_id: Option<Uuid>,
 }

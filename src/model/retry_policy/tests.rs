@@ -73,8 +73,14 @@ fn a_count_waits_twice_as_long_each_time_up_to_64_seconds() {
     check(20, dead(DeadReason::AttemptsExhausted));
     check(21, dead(DeadReason::AttemptsExhausted));
     check(u32::MAX, dead(DeadReason::AttemptsExhausted));
-    assert_eq!(policy.wait_max(), Duration::from_secs(64));
-    assert_eq!(RetryPolicy::from_count(1).unwrap().wait_max(), Duration::ZERO);
+    assert_eq!(wait_max(&policy), Duration::from_secs(64));
+    assert_eq!(wait_max(&RetryPolicy::from_count(1).unwrap()), Duration::ZERO);
+}
+
+/// The longest wait that a policy asks for by itself, jitter included.
+fn wait_max(policy: &RetryPolicy) -> Duration {
+    let waits = (1..policy.attempts_max()).map(|attempt| policy.wait(attempt, 1.0).duration());
+    waits.max().unwrap_or_default()
 }
 
 #[test]
@@ -96,7 +102,7 @@ fn a_schedule_waits_in_the_ledger_with_a_fifth_of_jitter_either_way() {
     check(1, -7.0, ledger(4.0));
     check(1, 7.0, ledger(6.0));
     check(1, f64::NAN, ledger(5.0));
-    assert_eq!(policy.wait_max(), Duration::from_mins(144));
+    assert_eq!(wait_max(&policy), Duration::from_mins(144));
 }
 
 #[test]

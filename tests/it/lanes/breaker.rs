@@ -10,7 +10,7 @@ use uuid::Uuid;
 use xtwebhooks::{
     model::{
         CompanyId, DeliveryId, EventId, OutcomeClass, WebhookId,
-        breaker::{Breaker, Change, Heard, Policy, Share, Transition, jitter},
+        breaker::{Change, Heard, Policy, Share, jitter},
     },
     store::{
         self,
@@ -18,6 +18,7 @@ use xtwebhooks::{
     },
 };
 
+use super::breaker_model::{Breaker, Transition, probe_wait};
 use crate::support::{
     app::{App, PATIENCE, eventually},
     past::{execute, owe},
@@ -471,7 +472,7 @@ async fn the_ledger_judges_lanes_as_the_model_does() {
             };
             assert!(near(model.opened_at, found.opened_at, 0.0, 0.0), "{case}");
             assert!(near(model.failing_since, found.failing_since, 0.0, 0.0), "{case}");
-            let spread = POLICY.probe_wait(model.probes, 0.2).as_secs_f64();
+            let spread = probe_wait(&POLICY, model.probes, 0.2).as_secs_f64();
             assert!(near(model.next_probe_at, found.next_probe_at, -spread, spread), "{case}");
             // From here on the model goes by the ledger's instants.
             (model.opened_at, model.next_probe_at) = (found.opened_at, found.next_probe_at);
