@@ -35,19 +35,19 @@ pub mod store;
 
 pub mod ingest;
 
-pub mod deliver;
+mod deliver;
 
-pub mod keep;
+mod keep;
 
-pub mod feed;
+mod feed;
 
-pub mod prune;
+mod prune;
 
 pub mod api;
 
 pub mod telemetry;
 
-pub mod clock;
+mod clock;
 pub mod shutdown;
 
 pub mod cli;

@@ -18,7 +18,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 pub(super) use shape::describe_problem;
-pub use shape::{Accepted, Event, EventDelivery, EventShown, NewEvent, NewEvents, NotSent, Published, Taken};
+pub use shape::{Event, EventShown, NewEvents, Taken};
 
 use self::{
     look::Filters,

@@ -14,34 +14,34 @@
 //! Begin with `webhooks.rs`, the first resource: each is a file of handlers with their documentation, and a shape.
 
 pub mod access;
-pub mod audit;
-pub mod audit_log;
-pub mod companies;
-pub mod dead_letters;
-pub mod deliveries;
-pub mod event_types;
-pub mod events;
-pub mod extract;
-pub mod fields;
-pub mod idempotency;
-pub mod keys;
-pub mod lanes;
-pub mod layers;
+pub(crate) mod audit;
+pub(crate) mod audit_log;
+pub(crate) mod companies;
+pub(crate) mod dead_letters;
+pub(crate) mod deliveries;
+pub(crate) mod event_types;
+pub(crate) mod events;
+pub(crate) mod extract;
+pub(crate) mod fields;
+pub(crate) mod idempotency;
+pub(crate) mod keys;
+pub(crate) mod lanes;
+pub(crate) mod layers;
 mod listing;
-pub mod openapi;
-pub mod pagination;
-pub mod preconditions;
-pub mod problem;
-pub mod replays;
+pub(crate) mod openapi;
+pub(crate) mod pagination;
+pub(crate) mod preconditions;
+pub(crate) mod problem;
+pub(crate) mod replays;
 mod serve;
 mod state;
-pub mod webhooks;
+pub(crate) mod webhooks;
 
 use axum::{Router, extract::DefaultBodyLimit};
 use utoipa_axum::router::OpenApiRouter;
 
-pub use serve::Server;
-pub use state::{Api, Config, Parts};
+pub(crate) use serve::Server;
+pub(crate) use state::{Api, Config, Parts};
 
 impl Api {
     /// Every route with its layers, and the document that describes them.

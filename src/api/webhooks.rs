@@ -21,7 +21,7 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use shape::{CheckedAddress, CheckedTls, CheckedUrl, Message, Resumed, Tested, Warning, Webhook};
+pub use shape::{CheckedUrl, Message, Resumed, Tested, Warning, Webhook};
 
 use self::wanted::{WebhookCreate, WebhookUpdate};
 use super::{

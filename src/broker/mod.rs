@@ -15,7 +15,7 @@ mod consumer;
 mod declare;
 mod error;
 mod headers;
-pub mod inspect;
+pub(crate) mod inspect;
 pub mod jobs;
 mod publisher;
 mod publishing;
@@ -32,15 +32,16 @@ use tokio_util::{
     task::TaskTracker,
 };
 
-pub use acks::ACK_BEHIND;
 pub use config::{CONFIRM_TIMEOUT, Config};
 pub use consumer::{Consumer, Message, Receipt};
 pub use error::Error;
-pub use headers::{CONTENT_TYPE_KEPT, Death, Headers};
-pub use publisher::{CALLS_WAITING_MAX, Destination, Fate, Outgoing, Publisher};
-pub use publishing::UNDER_WAY_MAX;
+pub(crate) use headers::CONTENT_TYPE_KEPT;
+pub use headers::{Death, Headers};
+pub(crate) use publisher::Publisher;
+pub use publisher::{Destination, Fate, Outgoing};
 pub use topology::{Queue, Topology};
-pub use window::{COUNT_EVERY, Room, STALLED_AFTER, Window};
+pub(crate) use window::Window;
+pub use window::{Room, STALLED_AFTER};
 
 use crate::{
     shutdown::Shutdown,

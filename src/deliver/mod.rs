@@ -47,8 +47,6 @@ use tokio::{
     task::{JoinError, JoinSet},
 };
 
-pub use recorder::RECORD_BATCH_MAX;
-pub use taking::TROUBLE_AFTER;
 pub use webhooks::Webhooks;
 
 use self::{

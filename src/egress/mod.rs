@@ -28,8 +28,8 @@ mod words;
 
 pub use client::Client;
 pub use config::{Config, DnsServers};
-pub use look::{Address, Certificate, LOOK_TIMEOUT, Looked};
-pub use operator::{ANSWER_BYTES_MAX, ASK_TIMEOUT, AskError, OperatorClient};
+pub(crate) use look::{Address, Looked};
+pub(crate) use operator::{ASK_TIMEOUT, AskError, OperatorClient};
 
 /// Why a client cannot be built: a setting that cannot be followed.
 #[derive(Debug, thiserror::Error)]

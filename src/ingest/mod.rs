@@ -29,10 +29,9 @@ use std::sync::{Arc, Mutex};
 use clap::Args;
 use futures_util::FutureExt;
 
-pub use dropped::UNCOUNTED_MAX;
-pub use schemas::Schemas;
-pub use share::{COMPANIES_MAX, SHARE_JOBS, SHARE_JOBS_PER_SECOND};
-pub use subscriptions::Subscriptions;
+pub(crate) use schemas::Schemas;
+pub use share::SHARE_JOBS;
+pub(crate) use subscriptions::Subscriptions;
 
 use self::{dropped::Dropped, hint::Way, share::Shares};
 use crate::{
@@ -54,7 +53,7 @@ pub const PUBLISHING_BATCHES_MAX: usize = 16;
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 #[command(next_help_heading = "Ingest")]
-pub struct Config {
+pub(crate) struct Config {
     /// The largest message taken, in bytes; a larger one is a dead letter
     #[arg(long, env = "EVENT_BYTES_MAX", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub event_bytes_max: u32,
@@ -80,7 +79,7 @@ impl Config {
 }
 
 /// The stage.
-pub struct Ingest {
+pub(crate) struct Ingest {
     consumer: Consumer,
     worker: Worker,
 }
@@ -107,7 +106,7 @@ struct Worker {
 
 /// What the stage is built from.
 #[derive(Clone)]
-pub struct Parts<'a> {
+pub(crate) struct Parts<'a> {
     /// Where events come from and jobs go.
     pub broker: &'a Broker,
     /// Where everything is written.

@@ -8,9 +8,9 @@
 #[cfg(test)]
 mod documentation;
 pub mod labels;
-pub mod logging;
-pub mod metrics;
-pub mod probes;
+pub(crate) mod logging;
+pub(crate) mod metrics;
+pub(crate) mod probes;
 
-pub use metrics::Metrics;
-pub use probes::Health;
+pub(crate) use metrics::Metrics;
+pub(crate) use probes::Health;

@@ -28,10 +28,12 @@ use axum::{
     response::{IntoResponse, Response},
 };
 
-pub use api_key::{ApiKey, KEY_PREFIX, Keys};
-pub use operations::Operations;
-pub use scope::{BEARER, Scope, Scopes};
-pub use turns::READINGS_MAX;
+pub use api_key::ApiKey;
+pub(crate) use api_key::{KEY_PREFIX, Keys};
+pub(crate) use operations::Operations;
+pub use scope::Scope;
+pub(crate) use scope::{BEARER, Scopes};
+pub(crate) use turns::READINGS_MAX;
 use url::Url;
 
 use self::{
@@ -48,12 +50,12 @@ use crate::{
 };
 
 /// The header by which a caller names a company.
-pub const COMPANY: &str = "x-company-id";
+pub(crate) const COMPANY: &str = "x-company-id";
 
 /// Who is let in.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
-pub struct Config {
+pub(crate) struct Config {
     /// Proxies whose `X-Forwarded-For` is believed: `10.0.0.0/8`
     #[arg(
         long,
@@ -76,7 +78,7 @@ pub struct Config {
 
 /// Why nobody can be let in as the settings say.
 #[derive(Debug, thiserror::Error)]
-pub enum Error {
+pub(crate) enum Error {
     /// The file with the public key is of no use.
     #[error("JWT_PUBLIC_KEY_FILE {path}: {reason}")]
     PublicKey {
@@ -110,7 +112,7 @@ fn service_url(setting: &'static str, text: &str) -> Result<Url, Error> {
 }
 
 /// Finds out who is calling.
-pub struct Access {
+pub(crate) struct Access {
     trusted_proxies: Networks,
     keys: Keys,
     jwt: Jwt,
@@ -186,11 +188,11 @@ impl Access {
 
 /// The address that a connection comes from.
 #[derive(Clone, Copy, Debug)]
-pub struct Peer(pub IpAddr);
+pub(crate) struct Peer(pub IpAddr);
 
 /// What credentials hold for.
 #[derive(Clone, Debug)]
-pub enum Grant {
+pub(crate) enum Grant {
     /// Every company, with the same scopes.
     All(Scopes),
     /// These companies, each with its own scopes.
@@ -199,7 +201,7 @@ pub enum Grant {
 
 /// Somebody we know.
 #[derive(Clone, Debug)]
-pub struct Principal {
+pub(crate) struct Principal {
     /// How the audit log calls it: `key xtwh_ab12cd34`, `user <id>`.
     pub actor: String,
     /// What it may do.
@@ -218,7 +220,7 @@ impl Principal {
 
 /// A call that is let in.
 #[derive(Clone, Debug)]
-pub struct Caller {
+pub(crate) struct Caller {
     /// How the audit log calls whoever calls.
     pub actor: String,
     /// The company that is meant; none where the credentials hold for several and none is named.
@@ -249,7 +251,7 @@ impl Caller {
 
 /// A call for one company.
 #[derive(Clone, Debug)]
-pub struct Tenant {
+pub(crate) struct Tenant {
     /// Whose things are meant.
     pub company: CompanyId,
     /// Who calls.
