@@ -1,9 +1,6 @@
 //! `/v1/audit-log`: who changed what, and what it was before. What writes it is `audit.rs`.
 
-use axum::{
-    extract::State,
-    http::{HeaderMap, Uri},
-};
+use axum::{extract::State, response::Response};
 use chrono::{DateTime, Datelike, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
@@ -15,7 +12,8 @@ use super::{
     Api,
     access::Caller,
     extract::Query,
-    pagination::{self, COUNT_MAX, COUNT_TIMEOUT, Count, List, TOTAL_COUNT},
+    listing::{PageRequest, Paging},
+    pagination::{COUNT_MAX, COUNT_TIMEOUT, cut},
     problem::{FieldError, Problem},
 };
 use crate::store::audit_log as table;
@@ -84,14 +82,6 @@ struct ListEntries {
     since: Option<DateTime<Utc>>,
     /// Only before then (RFC 3339)
     until: Option<DateTime<Utc>>,
-    /// Entries of a page, 1 to 500; 50 where nothing is said
-    #[param(minimum = 1, maximum = 500, default = 50)]
-    limit: Option<u32>,
-    /// Where to go on, from the header `Link` of the page before
-    cursor: Option<String>,
-    /// `capped` counts the entries, up to 10,000, into the header `X-Total-Count`
-    #[param(inline)]
-    count: Option<Count>,
 }
 
 /// Who changed what
@@ -102,7 +92,7 @@ struct ListEntries {
     path = "/v1/audit-log",
     tag = "Audit log",
     operation_id = "listAuditLog",
-    params(ListEntries),
+    params(Paging, ListEntries),
     responses((
         status = OK, description = "A page of entries", body = [AuditEntry],
         headers(
@@ -115,11 +105,11 @@ struct ListEntries {
 async fn list(
     State(api): State<Api>,
     caller: Caller,
-    uri: Uri,
+    asked: PageRequest,
     Query(query): Query<ListEntries>,
-) -> Result<(HeaderMap, axum::Json<Vec<AuditEntry>>), Problem> {
+) -> Result<Response, Problem> {
     let company = caller.reach()?;
-    let limit = pagination::limit(query.limit)?;
+    let page = asked.of::<(DateTime<Utc>, Uuid)>(company)?;
     let times = [("since", query.since), ("until", query.until)];
     let errors = times.into_iter().filter(|(_, time)| time.is_some_and(|time| !is_of_our_age(time)));
     let errors: Vec<_> =
@@ -127,9 +117,7 @@ async fn list(
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
-    let list = List::of(&uri, company);
-    let before = list.key::<(DateTime<Utc>, Uuid)>(query.cursor.as_deref())?;
-    if before.is_some_and(|(at, _)| !is_of_our_age(at)) {
+    if page.after.is_some_and(|(at, _)| !is_of_our_age(at)) {
         return Err(Problem::field("cursor", "is none of this list; begin without one"));
     }
     let wanted = table::Wanted {
@@ -141,16 +129,12 @@ async fn list(
         until: query.until,
     };
     let db = &api.parts.reads;
-    let mut rows = table::list(db, &wanted, before, i64::from(limit) + 1).await?;
-    let last = pagination::cut(&mut rows, limit, |row| (row.at, row.id));
-    let mut headers = list.next(limit, last);
-    if query.count.is_some() {
-        // Whoever waits for the page shall not wait for its number.
-        if let Some(count) = table::count(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT)).await? {
-            headers.insert(TOTAL_COUNT, pagination::counted(count));
-        }
-    }
-    Ok((headers, axum::Json(rows.into_iter().map(Into::into).collect())))
+    let mut rows = table::list(db, &wanted, page.after, i64::from(page.rows()) + 1).await?;
+    let next = cut(&mut rows, page.rows(), |row| (row.at, row.id));
+    // Whoever waits for the page shall not wait for its number.
+    let count = page.counted(table::count(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT))).await?;
+    let rows: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::from).collect();
+    Ok(page.answer(&rows, next, count))
 }
 
 /// Whether the database can hold an instant: it knows fewer years than the parser.

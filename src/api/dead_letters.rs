@@ -5,7 +5,7 @@
 
 mod shape;
 
-use axum::{extract::State, http::Uri, response::Response};
+use axum::{extract::State, response::Response};
 use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use utoipa::{IntoParams, openapi::Schema};
@@ -20,8 +20,8 @@ use super::{
     audit,
     extract::{Id, Named, Query},
     idempotency::Key,
-    listing::{Paging, Reader, page, texts_schema, within_reach, words_schema},
-    pagination::{COUNT_MAX, COUNT_TIMEOUT, List},
+    listing::{Listed, PageOf, PageRequest, Paging, Reader, texts_schema, within_reach, words_schema},
+    pagination::{COUNT_MAX, COUNT_TIMEOUT},
     problem::{Kind, Problem, ProblemBody},
     replays::{self, Replay},
 };
@@ -115,6 +115,10 @@ fn whose(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     }
 }
 
+impl Listed for DeadLetter {
+    const ALL: &'static str = "The dead letters";
+}
+
 /// Dead letters
 ///
 /// Newest first, without their bodies. With a key of all companies that may do everything, and without `X-Company-Id`, those
@@ -125,37 +129,23 @@ fn whose(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     tag = "Dead letters",
     operation_id = "listDeadLetters",
     params(Paging, Choice),
-    responses((
-        status = OK,
-        description = "The dead letters",
-        body = Vec<DeadLetter>,
-        headers(
-            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
-            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
-        ),
-    )),
+    responses(PageOf<DeadLetter>),
     security(("bearer" = ["deliveries:read"])),
 )]
 async fn list(
     State(api): State<Api>,
     caller: Caller,
-    uri: Uri,
-    Query(paging): Query<Paging>,
+    asked: PageRequest,
     Query(choice): Query<Choice>,
 ) -> Result<Response, Problem> {
     let (db, company) = (&api.parts.reads, whose(&caller)?);
-    let (wanted, list) = (choice.read(company)?, List::of(&uri, company));
-    let (limit, before) = paging.place(&list)?;
-    let found = search::dead_letters(db, &wanted, before, i64::from(limit)).await?;
+    let (wanted, page) = (choice.read(company)?, asked.of(company)?);
+    let found = search::dead_letters(db, &wanted, page.after, page.rows().into()).await?;
     let rows = table::by_ids(db, company, &found.ids).await?;
-    let count = if paging.is_counted() {
-        search::count_letters(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT)).await?
-    } else {
-        None
-    };
+    let count = page.counted(search::count_letters(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT))).await?;
     let bodies = caller.may(Scope::PayloadsRead);
     let rows: Vec<_> = rows.into_iter().map(|row| DeadLetter::shown(row, bodies)).collect();
-    Ok(page(&rows, list.next(limit, found.next), count))
+    Ok(page.answer(&rows, found.next, count))
 }
 
 /// One dead letter

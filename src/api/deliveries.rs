@@ -6,7 +6,7 @@ mod shape;
 
 use std::collections::HashMap;
 
-use axum::{extract::State, http::Uri, response::Response};
+use axum::{extract::State, response::Response};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
@@ -17,8 +17,8 @@ use super::{
     Api,
     access::{Scope, Tenant},
     extract::{Id, Query},
-    listing::{Paging, page},
-    pagination::{COUNT_MAX, COUNT_TIMEOUT, List},
+    listing::{Listed, PageOf, PageRequest, Paging},
+    pagination::{COUNT_MAX, COUNT_TIMEOUT},
     problem::Problem,
 };
 use crate::{
@@ -41,30 +41,25 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     tag = "Deliveries",
     operation_id = "listWebhookDeliveries",
     params(("webhook_id" = Uuid, Path, description = "The webhook"), Paging, Filter),
-    responses((
-        status = OK,
-        description = "The deliveries",
-        body = Vec<Delivery>,
-        headers(
-            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
-            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
-        ),
-    )),
+    responses(PageOf<Delivery>),
     security(("bearer" = ["deliveries:read"])),
 )]
 async fn list_of_webhook(
     State(api): State<Api>,
     tenant: Tenant,
     Id(webhook): Id<WebhookId>,
-    uri: Uri,
-    Query(paging): Query<Paging>,
+    asked: PageRequest,
     Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
     let wanted = search::Deliveries { webhooks: Some(vec![webhook.uuid()]), ..filter.read()? };
     if !history::has_webhook(&api.parts.reads, tenant.company, webhook).await? {
         return Err(Problem::not_found("Webhook not found"));
     }
-    answer(&api, &tenant, &List::of(&uri, Some(tenant.company)), &paging, &wanted).await
+    answer(&api, &tenant, &asked, &wanted).await
+}
+
+impl Listed for Delivery {
+    const ALL: &'static str = "The deliveries";
 }
 
 /// A company's deliveries
@@ -77,27 +72,18 @@ async fn list_of_webhook(
     tag = "Deliveries",
     operation_id = "listDeliveries",
     params(Paging, OfWebhooks, Filter),
-    responses((
-        status = OK,
-        description = "The deliveries",
-        body = Vec<Delivery>,
-        headers(
-            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
-            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
-        ),
-    )),
+    responses(PageOf<Delivery>),
     security(("bearer" = ["deliveries:read"])),
 )]
 async fn list(
     State(api): State<Api>,
     tenant: Tenant,
-    uri: Uri,
-    Query(paging): Query<Paging>,
+    asked: PageRequest,
     Query(of): Query<OfWebhooks>,
     Query(filter): Query<Filter>,
 ) -> Result<Response, Problem> {
     let wanted = search::Deliveries { webhooks: of.read()?, ..filter.read()? };
-    answer(&api, &tenant, &List::of(&uri, Some(tenant.company)), &paging, &wanted).await
+    answer(&api, &tenant, &asked, &wanted).await
 }
 
 /// One delivery
@@ -144,21 +130,17 @@ async fn get(
 async fn answer(
     api: &Api,
     tenant: &Tenant,
-    list: &List,
-    paging: &Paging,
+    asked: &PageRequest,
     wanted: &search::Deliveries,
 ) -> Result<Response, Problem> {
     let (db, company, now) = (&api.parts.reads, tenant.company, api.parts.clock.now());
-    let (limit, before) = paging.place(list)?;
-    let found = search::deliveries(db, company, wanted, before, i64::from(limit), now).await?;
+    let page = asked.of(Some(company))?;
+    let found = search::deliveries(db, company, wanted, page.after, page.rows().into(), now).await?;
     let bodies = tenant.caller.may(Scope::PayloadsRead);
     let rows = history::by_ids(db, company, bodies, &found.ids).await?;
     let lanes = lanes(api, &rows).await?;
-    let count = if paging.is_counted() {
-        search::count_deliveries(db, company, wanted, now, (COUNT_MAX, COUNT_TIMEOUT)).await?
-    } else {
-        None
-    };
+    let count = search::count_deliveries(db, company, wanted, now, (COUNT_MAX, COUNT_TIMEOUT));
+    let count = page.counted(count).await?;
     let rows = rows.into_iter().map(|row| {
         let lane = lanes.get(&row.webhook_id).filter(|_| row.status == Status::Pending.as_str()).cloned();
         let mut delivery = Delivery::at(now, row);
@@ -167,7 +149,7 @@ async fn answer(
         }
         delivery
     });
-    Ok(page(&rows.collect::<Vec<_>>(), list.next(limit, found.next), count))
+    Ok(page.answer(&rows.collect::<Vec<_>>(), found.next, count))
 }
 
 /// What holds up whole lanes explains more than a delivery's own time does.

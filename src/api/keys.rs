@@ -7,13 +7,12 @@ mod shape;
 
 use axum::{
     extract::State,
-    http::{HeaderMap, StatusCode, Uri},
+    http::StatusCode,
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, Utc};
+use futures_util::TryFutureExt;
 use secrecy::ExposeSecret;
-use serde::Deserialize;
-use utoipa::IntoParams;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use shape::{Key, NewKey};
@@ -22,9 +21,10 @@ use super::{
     Api,
     access::{ApiKey, Caller, Scope},
     audit,
-    extract::{Id, Json, Named, Query},
+    extract::{Id, Json, Named},
     idempotency::{self, Claimed},
-    pagination::{self, COUNT_MAX, Count, List, TOTAL_COUNT},
+    listing::{Listed, PageOf, PageRequest, Paging},
+    pagination::{COUNT_MAX, cut},
     problem::{Kind, Problem},
 };
 use crate::{model::CompanyId, store::api_keys as table};
@@ -122,18 +122,8 @@ fn company_of(caller: &Caller, all_companies: bool) -> Result<Option<CompanyId>,
     }
 }
 
-/// How keys are listed.
-#[derive(Debug, Deserialize, IntoParams)]
-#[into_params(parameter_in = Query)]
-struct ListKeys {
-    /// Keys of a page, 1 to 500; 50 where nothing is said
-    #[param(minimum = 1, maximum = 500, default = 50)]
-    limit: Option<u32>,
-    /// Where to go on, from the header `Link` of the page before
-    cursor: Option<String>,
-    /// `capped` counts the keys, up to 10,000, into the header `X-Total-Count`
-    #[param(inline)]
-    count: Option<Count>,
+impl Listed for Key {
+    const ALL: &'static str = "The keys";
 }
 
 /// The keys
@@ -144,34 +134,18 @@ struct ListKeys {
     path = "/v1/keys",
     tag = "Keys",
     operation_id = "listKeys",
-    params(ListKeys),
-    responses((
-        status = OK, description = "A page of keys", body = [Key],
-        headers(
-            ("link" = String, description = "Leads to the next page, if there is one"),
-            ("x-total-count" = String, description = "How many there are, if that was asked for; `10000+` for more"),
-        ),
-    )),
+    params(Paging),
+    responses(PageOf<Key>),
     security(("bearer" = ["keys:manage"])),
 )]
-async fn list(
-    State(api): State<Api>,
-    caller: Caller,
-    uri: Uri,
-    Query(query): Query<ListKeys>,
-) -> Result<(HeaderMap, axum::Json<Vec<Key>>), Problem> {
-    let company = caller.reach()?;
-    let limit = pagination::limit(query.limit)?;
-    let list = List::of(&uri, company);
-    let before = list.key::<(DateTime<Utc>, String)>(query.cursor.as_deref())?;
-    let db = &api.parts.reads;
-    let mut rows = table::list(db, company, before.as_ref(), i64::from(limit) + 1).await?;
-    let last = pagination::cut(&mut rows, limit, |row| (row.created_at, row.id.clone()));
-    let mut headers = list.next(limit, last);
-    if query.count.is_some() {
-        headers.insert(TOTAL_COUNT, pagination::counted(table::count(db, company, COUNT_MAX).await?));
-    }
-    Ok((headers, axum::Json(rows.into_iter().map(Into::into).collect())))
+async fn list(State(api): State<Api>, caller: Caller, asked: PageRequest) -> Result<Response, Problem> {
+    let (db, company) = (&api.parts.reads, caller.reach()?);
+    let page = asked.of::<(DateTime<Utc>, String)>(company)?;
+    let mut rows = table::list(db, company, page.after.as_ref(), i64::from(page.rows()) + 1).await?;
+    let next = cut(&mut rows, page.rows(), |row| (row.created_at, row.id.clone()));
+    let count = page.counted(table::count(db, company, COUNT_MAX).map_ok(Some)).await?;
+    let rows: Vec<Key> = rows.into_iter().map(Key::from).collect();
+    Ok(page.answer(&rows, next, count))
 }
 
 /// One key

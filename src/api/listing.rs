@@ -1,22 +1,28 @@
 //! What lists of the history have in common: how they are asked for, and how they answer.
 
-use std::{fmt::Display, str::FromStr};
+use std::{collections::BTreeMap, fmt::Display, marker::PhantomData, str::FromStr};
 
 use axum::{
-    http::HeaderMap,
+    extract::FromRequestParts,
+    http::{Uri, request::Parts as Head},
     response::{IntoResponse, Response},
 };
 use chrono::{DateTime, NaiveDate, Utc};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use utoipa::{
-    IntoParams,
-    openapi::{ArrayBuilder, KnownFormat, ObjectBuilder, Schema, SchemaFormat, Type},
+    IntoParams, IntoResponses, ToSchema,
+    openapi::{
+        ArrayBuilder, Content, HeaderBuilder, KnownFormat, Object, ObjectBuilder, Ref, RefOr,
+        ResponseBuilder, Schema, SchemaFormat, Type, response::Response as Described,
+    },
 };
 
 use super::{
+    extract::Query,
     pagination::{self, Count, List, TOTAL_COUNT},
     problem::{FieldError, Problem},
 };
+use crate::{model::CompanyId, store};
 
 /// How a page is asked for.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
@@ -33,24 +39,95 @@ pub struct Paging {
     pub count: Option<Count>,
 }
 
-impl Paging {
-    /// The rows of a page, and the key to go on from.
-    pub(super) fn place<K: DeserializeOwned>(&self, list: &List) -> Result<(u32, Option<K>), Problem> {
-        Ok((pagination::limit(self.limit)?, list.key(self.cursor.as_deref())?))
-    }
+/// A request for a page of a list.
+#[derive(Debug)]
+pub(super) struct PageRequest {
+    uri: Uri,
+    paging: Paging,
+}
 
-    /// Whether the list is counted.
-    pub(super) const fn is_counted(&self) -> bool {
-        self.count.is_some()
+impl<S: Send + Sync> FromRequestParts<S> for PageRequest {
+    type Rejection = Problem;
+
+    async fn from_request_parts(head: &mut Head, state: &S) -> Result<Self, Problem> {
+        let Query(paging) = Query::from_request_parts(head, state).await?;
+        Ok(Self { uri: head.uri.clone(), paging })
     }
 }
 
-/// A page as it is answered: its rows, the next one's address, and how many rows there are in all where that is known.
-pub(super) fn page<T: Serialize>(rows: &[T], mut headers: HeaderMap, count: Option<i64>) -> Response {
-    if let Some(count) = count {
-        headers.insert(TOTAL_COUNT, pagination::counted(count));
+impl PageRequest {
+    /// The page that is asked for of the list of a company; `company` is none where it goes over all.
+    pub(super) fn of<K: DeserializeOwned>(
+        &self,
+        company: Option<CompanyId>,
+    ) -> Result<RequestedPage<K>, Problem> {
+        let list = List::of(&self.uri, company);
+        let rows = pagination::limit(self.paging.limit)?;
+        let after = list.key(self.paging.cursor.as_deref())?;
+        Ok(RequestedPage { list, rows, after, is_counted: self.paging.count.is_some() })
     }
-    (headers, axum::Json(rows)).into_response()
+}
+
+/// The page that is asked for.
+#[derive(Debug)]
+pub(super) struct RequestedPage<K> {
+    list: List,
+    rows: u32,
+    /// The key of the last row of the page before; none for the first.
+    pub after: Option<K>,
+    is_counted: bool,
+}
+
+impl<K: Serialize> RequestedPage<K> {
+    /// The most rows that it shows.
+    pub(super) const fn rows(&self) -> u32 {
+        self.rows
+    }
+
+    /// How many rows the whole list has, if that is asked for.
+    pub(super) async fn counted(
+        &self,
+        count: impl Future<Output = store::Result<Option<i64>>>,
+    ) -> Result<Option<i64>, Problem> {
+        if self.is_counted { Ok(count.await?) } else { Ok(None) }
+    }
+
+    /// The page as it is answered: its rows, where the next one begins, and how many rows there are in all where that is
+    /// known.
+    pub(super) fn answer<T: Serialize>(&self, rows: &[T], next: Option<K>, count: Option<i64>) -> Response {
+        let mut headers = self.list.next(self.rows, next);
+        if let Some(count) = count {
+            headers.insert(TOTAL_COUNT, pagination::counted(count));
+        }
+        (headers, axum::Json(rows)).into_response()
+    }
+}
+
+/// What a page consists of, as the document calls it.
+pub(super) trait Listed: ToSchema {
+    /// All of them.
+    const ALL: &'static str;
+}
+
+/// How the document describes the answer of a list.
+pub(super) struct PageOf<T>(PhantomData<T>);
+
+impl<T: Listed> IntoResponses for PageOf<T> {
+    fn responses() -> BTreeMap<String, RefOr<Described>> {
+        let rows = ArrayBuilder::new().items(Ref::from_schema_name(T::name()));
+        let text = |description: &str| {
+            HeaderBuilder::new()
+                .schema(Some(Object::with_type(Type::String)))
+                .description(Some(description))
+                .build()
+        };
+        let page = ResponseBuilder::new()
+            .description(T::ALL)
+            .header("link", text("The next page: `<address>; rel=\"next\"`"))
+            .header("x-total-count", text("How many there are, or `10000+`; with `count=capped`"))
+            .content("application/json", Content::new(Some(RefOr::T(Schema::from(rows.build())))));
+        BTreeMap::from([("200".to_owned(), page.build().into())])
+    }
 }
 
 /// Items of a list in a parameter: each row that a page goes through is compared with all of them.

@@ -5,11 +5,8 @@
 
 mod shape;
 
-use axum::{
-    extract::State,
-    http::{StatusCode, Uri},
-    response::Response,
-};
+use axum::{extract::State, http::StatusCode, response::Response};
+use futures_util::TryFutureExt;
 use serde::Deserialize;
 use utoipa::{IntoParams, openapi::Schema};
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -23,8 +20,8 @@ use super::{
     audit,
     extract::{Id, Json, Query},
     idempotency::{Claimed, Key, asked},
-    listing::{Paging, Reader, page, words_schema},
-    pagination::{List, cut},
+    listing::{Listed, PageOf, PageRequest, Paging, Reader, words_schema},
+    pagination::{COUNT_MAX, cut},
     problem::{Kind, Problem, ProblemBody},
 };
 use crate::{
@@ -139,6 +136,10 @@ async fn create(
     order.write(&api, &tenant.caller, key).await
 }
 
+impl Listed for Replay {
+    const ALL: &'static str = "The replays";
+}
+
 /// Replays
 ///
 /// Newest first, with what resumes and recoveries ordered.
@@ -148,42 +149,29 @@ async fn create(
     tag = "Replays",
     operation_id = "listReplays",
     params(Paging, Choice),
-    responses((
-        status = OK,
-        description = "The replays",
-        body = Vec<Replay>,
-        headers(
-            ("link" = String, description = "The next page: `<address>; rel=\"next\"`"),
-            ("x-total-count" = String, description = "How many there are, or `10000+`; with `count=capped`"),
-        ),
-    )),
+    responses(PageOf<Replay>),
     security(("bearer" = ["deliveries:read"])),
 )]
 async fn list(
     State(api): State<Api>,
     tenant: Tenant,
-    uri: Uri,
-    Query(paging): Query<Paging>,
+    asked: PageRequest,
     Query(choice): Query<Choice>,
 ) -> Result<Response, Problem> {
-    let list = List::of(&uri, Some(tenant.company));
     let mut reader = Reader::default();
     let (kinds, statuses) = (
         reader.words("kind", choice.kind.as_deref(), &KINDS),
         reader.words("status", choice.status.as_deref(), &STATUSES),
     );
     reader.done()?;
-    let (limit, before) = paging.place(&list)?;
-    let wanted = table::Wanted { kinds, statuses, webhook: choice.webhook_id.map(WebhookId), before };
-    let mut rows = table::list(&api.parts.reads, tenant.company, &wanted, i64::from(limit) + 1).await?;
-    let next = cut(&mut rows, limit, |row| (row.started_at, row.id.uuid()));
-    let count = if paging.is_counted() {
-        Some(table::count(&api.parts.reads, tenant.company, &wanted, super::pagination::COUNT_MAX).await?)
-    } else {
-        None
-    };
+    let page = asked.of(Some(tenant.company))?;
+    let webhook = choice.webhook_id.map(WebhookId);
+    let (db, wanted) = (&api.parts.reads, table::Wanted { kinds, statuses, webhook, before: page.after });
+    let mut rows = table::list(db, tenant.company, &wanted, i64::from(page.rows()) + 1).await?;
+    let next = cut(&mut rows, page.rows(), |row| (row.started_at, row.id.uuid()));
+    let count = page.counted(table::count(db, tenant.company, &wanted, COUNT_MAX).map_ok(Some)).await?;
     let rows: Vec<Replay> = rows.into_iter().map(Replay::from).collect();
-    Ok(page(&rows, list.next(limit, next), count))
+    Ok(page.answer(&rows, next, count))
 }
 
 /// One replay
