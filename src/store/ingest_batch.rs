@@ -80,19 +80,7 @@ pub async fn ingest_batch(
     deliveries: &[NewDelivery],
     writer: i32,
 ) -> sqlx::Result<Inserted> {
-    let e = |f: fn(&NewEvent<'_>) -> Uuid| events.iter().map(f).collect::<Vec<_>>();
-    let ids = e(|e| e.event.id.0);
-    let companies = e(|e| e.event.company.0);
-    let types: Vec<&str> = events.iter().map(|e| e.event.event_type.as_str()).collect();
-    let messages: Vec<&str> = events.iter().map(|e| e.event.message_id.as_str()).collect();
-    let timestamps: Vec<i64> = events.iter().map(|e| e.event.timestamp).collect();
-    let data: Vec<&str> = events.iter().map(|e| e.event.data.as_str()).collect();
-    let hashes: Vec<i64> = events.iter().map(|e| e.event.body_hash).collect();
-    let traces: Vec<Option<&str>> = events.iter().map(|e| e.event.traceparent.as_deref()).collect();
-    let matched: Vec<i32> = events.iter().map(|e| e.matched).collect();
-    let as_of: Vec<DateTime<Utc>> = events.iter().map(|e| e.matched_as_of).collect();
-    let last: Vec<bool> = events.iter().map(|e| e.last).collect();
-    let violations: Vec<Option<&str>> = events.iter().map(|e| e.violation).collect();
+    let e = EventColumns::of(events);
     let d = Columns::of(deliveries);
     let rows = sqlx::query!(
         r#"-- ingest.batch
@@ -130,17 +118,17 @@ pub async fn ingest_batch(
                 deliveries = s.deliveries + excluded.deliveries
         )
         select id as "id!", now() as "now!" from inserted"#,
-        &ids,
-        &companies,
-        &types as _,
-        &messages as _,
-        &timestamps,
-        &data as _,
-        &hashes,
-        &traces as _,
-        &matched,
-        &as_of,
-        &last,
+        &e.ids,
+        &e.companies,
+        &e.types as _,
+        &e.messages as _,
+        &e.timestamps,
+        &e.data as _,
+        &e.hashes,
+        &e.traces as _,
+        &e.matched,
+        &e.as_of,
+        &e.last,
         &d.ids,
         &d.companies,
         &d.webhooks,
@@ -149,7 +137,7 @@ pub async fn ingest_batch(
         &d.statuses as _,
         &d.reasons as _,
         &d.queued,
-        &violations as _,
+        &e.violations as _,
         writer,
     )
     .fetch_all(pool)
@@ -226,6 +214,41 @@ pub async fn continue_fan_out(
         known: row.known.into_iter().map(EventId).zip(row.hashes).collect(),
         deliveries: row.owed.into_iter().map(DeliveryId).collect(),
     })
+}
+
+/// One array for each column of `events`.
+struct EventColumns<'a> {
+    ids: Vec<Uuid>,
+    companies: Vec<Uuid>,
+    types: Vec<&'a str>,
+    messages: Vec<&'a str>,
+    timestamps: Vec<i64>,
+    data: Vec<&'a str>,
+    hashes: Vec<i64>,
+    traces: Vec<Option<&'a str>>,
+    matched: Vec<i32>,
+    as_of: Vec<DateTime<Utc>>,
+    last: Vec<bool>,
+    violations: Vec<Option<&'a str>>,
+}
+
+impl<'a> EventColumns<'a> {
+    fn of(new: &'a [NewEvent<'a>]) -> Self {
+        Self {
+            ids: new.iter().map(|new| new.event.id.0).collect(),
+            companies: new.iter().map(|new| new.event.company.0).collect(),
+            types: new.iter().map(|new| new.event.event_type.as_str()).collect(),
+            messages: new.iter().map(|new| new.event.message_id.as_str()).collect(),
+            timestamps: new.iter().map(|new| new.event.timestamp).collect(),
+            data: new.iter().map(|new| new.event.data.as_str()).collect(),
+            hashes: new.iter().map(|new| new.event.body_hash).collect(),
+            traces: new.iter().map(|new| new.event.traceparent.as_deref()).collect(),
+            matched: new.iter().map(|new| new.matched).collect(),
+            as_of: new.iter().map(|new| new.matched_as_of).collect(),
+            last: new.iter().map(|new| new.last).collect(),
+            violations: new.iter().map(|new| new.violation).collect(),
+        }
+    }
 }
 
 /// One array for each column of `webhook_deliveries`.

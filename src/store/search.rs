@@ -115,7 +115,8 @@ pub async fn deliveries(
     while let Some((low, high)) = walk.span() {
         // One more than the page shows whether there is another.
         let missing = rows + 1 - i64::try_from(ids.len()).unwrap_or(rows);
-        let look = look(db, company, wanted, (low, high), walk.each(), missing).await?;
+        let span = Span { low, high, each: walk.each(), rows: missing };
+        let look = look(db, company, wanted, span).await?;
         ids.extend(look.ids);
         if i64::try_from(ids.len()).is_ok_and(|n| n > rows) {
             ids.truncate(usize::try_from(rows).unwrap_or(0));
@@ -227,6 +228,18 @@ struct Look {
     looked_at: i64,
 }
 
+/// What a look goes through.
+struct Span {
+    /// The ids from here on,
+    low: Uuid,
+    /// below here.
+    high: Uuid,
+    /// The most rows of each webhook.
+    each: i64,
+    /// The most rows that it gives.
+    rows: i64,
+}
+
 /// Goes through at most `each` rows of each webhook in a span, newest first, and gives at most `rows` of those wanted.
 ///
 /// Rows compare as pairs, and the order begins with the webhook: so only the index of the webhooks' histories has it, on a
@@ -235,14 +248,8 @@ struct Look {
 ///
 /// Where a webhook has more rows than were gone through, what the others have below its last may not be all there is
 /// between, and waits for the next look.
-async fn look(
-    db: &PgPool,
-    company: CompanyId,
-    wanted: &Deliveries,
-    (low, high): (Uuid, Uuid),
-    each: i64,
-    rows: i64,
-) -> Result<Look> {
+async fn look(db: &PgPool, company: CompanyId, wanted: &Deliveries, span: Span) -> Result<Look> {
+    let Span { low, high, each, rows } = span;
     let (types, prefixes) = wanted.types();
     let look = sqlx::query_as!(
         Look,
