@@ -19,7 +19,7 @@ test: ## all tests, against real servers
 check: ## format, lints, docs, licences, .sqlx, scripts
 	cargo fmt --all --check
 	cargo clippy --locked --all-targets -- -D warnings
-	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib
+	RUSTDOCFLAGS='-D warnings' cargo doc --locked --no-deps --lib --document-private-items
 	scripts/services run -- scripts/sqlx-prepare --check
 	scripts/check-licences
 	if cargo deny --version >/dev/null 2>&1; then cargo deny check bans licenses sources; fi

@@ -27,6 +27,8 @@
 //! `docs/architecture.md` tells the same with its states and guarantees. Stages never call each other: they meet in
 //! queues, tables and [`model`].
 
+// A module is public only where tests and benchmarks reach it: of everything else the compiler says what nothing uses.
+
 pub mod model;
 
 pub mod broker;
