@@ -100,23 +100,23 @@ async fn owe(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Part> {
     let rows = sqlx::query_scalar!(
         r#"-- payloads.owe
         with open as (
-            select id, event_id
-            from (select id, event_id
+            select id, event_id, company_id
+            from (select id, event_id, company_id
                   from webhook_deliveries
                   where id >= $1 and id < $2 and status = 'pending' and queued_at is null
                   union all
-                  select id, event_id
+                  select id, event_id, company_id
                   from webhook_deliveries
                   where id >= $1 and id < $2 and status = 'pending' and queued_at is not null
                   union all
-                  select id, event_id
+                  select id, event_id, company_id
                   from webhook_deliveries
                   where id >= $1 and id < $2 and status = 'held') d
             where not exists (select from payloads_owed o where o.delivery_id = d.id)
             limit $3
         ), noted as (
-            insert into payloads_owed (delivery_id, event_id)
-            select id, event_id
+            insert into payloads_owed (delivery_id, event_id, company_id)
+            select id, event_id, company_id
             from open
             on conflict do nothing
         )

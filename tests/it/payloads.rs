@@ -75,6 +75,7 @@ async fn bodies_past_their_retention_go_and_what_is_owed_keeps_its_own_until_it_
     assert_eq!(bodies(&app, old).await, [false; 3]);
     assert_eq!(bodies(&app, held).await, [true; 3], "it is still owed");
     assert_eq!(bodies(&app, young).await, [true; 3], "it is young");
+    app.wait_for_count("select count(*) from payloads_owed where company_id is not null", 1).await;
     app.wait_for_count("select count(*) from payloads_owed", 1).await;
     assert_eq!(prune.stop().await, Some(0));
 
