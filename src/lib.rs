@@ -18,8 +18,8 @@
 //! 5. A short wait is spent in a retry queue. Every other wait is in the ledger, and [`feed`] makes a job of it when
 //!    its time has come and its lane has room; so it does for what was held, is replayed, or has lost its job. It also
 //!    makes known what happened to webhooks and deliveries ([`model::operational`]).
-//! 6. What is given up is a dead letter. [`keep`] makes sure that it stands in the ledger, and keeps what the broker
-//!    gives up by itself. From there it can be asked for anew.
+//! 6. What is given up is a dead letter. The ledger writes it with the delivery's last state; [`keep`] counts it, and
+//!    keeps what the broker gives up by itself. From there it can be asked for anew.
 //! 7. [`prune`] makes the days of the history ahead, drops those past the retention after ending what they owe, empties
 //!    bodies that need not be kept so long, and erases companies.
 //! 8. [`api`] is where companies manage webhooks, publish events, read histories and ask for deliveries anew.

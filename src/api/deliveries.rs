@@ -120,7 +120,7 @@ async fn get(
     if lost_body {
         // The event has left the ledger; what was given up has a copy of its own.
         let letter = dead_letters::get(db, Some(company), id.uuid()).await?;
-        delivery.payload = letter.and_then(|letter| shape::json(letter.body?));
+        delivery.payload = letter.and_then(|mut letter| shape::json(&letter.take_standard_body()?));
     }
     delivery.history = Some(attempts.into_iter().map(|attempt| Attempt::shown(attempt, bodies)).collect());
     Ok(axum::Json(delivery))

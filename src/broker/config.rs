@@ -5,6 +5,7 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
+use super::jobs;
 use crate::model::id::BUCKETS;
 
 /// How long a publish may wait for its confirm, a connection or an unblocked broker included.
@@ -42,6 +43,10 @@ pub struct Config {
     /// How many queues the jobs are spread over; the same for every process
     #[arg(long, env = "DELIVERY_SHARDS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(BUCKETS)))]
     pub delivery_shards: u8,
+
+    /// The version of the jobs that are published; 2 once every worker is of a release that reads it
+    #[arg(long, env = "JOB_VERSION", value_enum, default_value_t = jobs::Version::V1)]
+    pub job_version: jobs::Version,
 
     /// How often RabbitMQ hands a message out before it becomes a suspect of ending its workers
     #[arg(long, env = "DELIVERY_LIMIT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -96,6 +101,7 @@ pub(super) mod tests {
             amqp_prefix: "xtwebhooks".into(),
             events_exchange: "xtsystems.events".into(),
             delivery_shards: 1,
+            job_version: jobs::Version::V1,
             delivery_limit: 100,
             events_queue_bytes_max: 1 << 30,
             retry_jobs_max: 100_000,
@@ -129,6 +135,9 @@ pub(super) mod tests {
         check("delivery-shards", "64", true);
         check("delivery-shards", "0", false);
         check("delivery-shards", "65", false);
+        check("job-version", "1", true);
+        check("job-version", "2", true);
+        check("job-version", "3", false);
         check("delivery-limit", "0", false);
         check("events-queue-bytes-max", "0", false);
         check("retry-jobs-max", "0", false);

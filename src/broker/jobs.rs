@@ -1,17 +1,40 @@
-//! Job v1: how a [`Job`] looks on the broker.
+//! Jobs of version 1 and 2: how a [`Job`] looks on the broker.
 //!
-//! The kept fixtures in `tests/fixtures/job-v1-*.json` are the contract between releases that run side by side:
-//! a reader takes every header it knows, ignores the others, and refuses a version it does not know.
+//! The kept fixtures in `tests/fixtures/job-v*.json` are the contract between releases that run side by side: a reader takes
+//! every header it knows, ignores the others, and refuses a version it does not know.
+//!
+//! | | version 1 (`xtwebhooks.job.v1`) | version 2 (`xtwebhooks.job.v2`) |
+//! |---|---|---|
+//! | body | the rendered body, posted byte for byte | the event's `data`, from which the worker renders |
+//! | header `timestamp` | none | the event's time in whole seconds, where there is a body |
+//! | no body | the delivery must be claimed | the same |
+//!
+//! All other headers are the same in both. Version 2 reserves the names `webhook_version` and `mac`: readers of this release
+//! ignore them, and a later release defines them. Both versions are read; `JOB_VERSION` says which one is published.
 
 use std::{fmt::Write, str::FromStr};
 
+use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
-use super::{Destination, Headers, Message, Outgoing, Queue};
-use crate::model::{DeliveryId, Job, RetryTier, WebhookId};
+use super::{Destination, Headers, Message, Outgoing};
+use crate::model::{DeliveryId, EventId, Job, Payload, WebhookId, request};
 
-/// AMQP's `type` of a job.
-pub const KIND: &str = "xtwebhooks.job.v1";
+/// AMQP's `type` of a job of version 1.
+pub const KIND_V1: &str = "xtwebhooks.job.v1";
+/// AMQP's `type` of a job of version 2.
+pub const KIND_V2: &str = "xtwebhooks.job.v2";
+
+/// Which version of jobs is published.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Version {
+    /// With a rendered body. Workers of release 0.3.0 know no other.
+    #[value(name = "1")]
+    V1,
+    /// With the event's `data`.
+    #[value(name = "2")]
+    V2,
+}
 
 /// Why a message is no job; it is dead-lettered with this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
@@ -23,22 +46,10 @@ pub struct BadJob {
     pub reason: String,
 }
 
-/// The message of a job, to the deliveries queue of its bucket.
-#[must_use]
-pub fn encode(job: &Job) -> Outgoing {
-    message(job, Destination::Deliveries { bucket: job.bucket() })
-}
-
-/// The message of a job that stands in line with none but the first jobs of companies that have few.
-#[must_use]
-pub fn encode_prompt(job: &Job, shard: u8) -> Outgoing {
-    message(job, Destination::Queue(Queue::Prompt(shard)))
-}
-
-/// The message of a job that waits in a retry queue first.
-#[must_use]
-pub fn encode_retry(job: &Job, tier: RetryTier) -> Outgoing {
-    message(job, Destination::Retry { tier, bucket: job.bucket() })
+/// The messages of jobs, in their order, each to its destination.
+pub fn encode<'j>(version: Version, jobs: impl IntoIterator<Item = (&'j Job, Destination)>) -> Vec<Outgoing> {
+    let mut rendered = LastRendered::default();
+    jobs.into_iter().map(|(job, to)| message(version, job, to, &mut rendered)).collect()
 }
 
 /// The job of a message.
@@ -46,7 +57,24 @@ pub fn decode(message: &Message) -> Result<Job, BadJob> {
     read(message.kind.as_deref(), &message.headers, &message.body)
 }
 
-fn message(job: &Job, to: Destination) -> Outgoing {
+/// The body that was rendered last: the jobs of an event follow each other, and share it.
+#[derive(Default)]
+struct LastRendered(Option<(EventId, Bytes)>);
+
+impl LastRendered {
+    fn body(&mut self, job: &Job, payload: &Payload) -> Bytes {
+        match &self.0 {
+            Some((event, body)) if *event == job.event => body.clone(),
+            _ => {
+                let body = request::standard_body(payload, &job.event_type, job.company);
+                self.0 = Some((job.event, body.clone()));
+                body
+            }
+        }
+    }
+}
+
+fn message(version: Version, job: &Job, to: Destination, rendered: &mut LastRendered) -> Outgoing {
     let mut headers = Headers::default();
     headers
         .set_str("company", &job.company.to_string())
@@ -59,10 +87,20 @@ fn message(job: &Job, to: Destination) -> Outgoing {
     if let Some(traceparent) = &job.traceparent {
         headers.set_str("traceparent", traceparent);
     }
+    let (kind, body) = match (&job.payload, version) {
+        (Some(Payload::Event { data, timestamp }), Version::V2) => {
+            headers.set_i64("timestamp", *timestamp);
+            (KIND_V2, data.clone())
+        }
+        // What is rendered already can only be a job of version 1.
+        (Some(payload), _) => (KIND_V1, rendered.body(job, payload)),
+        (None, Version::V1) => (KIND_V1, Bytes::new()),
+        (None, Version::V2) => (KIND_V2, Bytes::new()),
+    };
     // Bundles of one event have no delivery in common, so the first tells them apart.
     let first = job.deliveries.first().map_or(job.event.uuid(), |(delivery, _)| delivery.uuid());
     let message_id = format!("{first}.{}", job.attempt);
-    Outgoing { to, message_id, kind: KIND, timestamp: None, headers, body: job.body.clone() }
+    Outgoing { to, message_id, kind, timestamp: None, headers, body }
 }
 
 /// `<delivery>/<webhook>`, joined by a space.
@@ -75,14 +113,20 @@ fn pairs(deliveries: &[(DeliveryId, WebhookId)]) -> String {
     text
 }
 
-fn read(kind: Option<&str>, headers: &Headers, body: &bytes::Bytes) -> Result<Job, BadJob> {
-    match kind {
-        Some(KIND) => {}
+fn read(kind: Option<&str>, headers: &Headers, body: &Bytes) -> Result<Job, BadJob> {
+    let has_body = !body.is_empty();
+    let payload = match kind {
+        Some(KIND_V1) => has_body.then(|| Payload::Rendered(body.clone())),
+        Some(KIND_V2) if has_body => {
+            Some(Payload::Event { data: body.clone(), timestamp: timestamp(headers)? })
+        }
+        Some(KIND_V2) => None,
         Some(other) => {
-            return Err(bad("type", format!("is `{other}`, and `{KIND}` is the version known here")));
+            let known = format!("`{KIND_V1}` and `{KIND_V2}` are the versions known here");
+            return Err(bad("type", format!("is `{other}`, and {known}")));
         }
         None => return Err(bad("type", "is missing")),
-    }
+    };
     Ok(Job {
         company: parsed(headers, "company")?,
         event: parsed(headers, "event")?,
@@ -92,7 +136,7 @@ fn read(kind: Option<&str>, headers: &Headers, body: &bytes::Bytes) -> Result<Jo
         queued_at: parsed::<DateTime<Utc>>(headers, "queued_at")?,
         trigger: parsed(headers, "trigger")?,
         traceparent: headers.get_str("traceparent").map(str::to_owned),
-        body: body.clone(),
+        payload,
     })
 }
 
@@ -117,6 +161,10 @@ fn attempt(headers: &Headers) -> Result<u32, BadJob> {
     }
 }
 
+fn timestamp(headers: &Headers) -> Result<i64, BadJob> {
+    headers.get_i64("timestamp").ok_or_else(|| bad("timestamp", "is missing or no number"))
+}
+
 fn deliveries(headers: &Headers) -> Result<Vec<(DeliveryId, WebhookId)>, BadJob> {
     let text = text(headers, "deliveries")?;
     if text.is_empty() {
@@ -132,112 +180,4 @@ fn pair(text: &str) -> Result<(DeliveryId, WebhookId), BadJob> {
 }
 
 #[cfg(test)]
-mod tests {
-    use bytes::Bytes;
-    use serde_json::{Value, json};
-
-    use super::*;
-    use crate::broker::{Topology, config, publisher::Addressed};
-
-    const FRESH: &str = include_str!("../../tests/fixtures/job-v1-fresh.json");
-    const BUNDLE: &str = include_str!("../../tests/fixtures/job-v1-bundle.json");
-    const CLAIMING: &str = include_str!("../../tests/fixtures/job-v1-claiming.json");
-
-    fn parse(fixture: &str) -> Value {
-        serde_json::from_str(fixture).expect("a fixture is JSON")
-    }
-
-    fn headers(fixture: &Value) -> Headers {
-        let mut headers = Headers::default();
-        for (name, value) in fixture["headers"].as_object().expect("a fixture has headers") {
-            match (value.as_str(), value.as_i64()) {
-                (Some(text), _) => headers.set_str(name, text),
-                (_, Some(number)) => headers.set_i64(name, number),
-                _ => panic!("`{name}` is neither text nor number"),
-            };
-        }
-        headers
-    }
-
-    fn body(fixture: &Value) -> Bytes {
-        Bytes::from(fixture["body"].as_str().expect("a fixture has a body").to_owned())
-    }
-
-    fn decoded(fixture: &Value) -> Result<Job, BadJob> {
-        read(fixture["type"].as_str(), &headers(fixture), &body(fixture))
-    }
-
-    fn encoded(outgoing: Outgoing, names: &[&str]) -> Value {
-        let fields = names.iter().map(|name| {
-            let text = outgoing.headers.get_str(name).map(|text| json!(text));
-            (
-                (*name).to_owned(),
-                text.or(outgoing.headers.get_i64(name).map(|n| json!(n))).unwrap_or_default(),
-            )
-        });
-        let headers: Value = fields.collect::<serde_json::Map<_, _>>().into();
-        let (kind, message_id, body) = (outgoing.kind, outgoing.message_id.clone(), outgoing.body.clone());
-        let addressed = Addressed::new(&Topology::new(&config::tests::defaults()), outgoing);
-        json!({
-            "type": kind,
-            "exchange": addressed.exchange.as_str(),
-            "routing_key": addressed.routing_key.as_str(),
-            "message_id": message_id,
-            "headers": headers,
-            "body": String::from_utf8(body.to_vec()).expect("a fixture's body is text"),
-        })
-    }
-
-    #[test]
-    fn the_kept_fixtures_are_read_and_written_byte_for_byte() {
-        let check =
-            |fixture: &str, tier: Option<RetryTier>, deliveries: usize, attempt: u32, trigger: &str| {
-                let fixture = parse(fixture);
-                let job = decoded(&fixture).expect("a fixture is a job");
-                assert_eq!((job.deliveries.len(), job.attempt), (deliveries, attempt));
-                assert_eq!(job.trigger.as_str(), trigger);
-                let outgoing = tier.map_or_else(|| encode(&job), |tier| encode_retry(&job, tier));
-                let names: Vec<_> =
-                    fixture["headers"].as_object().expect("headers").keys().map(String::as_str).collect();
-                assert_eq!(encoded(outgoing, &names), fixture);
-            };
-        check(FRESH, None, 1, 1, "event");
-        check(BUNDLE, None, 2, 1, "event");
-        check(CLAIMING, Some(RetryTier::S4), 1, 3, "replay");
-    }
-
-    fn without(fixture: &mut Value, name: &str) {
-        fixture["headers"].as_object_mut().expect("headers").remove(name).expect("a header to leave out");
-    }
-
-    #[test]
-    fn a_header_that_is_wrong_is_named() {
-        let check = |change: fn(&mut Value), expected: Option<&str>| {
-            let mut fixture = parse(FRESH);
-            change(&mut fixture);
-            assert_eq!(decoded(&fixture).err().map(|bad| bad.header), expected, "{fixture}");
-        };
-        check(|_| {}, None);
-        check(|f| f["headers"]["of a later release"] = json!("x"), None);
-        check(|f| without(f, "traceparent"), None);
-        check(|f| f["type"] = json!("xtwebhooks.job.v2"), Some("type"));
-        check(|f| f["type"] = Value::Null, Some("type"));
-        check(|f| without(f, "company"), Some("company"));
-        check(|f| f["headers"]["company"] = json!("me"), Some("company"));
-        check(|f| f["headers"]["company"] = json!(7), Some("company"));
-        check(|f| without(f, "event"), Some("event"));
-        check(|f| f["headers"]["event_type"] = json!("ticket created"), Some("event_type"));
-        check(|f| f["headers"]["deliveries"] = json!(""), Some("deliveries"));
-        check(|f| f["headers"]["deliveries"] = json!("a/b"), Some("deliveries"));
-        check(
-            |f| f["headers"]["deliveries"] = json!(f["headers"]["event"].as_str().expect("a text")),
-            Some("deliveries"),
-        );
-        check(|f| f["headers"]["attempt"] = json!(0), Some("attempt"));
-        check(|f| f["headers"]["attempt"] = json!(-1), Some("attempt"));
-        check(|f| f["headers"]["attempt"] = json!(5_000_000_000_i64), Some("attempt"));
-        check(|f| f["headers"]["attempt"] = json!("1"), Some("attempt"));
-        check(|f| f["headers"]["queued_at"] = json!("yesterday"), Some("queued_at"));
-        check(|f| f["headers"]["trigger"] = json!("whim"), Some("trigger"));
-    }
-}
+mod tests;

@@ -13,9 +13,9 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Headers, Inner, Queue, Topology, config::CONFIRM_TIMEOUT, headers::short};
+use super::{Headers, Inner, Queue, Topology, config::CONFIRM_TIMEOUT, headers::short, jobs};
 use crate::{
-    model::retry_policy::RetryTier,
+    model::{Job, retry_policy::RetryTier},
     telemetry::labels::{self, QueueKind},
 };
 
@@ -63,6 +63,13 @@ impl Destination {
             Self::Queue(Queue::SuspectEvents | Queue::SuspectJobs) => QueueKind::Suspects,
             Self::Events { .. } | Self::Queue(Queue::Events) => QueueKind::Events,
         }
+    }
+}
+
+impl From<&Job> for Destination {
+    /// The deliveries queue of its bucket.
+    fn from(job: &Job) -> Self {
+        Self::Deliveries { bucket: job.bucket() }
     }
 }
 
@@ -144,6 +151,11 @@ pub struct Publisher {
 impl Publisher {
     pub(super) const fn new(inner: Arc<Inner>, calls: mpsc::Sender<Call>) -> Self {
         Self { calls, inner }
+    }
+
+    /// The messages of jobs, in the version that is published, each to its destination.
+    pub fn encode<'j>(&self, jobs: impl IntoIterator<Item = (&'j Job, Destination)>) -> Vec<Outgoing> {
+        jobs::encode(self.inner.shared.config.job_version, jobs)
     }
 
     /// Publishes the messages in their order, and gives the fate of each in the same order.

@@ -1,8 +1,7 @@
-//! One attempt, step by step: await the slot, seal, post, free the place, decide, say, hand over to be recorded.
+//! One attempt, step by step: await the slot, render, post, free the place, decide, say, hand over to be recorded.
 
 use std::sync::Arc;
 
-use bytes::Bytes;
 use http::HeaderMap;
 use url::Url;
 
@@ -11,7 +10,11 @@ use super::{
     hand::{Hand, ProbeLease, Task},
 };
 use crate::{
-    model::{Attempt, Exchange, NextStep, Outcome, Phases, Sealed, request, why},
+    model::{
+        Attempt, Exchange, NextStep, Outcome, Payload, Phases,
+        request::{self, Draft, Request},
+        why,
+    },
     telemetry::labels::{ParkedFor, SlotFate},
 };
 
@@ -33,7 +36,7 @@ pub(super) struct Finished {
 /// with it its claim ends, if it `holds_claim`.
 pub(super) async fn attempt(
     task: Task,
-    body: Bytes,
+    payload: Payload,
     traceparent: Option<String>,
     place: Place,
     holds_claim: bool,
@@ -51,9 +54,9 @@ pub(super) async fn attempt(
             now
         }
     };
-    let sealed = seal(&task, &body, traceparent.as_deref(), started_at);
-    let (request_head, exchange) = match sealed {
-        Ok((url, headers)) => {
+    let rendered = render(&task, &payload, traceparent.as_deref(), started_at);
+    let (request_head, exchange) = match rendered {
+        Ok((url, Request { headers, body })) => {
             let head = as_sent(&headers);
             worker.metrics.deliver_in_flight.inc();
             let exchange = worker.client.post(url, headers, body, worker.timeout(&task)).await;
@@ -92,17 +95,17 @@ pub(super) async fn attempt(
     let _ = worker.finished.send(Finished { attempt, next, hand: task.hand, probe, version });
 }
 
-/// The URL and the signed headers; or why there can be no request.
-fn seal<'t>(
+/// The URL and the signed request; or why there can be none.
+fn render<'t>(
     task: &'t Task,
-    body: &[u8],
+    payload: &Payload,
     traceparent: Option<&str>,
     now: chrono::DateTime<chrono::Utc>,
-) -> Result<(&'t Url, HeaderMap), String> {
+) -> Result<(&'t Url, Request), String> {
     let job = &task.hand.job;
     let url =
         task.known.url.as_ref().map_err(|wrong| format!("the URL of the webhook cannot be used: {wrong}"))?;
-    let headers = request::headers(&Sealed {
+    let request = request::render(&Draft {
         webhook: &task.known.webhook,
         event: job.event,
         delivery: task.delivery,
@@ -111,9 +114,9 @@ fn seal<'t>(
         trigger: job.trigger,
         traceparent,
         now,
-        body,
+        payload,
     })?;
-    Ok((url, headers))
+    Ok((url, request))
 }
 
 /// Headers as text, a line each.

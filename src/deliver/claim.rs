@@ -8,16 +8,15 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
 use super::{Place, Worker, attempt, hand::Task};
 use crate::{
-    model::{DeliveryId, request},
+    model::DeliveryId,
     shutdown::Shutdown,
     store::{
-        claim::{self, Answer, Payload, Question},
+        claim::{self, Answer, Question},
         ledger::{BadRow, Ledger},
         set_aside::{self, Aside},
     },
@@ -128,19 +127,13 @@ impl Worker {
         let (hand, delivery) = (&task.hand, task.delivery);
         let result = match answer {
             Answer::Granted { payload, traceparent } => {
-                let body = match payload {
-                    Payload::Event { data, timestamp } => {
-                        request::body(&hand.job.event_type, &data, hand.job.company, timestamp)
-                    }
-                    Payload::Kept(body) => Bytes::from(body),
-                    Payload::Gone => {
-                        self.asides.send(hand, delivery, Aside::Expired, true);
-                        self.metrics.deliver_jobs.inc(JobResult::Superseded);
-                        return None;
-                    }
+                let Some(payload) = payload else {
+                    self.asides.send(hand, delivery, Aside::Expired, true);
+                    self.metrics.deliver_jobs.inc(JobResult::Superseded);
+                    return None;
                 };
                 self.metrics.deliver_jobs.inc(JobResult::Claimed);
-                tokio::spawn(attempt::attempt(task, body, traceparent, place, true));
+                tokio::spawn(attempt::attempt(task, payload, traceparent, place, true));
                 return None;
             }
             Answer::Superseded { .. } => {

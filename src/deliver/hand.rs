@@ -53,12 +53,12 @@ impl Hand {
         self.redelivered
     }
 
-    /// Whether the request may start without asking the ledger: the job brings its body, comes straight from the
+    /// Whether the request may start without asking the ledger: the job brings its payload, comes straight from the
     /// ingest that wrote its row, for the first time, and is young enough that nobody can have rescued it.
     pub(super) fn is_fresh(&self, now: DateTime<Utc>, fresh_max: TimeDelta) -> bool {
         !self.redelivered
             && self.job.attempt == 1
-            && !self.job.body.is_empty()
+            && self.job.payload.is_some()
             && now - self.job.queued_at <= fresh_max
             && self.is_ours()
     }

@@ -6,7 +6,7 @@
 //!            └─▶ parked (breaker open, held back)
 //! ```
 //!
-//! A fresh job brings its body; any other must claim its delivery, and the ledger decides whether there is still
+//! A fresh job brings its payload; any other must claim its delivery, and the ledger decides whether there is still
 //! something to do. The lane decides first and the claim comes last, so that nothing waits with a claim in hand. A
 //! job is acknowledged only after its attempt, and what follows from it, are committed. A crash anywhere repeats a
 //! request at worst; it never loses one.
@@ -317,12 +317,13 @@ impl Worker {
                 continue;
             }
             let place = Place { worker: Arc::clone(self), key: place, paced: slot.is_some() };
-            if task.hand.is_fresh(self.clock.now(), self.fresh_max) {
-                self.metrics.deliver_jobs.inc(JobResult::Fresh);
-                let (body, trace) = (task.hand.job.body.clone(), task.hand.job.traceparent.clone());
-                tokio::spawn(attempt::attempt(task, body, trace, place, false));
-            } else {
-                self.claims.send(task, place);
+            match &task.hand.job.payload {
+                Some(payload) if task.hand.is_fresh(self.clock.now(), self.fresh_max) => {
+                    self.metrics.deliver_jobs.inc(JobResult::Fresh);
+                    let (payload, trace) = (payload.clone(), task.hand.job.traceparent.clone());
+                    tokio::spawn(attempt::attempt(task, payload, trace, place, false));
+                }
+                _ => self.claims.send(task, place),
             }
         }
     }

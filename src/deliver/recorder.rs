@@ -16,7 +16,7 @@ use tokio::sync::mpsc;
 
 use super::{attempt::Finished, hand::Hand, outcomes::Outcomes};
 use crate::{
-    broker::{Fate, Publisher, jobs::encode_retry},
+    broker::{Destination, Fate, Publisher},
     model::{DeliveryId, Job, NextStep, RetryTier, Trigger, Wait, why},
     shutdown::Shutdown,
     store::{
@@ -132,7 +132,9 @@ impl Recorder {
         }
         let (publisher, ledger) = (self.publisher.clone(), self.ledger.clone());
         self.shutdown.spawn(async move {
-            let messages = retries.iter().map(|retry| encode_retry(&retry.job, retry.tier)).collect();
+            let messages = publisher.encode(retries.iter().map(|Retry { job, tier, .. }| {
+                (job, Destination::Retry { tier: *tier, bucket: job.bucket() })
+            }));
             let fates = publisher.publish(messages).await;
             let lost: Vec<(DeliveryId, u32)> = retries
                 .iter()
@@ -187,7 +189,7 @@ struct Retry {
     hand: Arc<Hand>,
 }
 
-/// The job for the next attempt; the body is read by its claim.
+/// The job for the next attempt; its claim reads what is to be sent.
 fn retry(finished: &Finished, queued_at: chrono::DateTime<chrono::Utc>) -> Job {
     let job = &finished.hand.job;
     Job {
@@ -199,7 +201,7 @@ fn retry(finished: &Finished, queued_at: chrono::DateTime<chrono::Utc>) -> Job {
         queued_at,
         trigger: job.trigger,
         traceparent: job.traceparent.clone(),
-        body: bytes::Bytes::new(),
+        payload: None,
     }
 }
 

@@ -5,12 +5,11 @@ use std::{
     time::{Duration, Instant},
 };
 
-use bytes::Bytes;
 use sqlx::types::Uuid;
 
 use super::{Feed, ROWS_MAX, Round, WEBHOOKS_MAX, is_full, lanes};
 use crate::{
-    broker::{Destination, Fate, Outgoing, Queue, jobs::encode},
+    broker::{Destination, Fate, Queue},
     model::{DeliveryId, Job, Trigger, WebhookId, id::BUCKETS},
     store::{
         feed::{self as rows, Due},
@@ -178,17 +177,16 @@ impl Feed {
                 queued_at: due.queued_at,
                 trigger: due.trigger,
                 traceparent: None,
-                body: Bytes::new(),
+                payload: None,
             })
             .collect();
         for job in &jobs {
             self.window.took(job.bucket(), 1);
         }
-        let messages = jobs.iter().zip(alone).map(|(job, alone)| {
-            let message = encode(job);
-            if alone { Outgoing { to: Destination::Queue(Queue::SuspectJobs), ..message } } else { message }
-        });
-        let fates = self.publisher.publish(messages.collect()).await;
+        let messages = self.publisher.encode(jobs.iter().zip(alone).map(|(job, alone)| {
+            (job, if alone { Destination::Queue(Queue::SuspectJobs) } else { job.into() })
+        }));
+        let fates = self.publisher.publish(messages).await;
         let confirmed = fates.iter().filter(|fate| **fate == Fate::Confirmed).count();
         self.metrics.feed_fed.inc_by(confirmed as u64);
         let lost: Vec<(DeliveryId, u32)> = (jobs.iter().zip(fates))

@@ -2,14 +2,13 @@
 
 use std::collections::HashMap;
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 
 use crate::{
     broker::{Receipt, Room},
     model::{
-        DeliveryId, Event, Job, Rejected, Trigger, id::bucket, job::JOB_BODY_BYTES_MAX, request, subscription,
+        DeliveryId, Event, Job, Payload, Rejected, Trigger, id::bucket, job::JOB_DATA_BYTES_MAX, subscription,
     },
     store::{
         ingest_batch::{self, Begins, Continued, Inserted, NewDelivery, NewEvent},
@@ -128,9 +127,9 @@ impl Worker {
         }
     }
 
-    /// Deliveries of an event of that size that share a job: several where the body travels along.
-    fn bundle(&self, body_bytes: usize) -> usize {
-        if body_bytes <= JOB_BODY_BYTES_MAX { self.job_deliveries_max } else { 1 }
+    /// Deliveries of an event of that size that share a job: several where its data travels along.
+    fn bundle(&self, data_bytes: usize) -> usize {
+        if data_bytes <= JOB_DATA_BYTES_MAX { self.job_deliveries_max } else { 1 }
     }
 
     /// Commits a batch in as few statements as its bounds allow.
@@ -194,15 +193,15 @@ impl Worker {
     }
 
     /// The event and its first chunk stand in the ledger: the other chunks follow, then the acknowledgement.
-    async fn finish_new(&self, owed: Owed, at: DateTime<Utc>, hints: &mut Hints) {
+    async fn finish_new(&self, mut owed: Owed, at: DateTime<Utc>, hints: &mut Hints) {
         self.metrics.ingest_messages.inc(Intake::Committed);
-        let body = body_of(&owed.event);
+        let payload = Payload::take(&mut owed.event);
         let (first, rest) = owed.deliveries.split_at(owed.deliveries.len().min(CHUNK_DELIVERIES_MAX));
-        hints.of(owed.prompt).extend(self.jobs(&owed.event, &body, first, at));
+        hints.of(owed.prompt).extend(self.jobs(&owed.event, &payload, first, at));
         for (n, chunk) in rest.chunks(CHUNK_DELIVERIES_MAX).enumerate() {
             let last = (n + 1) * CHUNK_DELIVERIES_MAX >= rest.len();
             self.publish(std::mem::take(hints)).await;
-            if self.go_on(&owed.event, &body, chunk, last, hints.of(owed.prompt)).await.is_err() {
+            if self.go_on(&owed.event, &payload, chunk, last, hints.of(owed.prompt)).await.is_err() {
                 return;
             }
         }
@@ -211,13 +210,13 @@ impl Worker {
     }
 
     /// The event was there: a repeat, or one whose fan-out somebody did not finish.
-    async fn finish_known(&self, owed: Owed, hints: &mut Hints) {
-        let body = body_of(&owed.event);
+    async fn finish_known(&self, mut owed: Owed, hints: &mut Hints) {
+        let payload = Payload::take(&mut owed.event);
         let mut rest = owed.deliveries.as_slice();
         loop {
             let (chunk, after) = rest.split_at(rest.len().min(CHUNK_DELIVERIES_MAX));
             rest = after;
-            match self.go_on(&owed.event, &body, chunk, rest.is_empty(), hints.of(owed.prompt)).await {
+            match self.go_on(&owed.event, &payload, chunk, rest.is_empty(), hints.of(owed.prompt)).await {
                 Ok(Some(hash)) if rest.is_empty() => {
                     self.repeated(&owed.event, hash);
                     break;
@@ -234,7 +233,7 @@ impl Worker {
     async fn go_on(
         &self,
         event: &Event,
-        body: &Bytes,
+        payload: &Payload,
         chunk: &[NewDelivery],
         last: bool,
         jobs: &mut Vec<Job>,
@@ -248,15 +247,15 @@ impl Worker {
                 })
                 .await?;
         let mine: Vec<NewDelivery> = chunk.iter().filter(|d| deliveries.contains(&d.id)).cloned().collect();
-        jobs.extend(self.jobs(event, body, &mine, at.unwrap_or_else(|| event.id.time())));
+        jobs.extend(self.jobs(event, payload, &mine, at.unwrap_or_else(|| event.id.time())));
         Ok(known.first().map(|(_, hash)| *hash))
     }
 
-    /// The jobs of an event's new deliveries: several in one where the body travels along, else one each.
+    /// The jobs of an event's new deliveries: several in one where the payload travels along, else one each.
     fn jobs(
         &self,
         event: &Event,
-        body: &Bytes,
+        payload: &Payload,
         deliveries: &[NewDelivery],
         queued_at: DateTime<Utc>,
     ) -> Vec<Job> {
@@ -266,8 +265,8 @@ impl Worker {
         self.metrics.ingest_deliveries.add(Queued::Held, count(Begins::Held));
         let queued: Vec<_> =
             deliveries.iter().filter(|d| d.begins == Begins::Queued).map(|d| (d.id, d.webhook)).collect();
-        let bundle = self.bundle(body.len());
-        let body = if body.len() <= JOB_BODY_BYTES_MAX { body.clone() } else { Bytes::new() };
+        let bundle = self.bundle(payload.size());
+        let payload = Some(payload).filter(|payload| payload.size() <= JOB_DATA_BYTES_MAX);
         queued
             .chunks(bundle)
             .map(|deliveries| Job {
@@ -279,7 +278,7 @@ impl Worker {
                 queued_at,
                 trigger: Trigger::Event,
                 traceparent: event.traceparent.clone(),
-                body: body.clone(),
+                payload: payload.cloned(),
             })
             .collect()
     }
@@ -312,11 +311,6 @@ async fn insert(pool: &sqlx::PgPool, part: &[Owed], writer: i32) -> sqlx::Result
     let deliveries: Vec<NewDelivery> =
         part.iter().flat_map(|owed| owed.deliveries.iter().take(CHUNK_DELIVERIES_MAX).cloned()).collect();
     ingest_batch::ingest_batch(pool, &events, &deliveries, writer).await
-}
-
-/// What receivers get.
-fn body_of(event: &Event) -> Bytes {
-    request::body(&event.event_type, &event.data, event.company, event.timestamp)
 }
 
 #[cfg(test)]

@@ -11,10 +11,7 @@ use std::{
 use tokio::sync::Semaphore;
 
 use crate::{
-    broker::{
-        Fate, Outgoing, Publisher, Window,
-        jobs::{encode, encode_prompt},
-    },
+    broker::{Destination, Fate, Outgoing, Publisher, Queue, Window},
     model::{CompanyId, DeliveryId, Job, id::BUCKETS},
     store::set_aside,
 };
@@ -79,13 +76,14 @@ impl Worker {
     /// missing if it is not.
     pub(super) async fn publish(&self, hints: Hints) {
         let Hints { ordinary, prompt } = hints;
-        let window = &self.prompt.window;
-        let messages = prompt.iter().map(|job| encode_prompt(job, window.shard(job.bucket()))).collect();
+        let Way { publisher, window, .. } = &self.prompt;
+        let shard = |job: &Job| Queue::Prompt(window.shard(job.bucket()));
+        let messages = publisher.encode(prompt.iter().map(|job| (job, Destination::Queue(shard(job)))));
         self.publish_by(&self.prompt, prompt, messages).await;
         for job in &ordinary {
             self.ordinary.window.took(job.bucket(), 1);
         }
-        let messages = ordinary.iter().map(encode).collect();
+        let messages = self.ordinary.publisher.encode(ordinary.iter().map(|job| (job, job.into())));
         self.publish_by(&self.ordinary, ordinary, messages).await;
     }
 
@@ -95,12 +93,14 @@ impl Worker {
         }
         let Ok(permit) = Arc::clone(&way.batches).acquire_owned().await else { return };
         let (worker, publisher) = (self.clone(), way.publisher.clone());
+        // The messages have what the jobs carry.
+        let deliveries: Vec<_> = jobs.into_iter().map(|job| job.deliveries).collect();
         self.shutdown.spawn(async move {
             let fates = publisher.publish(messages).await;
             drop(permit);
-            let returned: Vec<(DeliveryId, u32)> = (jobs.iter().zip(fates))
+            let returned: Vec<(DeliveryId, u32)> = (deliveries.iter().zip(fates))
                 .filter(|(_, fate)| *fate == Fate::Returned)
-                .flat_map(|(job, _)| job.deliveries.iter().map(|(delivery, _)| (*delivery, 1)))
+                .flat_map(|(deliveries, _)| deliveries.iter().map(|(delivery, _)| (*delivery, 1)))
                 .collect();
             if !returned.is_empty() {
                 let returned = &returned;

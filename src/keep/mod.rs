@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! rejected by ingest (xt-reason) ─▶ dead_letters
-//! job of a delivery given up     ─▶ its row is there already; made sure of
+//! job of a delivery given up     ─▶ its dead letter is there already; counted
 //! event at the delivery limit    ─▶ asked for again, alone ─▶ at the limit there: once more, then given up
 //! job at the delivery limit      ─▶ asked for again, alone ─▶ at the limit there: a death counted, back to feed
 //! ```
@@ -122,7 +122,7 @@ impl Keep {
         Ok(true)
     }
 
-    /// Makes sure that each delivery of the job that is dead has its dead letter.
+    /// Counts and tells which deliveries of the job are dead; each got its dead letter in the statement that gave it up.
     async fn dead(&self, job: &Job) -> Result<(), BadRow> {
         let ids: Vec<DeliveryId> = job.deliveries.iter().map(|(delivery, _)| *delivery).collect();
         let ids = &ids;
@@ -141,21 +141,16 @@ impl Keep {
                 "a delivery was given up"
             );
         }
-        let dead: Vec<DeliveryId> =
-            standing.iter().filter(|s| s.status == Status::Dead).map(|s| s.delivery).collect();
-        let dead = &dead;
-        self.ledger
-            .persist("keep", |pool| async move { store::give_up::keep_dead(&pool, dead).await }.boxed())
-            .await
+        Ok(())
     }
 
     /// Asks for each delivery of a suspect alone, so that a death of the worker is its own doing.
     async fn ask_alone(&self, job: &Job) -> bool {
-        let alone = job.deliveries.iter().map(|delivery| {
-            let job = Job { deliveries: vec![*delivery], body: bytes::Bytes::new(), ..job.clone() };
-            Outgoing { to: Destination::Queue(Queue::SuspectJobs), ..jobs::encode(&job) }
-        });
-        self.publish(alone.collect()).await
+        let asked = job.deliveries.iter();
+        let alone: Vec<Job> =
+            asked.map(|delivery| Job { deliveries: vec![*delivery], payload: None, ..job.clone() }).collect();
+        let alone = alone.iter().map(|job| (job, Destination::Queue(Queue::SuspectJobs)));
+        self.publish(self.publisher.encode(alone)).await
     }
 
     /// A delivery whose workers died although it was alone, before they had claimed it.

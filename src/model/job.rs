@@ -3,17 +3,17 @@
 //! Losing one costs time, never a delivery: the ledger knows what is owed. How a job looks on the broker is
 //! `broker::jobs`' business; this is what it says.
 
-use bytes::Bytes;
 use chrono::{DateTime, Utc};
 
 use super::{
     delivery::Trigger,
     event::EventType,
     id::{CompanyId, DeliveryId, EventId, WebhookId, bucket},
+    payload::Payload,
 };
 
-/// The longest body that travels in a job; a longer one is read from the ledger by the claim.
-pub const JOB_BODY_BYTES_MAX: usize = 16 * 1024;
+/// The longest `data` that travels in a job; a longer one is read from the ledger by the claim.
+pub const JOB_DATA_BYTES_MAX: usize = 16 * 1024;
 
 /// The next attempt of one delivery, or the first attempts of several deliveries of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -34,15 +34,15 @@ pub struct Job {
     pub trigger: Trigger,
     /// The W3C trace context of the event.
     pub traceparent: Option<String>,
-    /// The bytes to be posted; empty where the delivery must be claimed.
-    pub body: Bytes,
+    /// What is to be sent; `None` where the delivery must be claimed, and the claim reads it from the ledger.
+    pub payload: Option<Payload>,
 }
 
 impl Job {
-    /// The bucket that routes it: the event's where the body travels along, else the delivery's.
+    /// The bucket that routes it: the event's where the payload travels along, else the delivery's.
     #[must_use]
     pub fn bucket(&self) -> u8 {
-        match (self.body.is_empty(), self.deliveries.first()) {
+        match (self.payload.is_none(), self.deliveries.first()) {
             (true, Some((delivery, _))) => bucket(delivery.0),
             _ => bucket(self.event.0),
         }

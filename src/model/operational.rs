@@ -186,7 +186,8 @@ fn announcement(
 ) -> Option<Announcement> {
     let event_type: EventType = event_type.parse().ok()?;
     let timestamp = at.timestamp();
-    let body = request::body(&event_type, &Value::Object(data).to_string(), company, timestamp);
+    let data = Value::Object(data).to_string();
+    let body = request::envelope(&event_type, data.as_bytes(), company, timestamp);
     Some(Announcement { message_id, timestamp, body })
 }
 

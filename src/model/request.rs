@@ -1,8 +1,8 @@
 //! What goes over the wire to a receiver: the body and the headers of one attempt.
 //!
-//! The body is the guide's envelope, the same bytes in every attempt. The headers are the guide's, those of
-//! Standard Webhooks and the webhook's own, which may replace the content type and the user agent and nothing
-//! else.
+//! [`render`] is the one place where a request is made: it knows the webhook as it is at that moment. The body is the
+//! guide's envelope, the same bytes in every attempt. The headers are the guide's, those of Standard Webhooks and the
+//! webhook's own, which may replace the content type and the user agent and nothing else.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
@@ -12,6 +12,7 @@ use super::{
     delivery::Trigger,
     event::EventType,
     id::{CompanyId, DeliveryId, EventId},
+    payload::Payload,
     trace,
     webhook::Webhook,
 };
@@ -46,20 +47,44 @@ const RESERVED: [&str; 13] = [
 ];
 const RESERVED_PREFIXES: [&str; 2] = ["proxy-", "x-xtsystems-"];
 
-/// The bytes to be posted: exactly `{"event_type":…,"data":…,"company_id":…,"timestamp":…}`, without white
-/// space of ours and with `data` as it was published.
+/// The guide's envelope: exactly `{"event_type":…,"data":…,"company_id":…,"timestamp":…}`, without white space of ours
+/// and with `data` as it was published.
 #[must_use]
-pub fn body(event_type: &EventType, data: &str, company: CompanyId, timestamp: i64) -> Bytes {
+pub fn envelope(event_type: &EventType, data: &[u8], company: CompanyId, timestamp: i64) -> Bytes {
     // An event type has no character that JSON would escape, nor has a UUID.
-    let body = format!(
-        r#"{{"event_type":"{event_type}","data":{data},"company_id":"{company}","timestamp":{timestamp}}}"#
-    );
-    body.into()
+    let head = format!(r#"{{"event_type":"{event_type}","data":"#);
+    let tail = format!(r#","company_id":"{company}","timestamp":{timestamp}}}"#);
+    [head.as_bytes(), data, tail.as_bytes()].concat().into()
 }
 
-/// One attempt, ready to be signed.
+/// The body that a webhook gets which asks for nothing else: the envelope, or what was rendered earlier.
+#[must_use]
+pub fn standard_body(payload: &Payload, event_type: &EventType, company: CompanyId) -> Bytes {
+    match payload {
+        Payload::Event { data, timestamp } => envelope(event_type, data, company, *timestamp),
+        Payload::Rendered(body) => body.clone(),
+    }
+}
+
+/// A request, ready to be posted.
+#[derive(Clone, Debug)]
+pub struct Request {
+    /// In the order in which they are sent.
+    pub headers: HeaderMap,
+    /// The bytes that the signatures are over.
+    pub body: Bytes,
+}
+
+/// Makes the request of an attempt: renders the body, then signs it. The error says which setting of the webhook makes the
+/// request impossible.
+pub fn render(draft: &Draft<'_>) -> Result<Request, String> {
+    let body = standard_body(draft.payload, draft.event_type, draft.webhook.company);
+    Ok(Request { headers: headers(draft, &body)?, body })
+}
+
+/// What the request of one attempt is made of.
 #[derive(Clone, Copy, Debug)]
-pub struct Sealed<'a> {
+pub struct Draft<'a> {
     /// Where it goes, with secret and headers.
     pub webhook: &'a Webhook,
     /// The event carried.
@@ -76,14 +101,12 @@ pub struct Sealed<'a> {
     pub traceparent: Option<&'a str>,
     /// When it is signed, by the database's clock.
     pub now: DateTime<Utc>,
-    /// The bytes to be posted.
-    pub body: &'a [u8],
+    /// What it carries.
+    pub payload: &'a Payload,
 }
 
-/// The headers of an attempt, in the order in which they are sent. The error says which setting of the webhook
-/// makes the request impossible.
-pub fn headers(sealed: &Sealed<'_>) -> Result<HeaderMap, String> {
-    let webhook = sealed.webhook;
+fn headers(draft: &Draft<'_>, body: &[u8]) -> Result<HeaderMap, String> {
+    let webhook = draft.webhook;
     let mut headers = HeaderMap::with_capacity(12 + webhook.headers.len());
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
@@ -94,7 +117,7 @@ pub fn headers(sealed: &Sealed<'_>) -> Result<HeaderMap, String> {
         let (name, value) = own_header(name, value)?;
         headers.insert(name, value);
     }
-    for (name, value) in ours(sealed) {
+    for (name, value) in ours(draft, body) {
         let value =
             HeaderValue::try_from(value).map_err(|_| format!("the header {name} cannot be written"))?;
         headers.insert(HeaderName::from_static(name), value);
@@ -102,26 +125,26 @@ pub fn headers(sealed: &Sealed<'_>) -> Result<HeaderMap, String> {
     Ok(headers)
 }
 
-fn ours(sealed: &Sealed<'_>) -> [(&'static str, String); 10] {
-    let timestamp = sealed.now.timestamp();
-    let (guide, standard) = signatures(sealed, timestamp);
+fn ours(draft: &Draft<'_>, body: &[u8]) -> [(&'static str, String); 10] {
+    let timestamp = draft.now.timestamp();
+    let (guide, standard) = signatures(draft, body, timestamp);
     [
         ("x-xtsystems-signature", guide),
         ("x-xtsystems-timestamp", timestamp.to_string()),
-        ("x-xtsystems-event", sealed.event_type.to_string()),
-        ("x-xtsystems-delivery", sealed.delivery.to_string()),
-        ("x-xtsystems-attempt", sealed.attempt.to_string()),
-        ("x-xtsystems-trigger", sealed.trigger.to_string()),
-        ("webhook-id", sealed.event.to_string()),
+        ("x-xtsystems-event", draft.event_type.to_string()),
+        ("x-xtsystems-delivery", draft.delivery.to_string()),
+        ("x-xtsystems-attempt", draft.attempt.to_string()),
+        ("x-xtsystems-trigger", draft.trigger.to_string()),
+        ("webhook-id", draft.event.to_string()),
         ("webhook-timestamp", timestamp.to_string()),
         ("webhook-signature", standard),
-        ("traceparent", trace::of_attempt(sealed.traceparent, sealed.event, sealed.delivery, sealed.attempt)),
+        ("traceparent", trace::of_attempt(draft.traceparent, draft.event, draft.delivery, draft.attempt)),
     ]
 }
 
 /// The guide's header holds one signature, that of Standard Webhooks both while a rotation is in its grace.
-fn signatures(sealed: &Sealed<'_>, timestamp: i64) -> (String, String) {
-    let Sealed { webhook, event, body, now, .. } = *sealed;
+fn signatures(draft: &Draft<'_>, body: &[u8], timestamp: i64) -> (String, String) {
+    let Draft { webhook, event, now, .. } = *draft;
     let standard = webhook.secret.standard(event, timestamp, body);
     match &webhook.previous_secret {
         Some((previous, until)) if now < *until => {

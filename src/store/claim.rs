@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::{PgPool, types::Uuid};
 
-use crate::model::{CompanyId, DeliveryId, EventId, Status, WebhookId};
+use crate::model::{CompanyId, DeliveryId, EventId, Payload, Status, Trigger, WebhookId};
 
 /// A job's question.
 #[derive(Clone, Copy, Debug)]
@@ -20,29 +20,13 @@ pub struct Question {
     pub lease: Duration,
 }
 
-/// The body of a claimed delivery, or what it is made of.
-#[derive(Clone, Debug)]
-pub enum Payload {
-    /// The event stands in the ledger.
-    Event {
-        /// The event's `data`.
-        data: String,
-        /// The time that goes on the wire.
-        timestamp: i64,
-    },
-    /// Only a dead letter kept the bytes.
-    Kept(Vec<u8>),
-    /// Neither does: there is nothing left to send.
-    Gone,
-}
-
 /// The ledger's answer.
 #[derive(Clone, Debug)]
 pub enum Answer {
     /// The attempt may start.
     Granted {
-        /// What to send.
-        payload: Payload,
+        /// What to send, from the event, else from a dead letter. `None` where neither has it any more.
+        payload: Option<Payload>,
         /// The trace context of the event.
         traceparent: Option<String>,
     },
@@ -93,19 +77,27 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Cl
                d.status as "status?",
                d.attempts = w.attempt - 1 as "current?",
                case when d.claimed_until >= now() then d.claimed_until end as "claimed_until?",
-               e.data::text as "data?",
-               e."timestamp" as "timestamp?",
+               case when e.data is not null then e.data else l.data end::text as "data?",
+               case when e.data is not null then e."timestamp" else l."timestamp" end as "timestamp?",
                e.traceparent as "traceparent?",
                l.body as "body?"
         from wanted w
         left join webhook_deliveries d on d.id = w.id
         left join events e on e.id = d.event_id
+        -- First whether the event is there, so that then nothing is looked for: a webhook may have any number of dead letters.
+        -- Each branch is the predicate of an index; dead letters of 0.3.0 and before have a rendered body.
         left join lateral (
-            select body
-            from dead_letters
-            -- First, so that nothing is looked for where the event is there: a webhook may have any number of them.
-            where e.data is null and d.replay_id is not null
-              and event_id = d.event_id and webhook_id = d.webhook_id and body is not null
+            (select data, "timestamp", null::bytea as body
+             from dead_letters
+             where e.data is null and d.replay_id is not null
+               and event_id = d.event_id and webhook_id = d.webhook_id and data is not null
+             limit 1)
+            union all
+            (select null, null, body
+             from dead_letters
+             where e.data is null and d.replay_id is not null
+               and event_id = d.event_id and webhook_id = d.webhook_id and body is not null
+             limit 1)
             limit 1
         ) l on true
         order by w.id"#,
@@ -120,11 +112,7 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Cl
         .map(|row| Claimed {
             delivery: DeliveryId(row.id),
             answer: if row.granted {
-                let payload = match (row.data, row.timestamp, row.body) {
-                    (Some(data), Some(timestamp), _) => Payload::Event { data, timestamp },
-                    (_, _, Some(body)) => Payload::Kept(body),
-                    _ => Payload::Gone,
-                };
+                let payload = Payload::of_columns(row.body, row.data, row.timestamp);
                 Answer::Granted { payload, traceparent: row.traceparent }
             } else {
                 let status = row.status.and_then(|status| status.parse().ok());

@@ -1,18 +1,19 @@
 //! The table `dead_letters`: what was given up, with a copy of its own, so that it can be asked for anew after its
 //! event has left the ledger.
 //!
-//! A delivery's row is written by the statement that gives it up, and bears the delivery's id. What is written here
-//! is what the broker hands back: messages that say no event, events that ended their worker, and attempts of
+//! A delivery's row is written by the trigger `dead_letter_of_delivery` in the statement that gives the delivery up, and
+//! bears the delivery's id. What is written here is what the broker hands back: messages that say no event, events that ended their worker, and attempts of
 //! deliveries that the ledger does not know. All of it may come twice, and is kept once.
 
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{Attempt, CompanyId, DeadReason};
+use crate::model::{Attempt, CompanyId, DeadReason, EventType, Payload, request};
 
-/// A row of `dead_letters`; the body only where one row was asked for.
+/// A row of `dead_letters`; what it carries only where one row was asked for.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     /// For a delivery the delivery's id.
@@ -39,8 +40,13 @@ pub struct DeadLetter {
     pub outcome: Option<String>,
     /// The status of the last answer.
     pub response_status: Option<i32>,
-    /// For a delivery the bytes that were to be posted, for a message those that came.
+    /// For a message the bytes that came; for a delivery that was given up by release 0.3.0 or before those that were to be
+    /// posted.
     pub body: Option<Vec<u8>>,
+    /// For a delivery the event's `data`, as text.
+    pub data: Option<String>,
+    /// For a delivery the event's time, in whole seconds since 1970.
+    pub timestamp: Option<i64>,
     /// The headers of a message, as JSON text.
     pub headers: Option<String>,
     /// The routing key of a message.
@@ -53,6 +59,21 @@ pub struct DeadLetter {
     pub replayed_at: Option<DateTime<Utc>>,
     /// By which replay.
     pub replay_id: Option<Uuid>,
+}
+
+impl DeadLetter {
+    /// What was to be sent, as the receiver would have got it, or what came.
+    #[must_use]
+    pub fn take_standard_body(&mut self) -> Option<Bytes> {
+        let payload = Payload::of_columns(self.body.take(), self.data.take(), self.timestamp)?;
+        match &payload {
+            Payload::Rendered(body) => Some(body.clone()),
+            Payload::Event { .. } => {
+                let event_type: EventType = self.event_type.as_deref()?.parse().ok()?;
+                Some(request::standard_body(&payload, &event_type, CompanyId(self.company_id?)))
+            }
+        }
+    }
 }
 
 /// These dead letters, newest first, without their bodies; of a company, or for whoever runs the service without one.
@@ -79,6 +100,8 @@ pub async fn by_ids(
             outcome,
             response_status,
             null::bytea as body,
+            null::text as data,
+            null::bigint as timestamp,
             headers::text as headers,
             routing_key,
             message_id,
@@ -120,6 +143,8 @@ pub async fn get(
             outcome,
             response_status,
             body,
+            data::text as data,
+            "timestamp",
             headers::text as headers,
             routing_key,
             message_id,

@@ -226,19 +226,6 @@ pub async fn expire_parked(
               and d.status = 'pending'
               and d.queued_at is not distinct from null
               and coalesce(d.claimed_until, '-infinity') < now()
-            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.outcome, d.response_status,
-                      d.trigger
-        ), kept as (
-            insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome,
-                                      response_status, body)
-            select x.id, 'delivery', x.company_id, x.webhook_id, x.event_id, x.event_type, 'expired', x.attempts,
-                   x.outcome, x.response_status,
-                   convert_to('{"event_type":' || to_json(e.event_type) || ',"data":' || e.data
-                       || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
-            from expired x
-            left join events e on e.id = x.event_id
-            where x.trigger <> 'test'
-            on conflict (id) do nothing
         )
         select id as "id!"
         from looked

@@ -1,6 +1,6 @@
 //! Deliveries that the broker handed back, for their workers died: counted, and given up when that goes on.
 
-use sqlx::{PgExecutor, PgPool, types::Uuid};
+use sqlx::{PgPool, types::Uuid};
 
 use crate::model::DeliveryId;
 
@@ -32,7 +32,7 @@ pub async fn died_unclaimed(pool: &PgPool, deliveries: &[DeliveryId], attempt: u
     Ok(())
 }
 
-/// Gives up deliveries whose attempt of that number is still owed and not under way, each with its dead letter: both or neither.
+/// Gives up deliveries whose attempt of that number is still owed and not under way. The ledger writes their dead letters.
 pub async fn give_up(
     pool: &PgPool,
     deliveries: &[DeliveryId],
@@ -41,7 +41,6 @@ pub async fn give_up(
 ) -> sqlx::Result<()> {
     let mut ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     ids.sort_unstable();
-    let mut both = pool.begin().await?;
     sqlx::query!(
         "-- deliveries.give_up
         update webhook_deliveries d
@@ -55,31 +54,7 @@ pub async fn give_up(
         reason,
         i32::try_from(attempt).unwrap_or(i32::MAX),
     )
-    .execute(&mut *both)
-    .await?;
-    keep_dead(&mut *both, deliveries).await?;
-    both.commit().await
-}
-
-/// Makes sure that deliveries that are dead have their dead letter.
-pub async fn keep_dead(executor: impl PgExecutor<'_>, deliveries: &[DeliveryId]) -> sqlx::Result<()> {
-    let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
-    sqlx::query!(
-        r#"-- dead_letters.keep_dead
-        insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome,
-                                  response_status, body)
-        select d.id, 'delivery', d.company_id, d.webhook_id, d.event_id, d.event_type, coalesce(d.reason, 'dead'),
-               d.attempts, d.outcome, d.response_status,
-               convert_to('{"event_type":' || to_json(e.event_type) || ',"data":' || e.data
-                   || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
-        from unnest($1::uuid[]) as g (id)
-        join webhook_deliveries d on d.id = g.id
-        left join events e on e.id = d.event_id
-        where d.status = 'dead' and d.trigger <> 'test'
-        on conflict (id) do nothing"#,
-        &ids,
-    )
-    .execute(executor)
+    .execute(pool)
     .await?;
     Ok(())
 }

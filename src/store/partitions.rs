@@ -37,7 +37,7 @@ pub async fn days(pool: &PgPool) -> sqlx::Result<Vec<NaiveDate>> {
     Ok(names.iter().filter_map(|day| NaiveDate::parse_from_str(day, "%Y%m%d").ok()).collect())
 }
 
-/// Ends what a day still owes: dead, reason *expired*, each with its dead letter. Some at a time; returns how many.
+/// Ends what a day still owes: dead, reason *expired*, each with the dead letter that the ledger writes for it. Some at a time; returns how many.
 pub async fn expire(pool: &PgPool, day: NaiveDate, rows_max: i64) -> sqlx::Result<u64> {
     let (first, end) = bounds(day);
     let done = sqlx::query!(
@@ -49,24 +49,11 @@ pub async fn expire(pool: &PgPool, day: NaiveDate, rows_max: i64) -> sqlx::Resul
             order by id
             limit $3
             for update
-        ), expired as (
-            update webhook_deliveries d
-            set status = 'dead', reason = 'expired', queued_at = null, claimed_until = null
-            from owed o
-            where d.id = o.id and d.id >= $1 and d.id < $2
-            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.outcome, d.response_status,
-                      d.trigger
         )
-        insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts, outcome,
-                                  response_status, body)
-        select x.id, 'delivery', x.company_id, x.webhook_id, x.event_id, x.event_type, 'expired', x.attempts, x.outcome,
-               x.response_status,
-               convert_to('{"event_type":' || to_json(e.event_type) || ',"data":' || e.data
-                   || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
-        from expired x
-        left join events e on e.id = x.event_id
-        where x.trigger <> 'test'
-        on conflict (id) do nothing"#,
+        update webhook_deliveries d
+        set status = 'dead', reason = 'expired', queued_at = null, claimed_until = null
+        from owed o
+        where d.id = o.id and d.id >= $1 and d.id < $2"#,
         first,
         end,
         rows_max,

@@ -61,26 +61,18 @@ pub async fn set_aside(pool: &PgPool, batch: &[SetAside]) -> sqlx::Result<()> {
         with aside as (
             select * from unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::double precision[],
                                  $6::boolean[]) as s (id, attempt, status, reason, wait, holds)
-        ), moved as (
-            update webhook_deliveries d
-            set status = s.status,
-                reason = s.reason,
-                queued_at = null,
-                claimed_until = null,
-                due_at = greatest(d.due_at, now() + make_interval(secs => s.wait))
-            from aside s
-            where d.id = s.id
-              and d.status = 'pending'
-              and d.attempts = s.attempt - 1
-              and (s.holds or coalesce(d.claimed_until, '-infinity') < now())
-            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.attempts, d.status, d.reason,
-                      d.trigger
         )
-        insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts)
-        select id, 'delivery', company_id, webhook_id, event_id, event_type, reason, attempts
-        from moved
-        where status = 'dead' and trigger <> 'test'
-        on conflict (id) do nothing"#,
+        update webhook_deliveries d
+        set status = s.status,
+            reason = s.reason,
+            queued_at = null,
+            claimed_until = null,
+            due_at = greatest(d.due_at, now() + make_interval(secs => s.wait))
+        from aside s
+        where d.id = s.id
+          and d.status = 'pending'
+          and d.attempts = s.attempt - 1
+          and (s.holds or coalesce(d.claimed_until, '-infinity') < now())"#,
         &ids,
         &attempts,
         &statuses as _,

@@ -45,17 +45,13 @@ async fn a_day_past_the_retention_ends_what_it_owes_before_it_goes_and_that_can_
     }
     assert!(has_day(&app, "events", kept_day).await, "a day within the retention stays");
     assert_eq!(prune.stop().await, Some(0));
-    let body: String =
-        sqlx::query_scalar("select convert_from(body, 'UTF8') from dead_letters where id = $1")
-            .bind(pending.0)
-            .fetch_one(&app.pool)
-            .await
-            .expect("a dead letter with its body");
+    let of = company.to_string();
+    let letter = app.cli(&["dead-letters", "show", "--company", &of, &pending.0.to_string()]).await;
     let timestamp = then.timestamp();
     let expected = format!(
         r#"{{"event_type":"ticket.created","data":{{"kept":  "as it was"}},"company_id":"{company}","timestamp":{timestamp}}}"#
     );
-    assert_eq!(body, expected);
+    assert_eq!(letter["body"], expected.as_str());
 
     // Its event is gone; the dead letter has all that is needed.
     let _service = app.run(&[]).await;

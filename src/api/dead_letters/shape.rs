@@ -1,6 +1,7 @@
 //! A dead letter as callers see it.
 
 use base64::{Engine, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::value::RawValue;
@@ -66,9 +67,9 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// As whoever asks may see it.
     #[must_use]
-    pub fn shown(row: dead_letters::DeadLetter, bodies: bool) -> Self {
-        let body = row.body.filter(|_| bodies);
-        let is_text = |bytes: &Vec<u8>| std::str::from_utf8(bytes).is_ok();
+    pub fn shown(mut row: dead_letters::DeadLetter, bodies: bool) -> Self {
+        let body = if bodies { row.take_standard_body() } else { None };
+        let is_text = |bytes: &Bytes| std::str::from_utf8(bytes).is_ok();
         let why = why::of_status(Status::Dead, Some(&row.reason), None, false, row.created_at);
         Self {
             body: body.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()),

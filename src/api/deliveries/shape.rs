@@ -125,13 +125,14 @@ impl Delivery {
 /// The bytes that are posted, put together from the event as the worker does.
 fn payload(row: &history::Delivery) -> Option<Box<RawValue>> {
     let event_type: EventType = row.event_type.parse().ok()?;
-    let body = request::body(&event_type, row.data.as_deref()?, row.company_id, row.timestamp?);
-    json(body.into())
+    let body =
+        request::envelope(&event_type, row.data.as_deref()?.as_bytes(), row.company_id, row.timestamp?);
+    json(&body)
 }
 
 /// Bytes as the JSON that they are.
-pub(super) fn json(bytes: Vec<u8>) -> Option<Box<RawValue>> {
-    RawValue::from_string(String::from_utf8(bytes).ok()?).ok()
+pub(super) fn json(bytes: &[u8]) -> Option<Box<RawValue>> {
+    serde_json::from_slice(bytes).ok()
 }
 
 /// One attempt of a delivery.

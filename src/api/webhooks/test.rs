@@ -6,12 +6,11 @@
 //!
 //! It is sent also while its webhook is paused or inactive and whatever its lane says, has one attempt, leaves no dead
 //! letter, and changes nothing of the lane. What has not begun when the wait is over is taken back, so that nothing
-//! goes out when nobody waits for it any more; the job without its body claims, and finds that there is nothing to do.
+//! goes out when nobody waits for it any more; the job without a payload claims, and finds that there is nothing to do.
 
 use std::time::Duration;
 
 use axum::extract::State;
-use bytes::Bytes;
 use chrono::SecondsFormat;
 use serde_json::json;
 use tokio::time::{Instant, sleep_until};
@@ -20,7 +19,7 @@ use uuid::Uuid;
 use super::{Tested, not_found};
 use crate::{
     api::{Api, access::Tenant, extract::Id, problem::Problem},
-    broker::{Fate, jobs},
+    broker::{Destination, Fate},
     model::{CompanyId, DeliveryId, Event, EventId, Job, Status, Trigger, WebhookId, id::bucket},
     store::{
         lane_report, set_aside,
@@ -108,14 +107,15 @@ impl Test {
             queued_at,
             trigger: Trigger::Test,
             traceparent: None,
-            body: Bytes::new(),
+            payload: None,
         };
         Ok(Self { company, webhook, delivery, job })
     }
 
     /// Publishes the job. What the broker does not take is left to feed.
     async fn publish(&self, api: &Api) -> Result<Fate, Problem> {
-        let fates = api.jobs.publish(vec![jobs::encode(&self.job)]).await;
+        let job = api.jobs.encode([(&self.job, Destination::from(&self.job))]);
+        let fates = api.jobs.publish(job).await;
         let fate = fates.first().copied().unwrap_or(Fate::Unknown);
         if fate != Fate::Confirmed {
             set_aside::unqueue(&api.parts.changes, &[(self.delivery, 1)]).await?;

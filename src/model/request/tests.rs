@@ -8,7 +8,9 @@ use crate::model::{
 const BODY: &[u8] = br#"{"event_type":"ticket.created","data":{},"company_id":"00000000-0000-0000-0000-000000000007","timestamp":1700000000}"#;
 
 fn headers_of(webhook: &Webhook, now: DateTime<Utc>, traceparent: Option<&str>) -> Result<HeaderMap, String> {
-    headers(&Sealed {
+    let data = Bytes::from_static(b"{}");
+    let payload = &Payload::Event { data, timestamp: 1_700_000_000 };
+    let request = render(&Draft {
         webhook,
         event: event(),
         delivery: delivery(),
@@ -17,8 +19,10 @@ fn headers_of(webhook: &Webhook, now: DateTime<Utc>, traceparent: Option<&str>) 
         trigger: Trigger::Event,
         traceparent,
         now,
-        body: BODY,
-    })
+        payload,
+    })?;
+    assert_eq!(request.body, BODY);
+    Ok(request.headers)
 }
 
 fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
@@ -28,7 +32,7 @@ fn value<'a>(headers: &'a HeaderMap, name: &str) -> &'a str {
 #[test]
 fn the_body_is_the_guides_envelope_around_the_published_bytes() {
     let check = |data: &str, timestamp: i64, expected: &str| {
-        let made = body(&event_type("ticket.created"), data, company(), timestamp);
+        let made = envelope(&event_type("ticket.created"), data.as_bytes(), company(), timestamp);
         assert_eq!(str::from_utf8(&made).unwrap(), expected);
     };
     check(
@@ -45,6 +49,27 @@ fn the_body_is_the_guides_envelope_around_the_published_bytes() {
     };
     check(data, 0, &around(0));
     check(data, -1, &around(-1));
+}
+
+#[test]
+fn a_body_that_was_rendered_earlier_is_posted_as_it_is() {
+    // No envelope of ours, and no JSON.
+    let body = Bytes::from_static(b"{ \"of\": an earlier release");
+    let request = render(&Draft {
+        webhook: &webhook(),
+        event: event(),
+        delivery: delivery(),
+        event_type: &event_type("ticket.created"),
+        attempt: 1,
+        trigger: Trigger::Replay,
+        traceparent: None,
+        now: at(1_700_000_001),
+        payload: &Payload::Rendered(body.clone()),
+    })
+    .unwrap();
+    assert_eq!(request.body, body);
+    let signature = Secret::new("your_secure_webhook_secret").guide(1_700_000_001, &body);
+    assert_eq!(value(&request.headers, "x-xtsystems-signature"), signature);
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The statement itself, with its columns.
+//! The statement itself (`record.sql`), with its columns.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -17,289 +17,55 @@ pub(super) struct Answer {
     pub missed: Vec<WebhookId>,
 }
 
+/// A row of the answer: a delivery that was recorded, or, where `missed` says something, a lane.
+struct Answered {
+    id: Uuid,
+    queued_at: Option<DateTime<Utc>>,
+    missed: Option<bool>,
+    opened: Option<bool>,
+    closed: Option<bool>,
+    held_back: Option<bool>,
+    since: Option<DateTime<Utc>>,
+    until: Option<DateTime<Utc>>,
+    reason: Option<String>,
+}
+
 /// Writes `rows`, in the order of deliveries, and does `changes` to the lanes.
-#[expect(clippy::too_many_lines, reason = "one statement, one array for each of its columns")]
 pub(super) async fn write(
     pool: &PgPool,
     rows: &[&Row],
     changes: &Changes,
     policy: &breaker::Policy,
 ) -> sqlx::Result<Answer> {
-    let ids: Vec<Uuid> = rows.iter().map(|r| r.delivery.0).collect();
-    let numbers: Vec<i32> = rows.iter().map(|r| i32::try_from(r.number).unwrap_or(i32::MAX)).collect();
-    let mut statuses = Vec::with_capacity(rows.len());
-    let mut reasons = Vec::with_capacity(rows.len());
-    let mut waits = Vec::with_capacity(rows.len());
-    let mut queued = Vec::with_capacity(rows.len());
-    let (mut gone, mut gone_why) = (Vec::new(), Vec::new());
-    for row in rows {
-        let (status, reason, wait, in_queue) = match &row.becomes {
-            Becomes::Delivered => ("delivered", None, Duration::ZERO, false),
-            Becomes::Retried { wait, queued } => ("pending", None, *wait, *queued),
-            Becomes::Held { why } => {
-                gone.push(row.webhook.0);
-                gone_why.push(why.as_str());
-                ("held", Some("paused"), Duration::ZERO, false)
-            }
-            Becomes::Dead { reason } => ("dead", Some(*reason), Duration::ZERO, false),
-        };
-        statuses.push(status);
-        reasons.push(reason);
-        waits.push(wait.as_secs_f64());
-        queued.push(in_queue);
-    }
-    let attempted: Vec<DateTime<Utc>> = rows.iter().map(|r| r.attempted_at).collect();
-    let outcomes: Vec<&str> = rows.iter().map(|r| r.outcome).collect();
-    let text = |f: fn(&Row) -> Option<&str>| rows.iter().map(|r| f(r)).collect::<Vec<Option<&str>>>();
-    let whys = text(|r| r.why.as_deref());
-    let urls = text(|r| r.url.as_deref());
-    let addresses = text(|r| r.address.as_deref());
-    let request_heads = text(|r| r.request_head.as_deref());
-    let response_heads = text(|r| r.response_head.as_deref());
-    let response_bodies = text(|r| r.response_body.as_deref());
-    let response_statuses: Vec<Option<i32>> = rows.iter().map(|r| r.response_status).collect();
-    let truncated: Vec<Option<bool>> = rows.iter().map(|r| r.response_truncated).collect();
-    let repeated: Vec<bool> = rows.iter().map(|r| r.repeated).collect();
-    let phase = |i: usize| rows.iter().map(|r| r.phases_us[i]).collect::<Vec<Option<i32>>>();
-    let (dns, connect, tls, first_byte, total) = (phase(0), phase(1), phase(2), phase(3), phase(4));
+    let made = Columns::of(rows);
     let probe_waits: Vec<f64> = policy.probe_waits().iter().map(Duration::as_secs_f64).collect();
-    let answered = sqlx::query!(
-        r#"-- deliveries.record_attempts
-        with made as (
-            select *
-            from unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::double precision[], $6::boolean[],
-                        $7::timestamptz[], $8::text[], $9::text[], $10::text[], $11::text[], $12::text[],
-                        $13::integer[], $14::text[], $15::text[], $16::boolean[], $17::boolean[],
-                        $18::integer[], $19::integer[], $20::integer[], $21::integer[], $22::integer[])
-                as m (id, number, status, reason, wait, queued, attempted_at, outcome, why, url, address,
-                      request_head, response_status, response_head, response_body, response_truncated, repeated,
-                      dns_us, connect_us, tls_us, first_byte_us, total_us)
-        ), moved as (
-            insert into webhook_delivery_attempts
-                (delivery_id, number, attempted_at, outcome, why, url, address, request_head, response_status,
-                 response_head, response_body, response_truncated, repeated,
-                 dns_us, connect_us, tls_us, first_byte_us, total_us)
-            select d.id, d.attempts, d.attempted_at, d.outcome, d.why, d.url, d.address, d.request_head,
-                   d.response_status, d.response_head, d.response_body, d.response_truncated, d.repeated,
-                   d.dns_us, d.connect_us, d.tls_us, d.first_byte_us, d.total_us
-            from made m
-            join webhook_deliveries d on d.id = m.id
-            where m.number > 1
-              and d.attempts = m.number - 1
-              and d.status in ('pending', 'held')
-              and d.outcome is not null
-            on conflict do nothing
-        ), recorded as (
-            update webhook_deliveries d
-            set attempts = m.number,
-                status = case when m.status = 'pending' then d.status else m.status end,
-                reason = case when m.status = 'pending' then d.reason else m.reason end,
-                due_at = case when m.status = 'pending' then now() + make_interval(secs => m.wait) else d.due_at end,
-                queued_at = case when m.queued and d.status = 'pending' then now() + make_interval(secs => m.wait) end,
-                claimed_until = null,
-                deaths = 0,
-                delivered_at = case when m.status = 'delivered' then now() end,
-                attempted_at = m.attempted_at,
-                outcome = m.outcome,
-                why = m.why,
-                url = m.url,
-                address = m.address,
-                request_head = m.request_head,
-                response_status = m.response_status,
-                response_head = m.response_head,
-                response_body = m.response_body,
-                response_truncated = m.response_truncated,
-                repeated = m.repeated,
-                dns_us = m.dns_us,
-                connect_us = m.connect_us,
-                tls_us = m.tls_us,
-                first_byte_us = m.first_byte_us,
-                total_us = m.total_us
-            from made m
-            where d.id = m.id
-              and d.attempts = m.number - 1
-              and d.status in ('pending', 'held')
-            returning d.id, d.company_id, d.webhook_id, d.event_id, d.event_type, d.trigger, d.status, d.reason,
-                      d.attempts, d.queued_at, d.outcome, d.response_status
-        ), given_up as (
-            insert into dead_letters (id, kind, company_id, webhook_id, event_id, event_type, reason, attempts,
-                                      outcome, response_status, body)
-            select r.id, 'delivery', r.company_id, r.webhook_id, r.event_id, r.event_type, r.reason, r.attempts,
-                   r.outcome, r.response_status,
-                   convert_to('{"event_type":' || to_json(e.event_type) || ',"data":' || e.data
-                       || ',"company_id":"' || e.company_id || '","timestamp":' || e."timestamp" || '}', 'UTF8')
-            from recorded r
-            left join events e on e.id = r.event_id
-            where r.status = 'dead' and r.trigger <> 'test'
-            on conflict (id) do nothing
-        ), paused as (
-            update webhooks w
-            set paused_at = now(), paused_by = 'xtwebhooks', pause_reason = g.why, updated_at = now()
-            from (select distinct on (id) id, why from unnest($23::uuid[], $24::text[]) as g (id, why)) g
-            where w.id = g.id and w.paused_at is null and w.deleted_at is null
-        ), heard as (
-            select *
-            from unnest($25::uuid[], $26::integer[], $27::boolean[], $28::integer[], $29::uuid[], $30::boolean[],
-                        $31::text[], $32::text[], $33::boolean[], $34::boolean[], $35::double precision[],
-                        $36::double precision[])
-                as h (webhook_id, attempts, succeeded, failures, failed_event, failed_many, share, last, silent, probe,
-                      hold_back, jitter)
-        ), concerned as materialized (
-            -- A success on a lane that is well goes no further than this.
-            select h.*, l.webhook_id is null as is_missing
-            from heard h
-            left join lanes l on l.webhook_id = h.webhook_id
-            where h.failures > 0
-               or h.probe
-               or h.hold_back > 0
-               or l.webhook_id is null
-               or (h.failed_event is not null and not l.failing_many
-                   and (h.failed_many or l.failing_event is distinct from h.failed_event))
-               or (h.succeeded
-                   and (l.failures > 0 or l.opened_at is not null or l.failing_since is not null
-                        or l.last_success_at is null
-                        or l.last_success_at < now() - make_interval(secs => $40)))
-        ), living as materialized (
-            -- Only where something of the batch was not recorded are the rows of each webhook counted.
-            select c.*, w.company_id,
-                   case when c.is_missing then false
-                        when (select count(*) from recorded) = $44 then true
-                        else c.attempts = (select count(*) from recorded r where r.webhook_id = c.webhook_id)
-                   end as is_whole
-            from concerned c
-            join webhooks w on w.id = c.webhook_id
-            where w.deleted_at is null
-        ), made_lanes as (
-            insert into lanes (webhook_id, company_id)
-            select webhook_id, company_id
-            from living
-            where is_missing
-            order by webhook_id
-            on conflict do nothing
-        ), locked as (
-            -- Nothing here but the lane itself may change while its lock is waited for.
-            select v.*, l.failures as failures_before, l.opened_at, l.failing_since, l.failing_event, l.failing_many,
-                   l.failing_loud, l.held_back_until, l.probes, l.next_probe_at
-            from living v
-            join lanes l on l.webhook_id = v.webhook_id
-            where v.is_whole
-            order by l.webhook_id
-            for update of l
-        ), judged as materialized (
-            -- As `model::breaker::Breaker::apply` has it, which a test holds this against.
-            select k.*, n.failures_now, n.at, n.held_back_now,
-                   (k.failures > 0 and not k.silent) or (not k.succeeded and k.failing_loud) as is_loud,
-                   a.asks and k.opened_at is null as opens,
-                   not a.asks and k.succeeded and k.opened_at is not null as closes,
-                   k.hold_back > 0
-                       and (coalesce(k.held_back_until, '-infinity') <= n.at
-                            or n.held_back_now > k.held_back_until + make_interval(secs => $41)) as holds_back,
-                   case when k.failed_event is null then case when not k.succeeded then k.failing_since end
-                        when k.succeeded then n.at
-                        else coalesce(k.failing_since, n.at) end as failing_since_now,
-                   left(case when n.failures_now >= $37 then n.failures_now || ' attempts in a row failed'
-                             else k.share end || '; the last: ' || k.last, $42) as reason
-            from locked k
-            -- The clock is read once the lock is held, so that what is written is in the order of its doing.
-            cross join lateral (
-                select clock_timestamp() as at
-                where k.webhook_id is not null
-            ) t
-            cross join lateral (
-                select t.at, k.failures + case when k.succeeded then 0 else k.failures_before end as failures_now,
-                       greatest(k.held_back_until, t.at + make_interval(secs => k.hold_back)) as held_back_now
-            ) n
-            cross join lateral (
-                select k.failures > 0 and (n.failures_now >= $37 or k.share is not null) as asks
-            ) a
-        ), changed as (
-            update lanes l
-            set failures = j.failures_now,
-                opened_at = case when j.opens then j.at when not j.closes then j.opened_at end,
-                open_reason = case when j.opens then j.reason when not j.closes then l.open_reason end,
-                probes = case when j.opens or j.succeeded then 0
-                              -- Whoever answers a probe is there, whatever he says: he is soon asked again.
-                              when j.opened_at is not null and j.probe
-                                  then case when j.failures > 0 then j.probes + 1 else 0 end
-                              else j.probes end,
-                next_probe_at = case when j.closes then null
-                                     when j.opens or (j.opened_at is not null and j.succeeded)
-                                         then j.at + make_interval(secs => ($38::double precision[])[1] * j.jitter)
-                                     when j.opened_at is not null and j.probe
-                                         then j.at + make_interval(secs => j.jitter
-                                              * ($38::double precision[])[case when j.failures > 0 then least(j.probes + 2, $39)
-                                                                                    else 1 end])
-                                     else j.next_probe_at end,
-                probe_leased_until = case when not (j.opens or j.closes or j.probe) then l.probe_leased_until end,
-                failing_since = j.failing_since_now,
-                failing_event = case when j.failed_event is not null
-                                         then case when j.succeeded then j.failed_event
-                                                   else coalesce(j.failing_event, j.failed_event) end
-                                     when not j.succeeded then j.failing_event end,
-                failing_many = case when j.failed_event is not null
-                                        then j.failed_many
-                                             or (not j.succeeded
-                                                 and (j.failing_many
-                                                      or coalesce(j.failing_event <> j.failed_event, false)))
-                                    else not j.succeeded and j.failing_many end,
-                failing_loud = j.is_loud,
-                last_success_at = case when j.succeeded then j.at else l.last_success_at end,
-                held_back_until = case when j.hold_back > 0 then j.held_back_now else j.held_back_until end
-            from judged j
-            where l.webhook_id = j.webhook_id
-        ), made_known as (
-            insert into lane_transitions (webhook_id, at, kind, company_id, reason, opened_at, failing_since, silent)
-            select j.webhook_id, j.at, case when j.opens then 'opened' else 'closed' end, j.company_id,
-                   case when j.opens then j.reason else $43 end,
-                   case when j.opens then j.at else j.opened_at end,
-                   case when j.opens then j.failing_since_now else j.failing_since end,
-                   case when j.opens then not j.is_loud
-                        else exists (select
-                                     from lane_transitions t
-                                     where t.webhook_id = j.webhook_id
-                                       and t.at = j.opened_at
-                                       and t.kind = 'opened'
-                                       and t.silent) end
-            from judged j
-            where j.opens or j.closes
-            on conflict do nothing
-        )
-        select id as "id!", queued_at, null::boolean as missed, null::boolean as opened, null::boolean as closed,
-               null::boolean as held_back, null::timestamptz as since, null::timestamptz as until, null::text as reason
-        from recorded
-        union all
-        select webhook_id, null, true, null, null, null, null, null, null
-        from living
-        where not is_whole
-        union all
-        select webhook_id, null, false, opens, closes, holds_back,
-               case when opens then failing_since_now else opened_at end, held_back_now, reason
-        from judged
-        where opens or closes or holds_back"#,
-        &ids,
-        &numbers,
-        &statuses as _,
-        &reasons as _,
-        &waits,
-        &queued,
-        &attempted,
-        &outcomes as _,
-        &whys as _,
-        &urls as _,
-        &addresses as _,
-        &request_heads as _,
-        &response_statuses as _,
-        &response_heads as _,
-        &response_bodies as _,
-        &truncated as _,
-        &repeated,
-        &dns as _,
-        &connect as _,
-        &tls as _,
-        &first_byte as _,
-        &total as _,
-        &gone,
-        &gone_why as _,
+    let answered = sqlx::query_file_as!(
+        Answered,
+        "src/store/record_attempts/record.sql",
+        &made.ids,
+        &made.numbers,
+        &made.statuses as _,
+        &made.reasons as _,
+        &made.waits,
+        &made.queued,
+        &made.attempted,
+        &made.outcomes as _,
+        &made.whys as _,
+        &made.urls as _,
+        &made.addresses as _,
+        &made.request_heads as _,
+        &made.response_statuses as _,
+        &made.response_heads as _,
+        &made.response_bodies as _,
+        &made.truncated as _,
+        &made.repeated,
+        &made.dns as _,
+        &made.connect as _,
+        &made.tls as _,
+        &made.first_byte as _,
+        &made.total as _,
+        &made.gone,
+        &made.gone_why as _,
         &changes.webhooks,
         &changes.attempts,
         &changes.succeeded,
@@ -323,23 +89,112 @@ pub(super) async fn write(
     )
     .fetch_all(pool)
     .await?;
-    let mut answer = Answer::default();
-    for row in answered {
-        let webhook = WebhookId(row.id);
-        match row.missed {
-            None => drop(answer.deliveries.insert(DeliveryId(row.id), After { queued_at: row.queued_at })),
-            Some(true) => answer.missed.push(webhook),
-            Some(false) => {
-                let opened =
-                    News::Opened { reason: row.reason.unwrap_or_default(), failing_since: row.since };
-                let closed = News::Closed { opened_at: row.since };
-                let held_back = News::HeldBack { until: row.until };
-                let news = [(row.opened, opened), (row.closed, closed), (row.held_back, held_back)];
-                let company = changes.company(webhook);
-                let told = news.into_iter().filter(|(is_so, _)| *is_so == Some(true));
-                answer.lanes.extend(told.map(|(_, news)| LaneChanged { company, webhook, news }));
+    Ok(Answer::of(answered, changes))
+}
+
+impl Answer {
+    fn of(answered: Vec<Answered>, changes: &Changes) -> Self {
+        let mut answer = Self::default();
+        for row in answered {
+            let webhook = WebhookId(row.id);
+            match row.missed {
+                None => {
+                    drop(answer.deliveries.insert(DeliveryId(row.id), After { queued_at: row.queued_at }))
+                }
+                Some(true) => answer.missed.push(webhook),
+                Some(false) => {
+                    let opened =
+                        News::Opened { reason: row.reason.unwrap_or_default(), failing_since: row.since };
+                    let closed = News::Closed { opened_at: row.since };
+                    let held_back = News::HeldBack { until: row.until };
+                    let news = [(row.opened, opened), (row.closed, closed), (row.held_back, held_back)];
+                    let company = changes.company(webhook);
+                    let told = news.into_iter().filter(|(is_so, _)| *is_so == Some(true));
+                    answer.lanes.extend(told.map(|(_, news)| LaneChanged { company, webhook, news }));
+                }
             }
         }
+        answer
     }
-    Ok(answer)
+}
+
+/// The attempts as columns: a place for each row in each of them, but in `gone`, which has the webhooks to be paused.
+struct Columns<'r> {
+    ids: Vec<Uuid>,
+    numbers: Vec<i32>,
+    statuses: Vec<&'static str>,
+    reasons: Vec<Option<&'static str>>,
+    waits: Vec<f64>,
+    queued: Vec<bool>,
+    attempted: Vec<DateTime<Utc>>,
+    outcomes: Vec<&'static str>,
+    whys: Vec<Option<&'r str>>,
+    urls: Vec<Option<&'r str>>,
+    addresses: Vec<Option<&'r str>>,
+    request_heads: Vec<Option<&'r str>>,
+    response_statuses: Vec<Option<i32>>,
+    response_heads: Vec<Option<&'r str>>,
+    response_bodies: Vec<Option<&'r str>>,
+    truncated: Vec<Option<bool>>,
+    repeated: Vec<bool>,
+    dns: Vec<Option<i32>>,
+    connect: Vec<Option<i32>>,
+    tls: Vec<Option<i32>>,
+    first_byte: Vec<Option<i32>>,
+    total: Vec<Option<i32>>,
+    gone: Vec<Uuid>,
+    gone_why: Vec<&'r str>,
+}
+
+impl<'r> Columns<'r> {
+    fn of(rows: &[&'r Row]) -> Self {
+        let text = |f: fn(&Row) -> Option<&str>| rows.iter().map(|r| f(r)).collect::<Vec<Option<&str>>>();
+        let phase = |i: usize| rows.iter().map(|r| r.phases_us[i]).collect::<Vec<Option<i32>>>();
+        let mut columns = Self {
+            ids: rows.iter().map(|r| r.delivery.0).collect(),
+            numbers: rows.iter().map(|r| i32::try_from(r.number).unwrap_or(i32::MAX)).collect(),
+            statuses: Vec::with_capacity(rows.len()),
+            reasons: Vec::with_capacity(rows.len()),
+            waits: Vec::with_capacity(rows.len()),
+            queued: Vec::with_capacity(rows.len()),
+            attempted: rows.iter().map(|r| r.attempted_at).collect(),
+            outcomes: rows.iter().map(|r| r.outcome).collect(),
+            whys: text(|r| r.why.as_deref()),
+            urls: text(|r| r.url.as_deref()),
+            addresses: text(|r| r.address.as_deref()),
+            request_heads: text(|r| r.request_head.as_deref()),
+            response_statuses: rows.iter().map(|r| r.response_status).collect(),
+            response_heads: text(|r| r.response_head.as_deref()),
+            response_bodies: text(|r| r.response_body.as_deref()),
+            truncated: rows.iter().map(|r| r.response_truncated).collect(),
+            repeated: rows.iter().map(|r| r.repeated).collect(),
+            dns: phase(0),
+            connect: phase(1),
+            tls: phase(2),
+            first_byte: phase(3),
+            total: phase(4),
+            gone: Vec::new(),
+            gone_why: Vec::new(),
+        };
+        rows.iter().for_each(|row| columns.becomes(row));
+        columns
+    }
+
+    /// What becomes of the delivery of a row.
+    fn becomes(&mut self, row: &'r Row) {
+        let (status, reason, wait, in_queue) = match &row.becomes {
+            Becomes::Delivered => ("delivered", None, Duration::ZERO, false),
+            Becomes::Retried { wait, queued } => ("pending", None, *wait, *queued),
+            Becomes::Held { why } => {
+                self.gone.push(row.webhook.0);
+                self.gone_why.push(why.as_str());
+                ("held", Some("paused"), Duration::ZERO, false)
+            }
+            Becomes::Dead { reason } => ("dead", Some(*reason), Duration::ZERO, false),
+        };
+        self.statuses.push(status);
+        self.reasons.push(reason);
+        self.waits.push(wait.as_secs_f64());
+        self.queued.push(in_queue);
+    }
 }

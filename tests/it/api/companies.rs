@@ -142,6 +142,7 @@ async fn nothing_of_an_erased_companys_texts_remains_and_another_companys_all() 
         "webhook_deliveries.response_body",
         "webhook_delivery_attempts.request_head",
         "dead_letters.body",
+        "dead_letters.data",
         "audit_log.after",
         "webhooks.secret",
         "webhook_versions.events",
