@@ -136,7 +136,7 @@ impl Worker {
                 tokio::spawn(attempt::attempt(task, payload, traceparent, place, true));
                 return None;
             }
-            Answer::Superseded { .. } => {
+            Answer::Superseded => {
                 hand.settle(false);
                 JobResult::Superseded
             }
@@ -153,11 +153,11 @@ impl Worker {
             }
             // Whoever holds the claim may have died with this job, or it is our own, granted by an answer that was lost
             // with its connection: then nobody but feed will ask again.
-            Answer::Claimed { .. } if again || hand.redelivered() => {
+            Answer::Claimed if again || hand.redelivered() => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
                 return Some(task);
             }
-            Answer::Claimed { .. } => {
+            Answer::Claimed => {
                 hand.settle(false);
                 JobResult::Busy
             }

@@ -36,7 +36,6 @@ const LEEWAY_MAX: Duration = Duration::from_hours(24);
 /// Which JWTs are taken.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
-#[expect(clippy::struct_field_names, reason = "they are called as their settings are")]
 pub struct Config {
     /// Secret by which HS256 tokens are signed, of 32 bytes at least
     #[arg(long, env = "JWT_HS256_SECRET", value_name = "SECRET", hide_env_values = true)]

@@ -30,7 +30,6 @@ const FORGET_EVERY: Duration = Duration::from_mins(1);
 /// How much one may ask.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
-#[expect(clippy::struct_field_names, reason = "they are called as their settings are")]
 pub struct Config {
     /// Requests a second that a key or user may make; 0 for any number
     #[arg(long, env = "API_RATE_LIMIT", value_name = "COUNT", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]

@@ -93,7 +93,7 @@ pub fn probe_wait(policy: &Policy, failed: u32, jitter: f64) -> Duration {
 const POLICY: Policy = Policy { failures: 5, probe_wait_min: Duration::from_secs(5) };
 
 fn at(seconds: f64) -> DateTime<Utc> {
-    DateTime::UNIX_EPOCH + TimeDelta::from_std(Duration::from_secs_f64(seconds)).unwrap()
+    DateTime::UNIX_EPOCH + TimeDelta::from_std(Duration::from_secs_f64(seconds)).expect("a wait that fits")
 }
 
 fn heard(class: OutcomeClass, event: u128) -> Heard {
