@@ -25,7 +25,7 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// The channel that the trigger on `webhooks` notifies, and [`notify`].
+/// The channel that the trigger on `webhooks` notifies, and [`notify_all`].
 const CHANNEL: &str = "webhooks_changed";
 /// What the trigger on `event_types` notifies there.
 const EVENT_TYPES: &str = "event_types";
