@@ -55,6 +55,8 @@ pub(super) async fn attempt(
         }
     };
     let rendered = render(&task, &payload, traceparent.as_deref(), started_at);
+    // Not held while the receiver is waited for: the body has a copy of it.
+    drop(payload);
     let (request_head, exchange) = match rendered {
         Ok((url, Request { headers, body })) => {
             let head = as_sent(&headers);

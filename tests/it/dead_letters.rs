@@ -33,8 +33,8 @@ async fn kept(app: &App, delivery: DeliveryId) -> Option<Kept> {
 /// What an event that [`owe`] writes carries.
 const DATA: &str = r#"{"kept":  "as it was"}"#;
 
-fn with_data(reason: &str, at: DateTime<Utc>) -> Option<Kept> {
-    Some((reason.to_owned(), None, Some(DATA.to_owned()), Some(at.timestamp())))
+fn with_data(reason: &str, at: DateTime<Utc>) -> Kept {
+    (reason.to_owned(), None, Some(DATA.to_owned()), Some(at.timestamp()))
 }
 
 #[tokio::test]
@@ -44,22 +44,22 @@ async fn whatever_statement_ends_a_delivery_its_dead_letter_stands_beside_it() {
 
     let given_up = owe(&app, company, webhook, now, "pending").await;
     give_up::give_up(&app.pool, &[given_up], 1, "ended the worker").await.expect("given up");
-    assert_eq!(kept(&app, given_up).await, with_data("ended the worker", now));
+    assert_eq!(kept(&app, given_up).await, Some(with_data("ended the worker", now)));
 
     let aside = owe(&app, company, webhook, now, "pending").await;
     let expired = SetAside { delivery: aside, attempt: 1, aside: Aside::Expired, holds_claim: false };
     set_aside::set_aside(&app.pool, &[expired]).await.expect("set aside");
-    assert_eq!(kept(&app, aside).await, with_data("expired", now));
+    assert_eq!(kept(&app, aside).await, Some(with_data("expired", now)));
 
     let parked = owe(&app, company, webhook, old, "pending").await;
     let (from, to) = (first_at(old - TimeDelta::hours(1)), first_at(now));
     let park_max = std::time::Duration::from_secs(3600);
     feed::expire_parked(&app.pool, from, to, park_max, 100).await.expect("expired");
-    assert_eq!(kept(&app, parked).await, with_data("expired", old));
+    assert_eq!(kept(&app, parked).await, Some(with_data("expired", old)));
 
     let held = owe(&app, company, webhook, old, "held").await;
     assert_eq!(partitions::expire(&app.pool, old.date_naive(), 100).await.expect("expired"), 1);
-    assert_eq!(kept(&app, held).await, with_data("expired", old));
+    assert_eq!(kept(&app, held).await, Some(with_data("expired", old)));
 
     // What leaves none: a test, what is cancelled, and what is dead already.
     let test = owe(&app, company, webhook, now, "pending").await;
@@ -131,7 +131,7 @@ async fn a_process_of_0_3_0_writes_its_own_dead_letters_on_this_ledger_and_each_
         ),
     )
     .await;
-    assert_eq!(kept(&app, apart).await, with_data("expired", now));
+    assert_eq!(kept(&app, apart).await, Some(with_data("expired", now)));
 }
 
 #[tokio::test]

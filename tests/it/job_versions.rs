@@ -12,7 +12,7 @@ use uuid::Uuid;
 
 use crate::support::{
     app::{App, eventually},
-    receiver::{Answer, Receiver},
+    receiver::{Answer, Receiver, Request},
 };
 
 /// What the events carry. A JSON library would change it if it read and wrote it.
@@ -112,7 +112,7 @@ async fn is_carried(version: u8) {
         let (first, _) = &expected[usize::from(request.path() != "/single")];
         assert_eq!(String::from_utf8_lossy(&request.body), *first, "{}", request.path());
     }
-    let mut paths: Vec<_> = requests.iter().map(|request| request.path()).collect();
+    let mut paths: Vec<_> = requests.iter().map(Request::path).collect();
     paths.sort_unstable();
     assert_eq!(paths, ["/first", "/second", "/single", "/third"]);
 

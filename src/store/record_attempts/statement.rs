@@ -99,7 +99,7 @@ impl Answer {
             let webhook = WebhookId(row.id);
             match row.missed {
                 None => {
-                    drop(answer.deliveries.insert(DeliveryId(row.id), After { queued_at: row.queued_at }))
+                    answer.deliveries.insert(DeliveryId(row.id), After { queued_at: row.queued_at });
                 }
                 Some(true) => answer.missed.push(webhook),
                 Some(false) => {
@@ -176,7 +176,9 @@ impl<'r> Columns<'r> {
             gone: Vec::new(),
             gone_why: Vec::new(),
         };
-        rows.iter().for_each(|row| columns.becomes(row));
+        for row in rows {
+            columns.becomes(row);
+        }
         columns
     }
 
