@@ -154,7 +154,7 @@ async fn a_pause_is_no_fault_of_the_deliveries_that_waited_through_it() {
     let requests = receiver.wait_for(1).await;
     assert_eq!(requests[0].header("x-xtsystems-delivery"), Some(waited.to_string().as_str()));
     app.wait_for_count(DELIVERED, 1).await;
-    app.wait_for_count("select count(*) from dead_letters where reason = 'expired' and body is not null", 1)
+    app.wait_for_count("select count(*) from dead_letters where reason = 'expired' and data is not null", 1)
         .await;
     let expired: Uuid =
         sqlx::query_scalar("select id from dead_letters").fetch_one(&app.pool).await.expect("a dead letter");
