@@ -19,9 +19,7 @@ from typing import Callable, Optional, TypeVar
 from urllib.parse import urlsplit
 
 import aio_pika
-
-from servers.pgwire import Connection
-from servers.pgwire import Failed as DatabaseFailed
+import psycopg
 
 ROOT = Path(__file__).resolve().parents[2]
 # How long anything may take that should happen at once.
@@ -113,9 +111,9 @@ class World:
 
     def __enter__(self) -> World:
         try:
-            with Connection(self._server) as connection:
-                connection.run(f"create database {self.database}")
-        except DatabaseFailed as failed:
+            with psycopg.connect(self._server, autocommit=True) as connection:
+                connection.execute(f"create database {self.database}")
+        except psycopg.Error as failed:
             raise Failed(f"no database can be made where DATABASE_URL points: {failed}") from None
         return self
 
@@ -131,8 +129,8 @@ class World:
             asyncio.run(self._remove_queues())
         except (aio_pika.exceptions.AMQPError, OSError, Failed) as error:
             print(f"demo: the queues of {self.name} could not be removed: {error}", file=sys.stderr)
-        with Connection(self._server) as connection:
-            connection.run(f"drop database if exists {self.database} with (force)")
+        with psycopg.connect(self._server, autocommit=True) as connection:
+            connection.execute(f"drop database if exists {self.database} with (force)")
 
     async def _remove_queues(self) -> None:
         topology = self.command("topology", expect_json=True)
