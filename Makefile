@@ -35,5 +35,5 @@ bench: ## the load table and pages of a long history, release build; wants a qui
 bench-lanes: ## hostile receivers, limits, outages beside healthy ones; release build, half an hour
 	scripts/services run -- cargo bench --locked --bench lanes
 
-sqlx-prepare: ## write .sqlx anew, after a change to a query or a migration
+sqlx-prepare: ## write .sqlx again, after a change to a query or a migration
 	scripts/services run -- scripts/sqlx-prepare

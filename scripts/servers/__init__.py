@@ -1,13 +1,13 @@
 """PostgreSQL and RabbitMQ for the demo and the tests: given, from Docker Compose, or private.
 
 In this order, for each of the two: a URL in the environment is used as it is and nothing of it is touched; else
-Docker Compose, if an engine really answers; else a private instance of the installed server with its data in the
+Docker Compose, if an engine really answers; else a private instance of the installed server, with its data in the
 clone, on free ports; else the server is installed first.
 
-A server that was started here is ended here. Each set of private servers has a folder with a `state.json`, written
-before anything is started, and an owner: the process for whose sake it runs. Three nets catch what a crash leaves:
-`run` stops its set on the way out, a watchdog stops it when the owner is gone, and the next `run` sweeps up what even
-the watchdog did not live to stop. Processes are ended by their id, and only while their start time is the noted one.
+What is started here is held by a keeper (`keeper.py`), a process in a session of its own that reads its standard
+input. The end of that input ends the servers and removes their folder: the kernel closes the pipe when the process at
+its other end dies, however it dies. If the keeper itself was killed, the next one clears away what it left.
 
-Begin with `run.py`, then `private.py`. Standard library only; Python 3.9, because macOS has no newer one of its own.
+Begin with `__main__.py`, then `keeper.py`. Standard library only; Python 3.9, because macOS has no newer one of its
+own.
 """

@@ -2,22 +2,18 @@
 
 from __future__ import annotations
 
-import glob
-import os
 import re
-import shutil
 import signal
 import subprocess
 from pathlib import Path
 from typing import Optional
 
-from . import pgwire
-from .ports import free_ports
-from .processes import Identity, User, clean_environment
-from .steps import Refused, tail
+from .server import Server, User, newest
+from .steps import Refused, free_port
 
 OLDEST = 15
-READY_SECONDS = 90.0
+INIT_SECONDS = 120.0
+ANSWER_SECONDS = 10.0
 PLACES = (
     "/usr/lib/postgresql/*/bin",  # Debian, Ubuntu
     "/opt/homebrew/opt/postgresql@*/bin",
@@ -29,26 +25,13 @@ PLACES = (
 
 def find() -> Optional[Path]:
     """The newest installed binaries; None if there are none. XT_POSTGRES_BIN names another folder."""
-    named = os.environ.get("XT_POSTGRES_BIN")
-    if named:
-        return _accepted([Path(named)])
-    found = [Path(place) for pattern in PLACES for place in glob.glob(pattern)]
-    on_path = shutil.which("initdb")
-    if on_path:
-        found.append(Path(os.path.realpath(on_path)).parent)
-    return _accepted([place for place in found if (place / "initdb").exists() and (place / "postgres").exists()])
-
-
-def _accepted(places: list[Path]) -> Optional[Path]:
-    if not places:
-        return None
-    version, newest = max((_version(place), str(place)) for place in places)
-    if version < OLDEST:
+    place = newest("postgres", PLACES, "XT_POSTGRES_BIN", _version)
+    if place and _version(place) < OLDEST:
         raise Refused(
-            f"PostgreSQL {version} in {newest} is too old: the ledger needs {OLDEST} or newer. "
+            f"PostgreSQL {_version(place)} in {place} is too old: the ledger needs {OLDEST} or newer. "
             f"Install a newer one, or set DATABASE_URL"
         )
-    return Path(newest)
+    return place
 
 
 def _version(place: Path) -> int:
@@ -56,53 +39,36 @@ def _version(place: Path) -> int:
         told = subprocess.run([str(place / "postgres"), "--version"], capture_output=True, text=True).stdout
     except OSError:
         return 0
-    found = re.search(r"\d+", told)
-    return int(found.group()) if found else 0
+    return int((re.findall(r"\d+", told) or [0])[0])
 
 
-def prepare(binaries: Path, data: Path, user: User) -> dict:
-    """Makes an empty cluster; what it returns is all that starting it needs."""
-    folder = data / "postgres"
-    folder.mkdir(mode=0o700)
-    user.give(folder)
-    log = data / "postgres.log"
-    # Nobody but this machine reaches it, so no password; the C locale is there on every machine.
-    command = [str(binaries / "initdb"), "-D", str(folder), "-U", "postgres", "-A", "trust", "-E", "UTF8"]
-    if user.run([*command, "--locale=C", "--no-sync"], clean_environment(), log, folder) != 0:
-        raise Refused(f"initdb failed:\n{tail(log)}")
-    return {"binaries": str(binaries), "port": free_ports(1)[0]}
+class Postgres(Server):
+    """A cluster and its server."""
 
+    READY_SECONDS = 90.0
+    # An immediate stop: what a crash leaves behind, except that the shared memory is given back.
+    STOP = signal.SIGQUIT
 
-def start(noted: dict, data: Path, user: User) -> Identity:
-    folder = data / "postgres"
-    settings = {
-        "port": noted["port"],
-        "listen_addresses": "127.0.0.1",
-        "unix_socket_directories": "",  # a path in the clone may be longer than a socket's may be
-        "max_connections": 300,
-    }
-    command = [str(Path(noted["binaries"]) / "postgres"), "-D", str(folder)]
-    for name, value in settings.items():
-        command += ["-c", f"{name}={value}"]
-    return user.start(command, clean_environment(), data / "postgres.log", folder)
+    def __init__(self, programs: Path, folder: Path, user: User):
+        super().__init__(programs, folder, user)
+        self.port = free_port()
+        self._data = str(folder / "data")
+        # Nobody but this machine reaches it, so no password; the C locale is there on every machine.
+        options = ["-U", "postgres", "-A", "trust", "-E", "UTF8", "--locale=C", "--no-sync"]
+        if not self.succeeds("initdb", "-D", self._data, *options, seconds=INIT_SECONDS):
+            raise Refused(f"initdb failed:\n{self.last_words()}")
 
+    def start(self) -> None:
+        address = [f"--port={self.port}", "--listen_addresses=127.0.0.1"]
+        # No socket: a path in the clone may be longer than a socket's may be.
+        others = ["--unix_socket_directories=", "--max_connections=300"]
+        self.process = self.launch("postgres", "-D", self._data, *address, *others)
 
-def is_ready(noted: dict) -> bool:
-    try:
-        with pgwire.Connection(url(noted)) as connection:
-            return connection.run("select 1") == [["1"]]
-    except pgwire.Failed:
-        return False
+    def is_ready(self) -> bool:
+        where = ["-h", "127.0.0.1", "-p", str(self.port), "-U", "postgres"]
+        return self.succeeds("pg_isready", *where, seconds=ANSWER_SECONDS)
 
+    end = Server.stop
 
-def stop(process: Identity) -> None:
-    """An immediate stop: what a crash leaves behind, except that the shared memory is given back."""
-    process.end(signal.SIGQUIT)
-
-
-def last_words(data: Path) -> str:
-    return tail(data / "postgres.log")
-
-
-def url(noted: dict) -> str:
-    return f"postgres://postgres@127.0.0.1:{noted['port']}/postgres"
+    def describe(self) -> dict:
+        return {"DATABASE_URL": f"postgres://postgres@127.0.0.1:{self.port}/postgres"}

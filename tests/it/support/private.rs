@@ -1,29 +1,53 @@
 //! Servers of a test's own, to be stopped, restarted and starved without harm to anybody else's.
 
-use std::{path::PathBuf, process::Output};
+use std::process::{Output, Stdio};
 
 use serde_json::Value;
-use tokio::process::Command;
+use tokio::{
+    io::{AsyncBufReadExt, AsyncReadExt, AsyncWriteExt, BufReader, Lines},
+    process::{Child, ChildStdin, ChildStdout, Command},
+    sync::Mutex,
+};
 
 use super::app::App;
 
-/// A PostgreSQL and a RabbitMQ, ended when dropped, and by a watchdog should this process be killed.
+/// A PostgreSQL and a RabbitMQ. They end with the input of the process that holds them: when this is dropped, and when
+/// the test's process ends, however it does.
 pub struct Private {
-    folder: tempfile::TempDir,
+    keeper: Mutex<Keeper>,
     database_url: String,
     amqp_url: String,
+    rabbitmqctl: Vec<String>,
+}
+
+/// `scripts/services private`, which answers each line with a line.
+struct Keeper {
+    process: Child,
+    orders: ChildStdin,
+    answers: Lines<BufReader<ChildStdout>>,
 }
 
 impl Private {
     /// Starts both.
     pub async fn up() -> Self {
-        let folder = tempfile::Builder::new().prefix("xt-private-").tempdir().expect("a temporary folder");
-        let owner = std::process::id().to_string();
-        let place = folder.path().join("servers");
-        let told = services(&["up", &place.to_string_lossy(), "--owner", &owner]).await;
-        let told: Value = serde_json::from_slice(&told.stdout).expect("JSON");
-        let url = |name: &str| told[name].as_str().expect("a URL").to_owned();
-        Self { folder, database_url: url("database_url"), amqp_url: url("amqp_url") }
+        let mut process = Command::new(concat!(env!("CARGO_MANIFEST_DIR"), "/scripts/services"))
+            .arg("private")
+            .stdin(Stdio::piped())
+            .stdout(Stdio::piped())
+            .stderr(Stdio::piped())
+            .spawn()
+            .expect("scripts/services starts");
+        let orders = process.stdin.take().expect("a pipe");
+        let answers = BufReader::new(process.stdout.take().expect("a pipe")).lines();
+        let mut keeper = Keeper { process, orders, answers };
+        let told = keeper.answer().await;
+        let text = |value: &Value| value.as_str().expect("a text").to_owned();
+        Self {
+            keeper: Mutex::new(keeper),
+            database_url: text(&told["DATABASE_URL"]),
+            amqp_url: text(&told["AMQP_URL"]),
+            rabbitmqctl: told["rabbitmqctl"].as_array().expect("a list").iter().map(text).collect(),
+        }
     }
 
     /// A world on these servers, migrated.
@@ -50,51 +74,37 @@ impl Private {
     }
 
     async fn change(&self, verb: &str, server: &str) {
-        services(&[verb, &self.servers().to_string_lossy(), server]).await;
+        let mut keeper = self.keeper.lock().await;
+        let order = format!("{verb} {server}\n");
+        keeper.orders.write_all(order.as_bytes()).await.expect("scripts/services listens");
+        keeper.answer().await;
     }
 
     /// Evaluates an expression within RabbitMQ, over its management of the command line.
     pub async fn rabbitmqctl(&self, args: &[&str]) -> String {
-        let state = std::fs::read_to_string(self.servers().join("state.json")).expect("their state");
-        let state: Value = serde_json::from_str(&state).expect("JSON");
-        let text = |value: &Value| value.as_str().expect("a text").to_owned();
-        let home = PathBuf::from(text(&state["data"])).join("rabbitmq");
-        let output = Command::new(PathBuf::from(text(&state["rabbitmq"]["scripts"])).join("rabbitmqctl"))
-            .env_remove("RABBITMQ_NODENAME")
-            .env("ERL_EPMD_PORT", state["rabbitmq"]["mapper_port"].to_string())
-            .env("HOME", home)
-            .args(["-n", &text(&state["rabbitmq"]["node"])])
+        let output = Command::new(&self.rabbitmqctl[0])
+            .args(&self.rabbitmqctl[1..])
             .args(args)
             .output()
             .await
             .expect("rabbitmqctl starts");
         succeeded(args, output)
     }
+}
 
-    fn servers(&self) -> PathBuf {
-        self.folder.path().join("servers")
+impl Keeper {
+    async fn answer(&mut self) -> Value {
+        let line = self.answers.next_line().await.expect("a line");
+        let told: Value = serde_json::from_str(&line.unwrap_or_default()).unwrap_or_default();
+        assert!(told["refused"].is_null(), "scripts/services: {told}");
+        if told.is_null() {
+            let mut said = String::new();
+            let errors = self.process.stderr.as_mut().expect("a pipe");
+            errors.read_to_string(&mut said).await.expect("text");
+            panic!("scripts/services has ended: {said}");
+        }
+        told
     }
-}
-
-impl Drop for Private {
-    fn drop(&mut self) {
-        let _ = std::process::Command::new(script())
-            .args(["private", "down"])
-            .arg(self.servers())
-            .stderr(std::process::Stdio::null())
-            .status();
-    }
-}
-
-fn script() -> PathBuf {
-    PathBuf::from(env!("CARGO_MANIFEST_DIR")).join("scripts/services")
-}
-
-async fn services(args: &[&str]) -> Output {
-    let output =
-        Command::new(script()).arg("private").args(args).output().await.expect("scripts/services runs");
-    assert!(output.status.success(), "{args:?}: {}", String::from_utf8_lossy(&output.stderr));
-    output
 }
 
 fn succeeded(args: &[&str], output: Output) -> String {
