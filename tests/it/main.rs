@@ -53,4 +53,6 @@ mod rescue;
 mod restarts;
 mod support;
 mod tidy;
+mod upgrade;
+mod upgrade_queues;
 mod wire;

@@ -98,8 +98,12 @@ const OVER_THE_API: &[&str] = &[
 impl App {
     /// A fresh world on the servers of the test run.
     pub async fn new() -> Self {
+        Self::copy_of(template().await).await
+    }
+
+    /// The same with a copy of another database: `template0` is empty.
+    pub async fn copy_of(template: &str) -> Self {
         let name = format!("xt_test_{}", Uuid::new_v4().simple());
-        let template = template().await;
         let mut admin = PgConnection::connect(&database_url()).await.expect("the database answers");
         admin
             .execute(AssertSqlSafe(format!("create database {name} template {template}")))

@@ -12,6 +12,7 @@ pub mod proxy;
 pub mod python;
 pub mod rabbit;
 pub mod receiver;
+pub mod released;
 pub mod service;
 pub mod template;
 pub mod tls;
