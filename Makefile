@@ -2,7 +2,7 @@
 # PostgreSQL and RabbitMQ, and stops what it started.
 
 .DEFAULT_GOAL := help
-.PHONY: help demo test check fuzz-api bench bench-lanes sqlx-prepare
+.PHONY: help demo test check fuzz-api bench bench-lanes compare sqlx-prepare
 
 # Builds use the committed .sqlx, whatever database happens to be named in the environment.
 export SQLX_OFFLINE = true
@@ -34,6 +34,10 @@ bench: ## the load table and pages of a long history, release build; wants a qui
 
 bench-lanes: ## hostile receivers, limits, outages beside healthy ones; release build, half an hour
 	scripts/services run -- cargo bench --locked --bench lanes
+
+compare: ## whether a build is slower than another: OLD=path NEW=path; ten minutes and more, on a quiet machine
+	@test -n "$(OLD)" && test -n "$(NEW)" || { echo 'call: make compare OLD=path NEW=path' >&2; exit 2; }
+	scripts/services run -- benches/compare "$(OLD)" "$(NEW)"
 
 sqlx-prepare: ## write .sqlx again, after a change to a query or a migration
 	scripts/services run -- scripts/sqlx-prepare

@@ -3,7 +3,10 @@
 //! ```text
 //! make bench                                              all of it, on the servers that scripts/services brings up
 //! cargo bench --bench load -- --only burst-1,rate-200     some, on DATABASE_URL and AMQP_URL
+//! cargo bench --bench load -- --events 2000 --json        with so many events in each case; a line of JSON for each
 //! ```
+//! `XT_BIN` names another binary of the service than the one just built; `benches/compare` uses it.
+//!
 //! Publisher and receiver run in this process, the service as the real binary with its defaults. Latency is from the
 //! start of the publish to the arrival of the whole request. Cost is CPU-seconds of the machine per 1,000 deliveries
 //! less this process (Linux only), so it wants a quiet machine; it is split by process name into service, broker and
@@ -30,7 +33,7 @@ mod world;
 
 use std::time::{Duration, Instant};
 
-use anyhow::Result;
+use anyhow::{Context, Result};
 
 use crate::{machine::Cpu, publish::Pace, receiver::Receiver, world::World};
 
@@ -57,28 +60,83 @@ const CASES: [Case; 5] = [
 
 fn main() -> Result<()> {
     let args: Vec<String> = std::env::args().skip(1).collect();
-    let only: Option<Vec<&str>> = args
-        .iter()
-        .position(|arg| arg == "--only")
-        .and_then(|i| args.get(i + 1))
-        .map(|list| list.split(',').collect());
+    let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|i| args.get(i + 1));
+    let only: Option<Vec<&str>> = value("--only").map(|list| list.split(',').collect());
+    let events: Option<usize> = value("--events").map(|n| n.parse()).transpose().context("--events")?;
+    let json = args.iter().any(|arg| arg == "--json");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
-        println!(
-            "{:<12} {:>9} {:>10} {:>9} {:>9}   {:>27} {:>9} {:>9}",
-            "case", "arrived", "rate/s", "p50 ms", "p99 ms", "CPU s per 1,000 (s+b+d)", "cost", "peak MiB"
-        );
-        for case in CASES {
+        if !json {
+            println!(
+                "{:<12} {:>9} {:>10} {:>9} {:>9}   {:>27} {:>9} {:>9}",
+                "case",
+                "arrived",
+                "rate/s",
+                "p50 ms",
+                "p99 ms",
+                "CPU s per 1,000 (s+b+d)",
+                "cost",
+                "peak MiB"
+            );
+        }
+        for mut case in CASES {
             if only.as_ref().is_none_or(|only| only.contains(&case.name)) {
-                run(&case).await?;
+                case.events = events.unwrap_or(case.events);
+                let figures = run(&case).await?;
+                println!("{}", if json { figures.json() } else { figures.line() });
             }
         }
         Ok(())
     })
 }
 
-/// Runs one case in a world of its own and prints its line.
-async fn run(case: &Case) -> Result<()> {
+/// What was measured of a case; costs are CPU-seconds for 1,000 deliveries.
+struct Figures {
+    case: &'static str,
+    arrived: receiver::Summary,
+    service: f64,
+    broker: f64,
+    database: f64,
+    cost: f64,
+    peak_mib: f64,
+}
+
+impl Figures {
+    fn line(&self) -> String {
+        format!(
+            "{:<12} {:>9} {:>10.0} {:>9.1} {:>9.1}   {:>8.3} {:>8.3} {:>8.3}   {:>8.3} {:>9.0}",
+            self.case,
+            self.arrived.count,
+            self.arrived.rate,
+            self.arrived.p50_ms,
+            self.arrived.p99_ms,
+            self.service,
+            self.broker,
+            self.database,
+            self.cost,
+            self.peak_mib,
+        )
+    }
+
+    fn json(&self) -> String {
+        serde_json::json!({
+            "case": self.case,
+            "arrived": self.arrived.count,
+            "rate": self.arrived.rate,
+            "p50_ms": self.arrived.p50_ms,
+            "p99_ms": self.arrived.p99_ms,
+            "service_cpu": self.service,
+            "broker_cpu": self.broker,
+            "database_cpu": self.database,
+            "cost": self.cost,
+            "peak_mib": self.peak_mib,
+        })
+        .to_string()
+    }
+}
+
+/// Runs one case in a world of its own.
+async fn run(case: &Case) -> Result<Figures> {
     let receiver = Receiver::start().await?;
     let world = World::new().await?;
     let company = world.webhooks(case.webhooks, receiver.port()).await?;
@@ -98,25 +156,22 @@ async fn run(case: &Case) -> Result<()> {
     tokio::time::sleep(Duration::from_millis(300)).await;
     let spent = Cpu::now(service.pid()).since(&before);
     let arrived = receiver.summary(began);
-    let per_1000 = |seconds: f64| seconds * 1000.0 / expected as f64;
-    println!(
-        "{:<12} {:>9} {:>10.0} {:>9.1} {:>9.1}   {:>8.3} {:>8.3} {:>8.3}   {:>8.3} {:>9.0}",
-        case.name,
-        arrived.count,
-        arrived.rate,
-        arrived.p50_ms,
-        arrived.p99_ms,
-        per_1000(spent.service),
-        per_1000(spent.broker),
-        per_1000(spent.database),
-        per_1000(spent.all_but_us),
-        service.peak_mib(),
-    );
     anyhow::ensure!(
         arrived.unique == expected,
         "{} of {expected} deliveries are missing",
         expected - arrived.unique
     );
+    let per_1000 = |seconds: f64| seconds * 1000.0 / expected as f64;
+    let figures = Figures {
+        case: case.name,
+        arrived,
+        service: per_1000(spent.service),
+        broker: per_1000(spent.broker),
+        database: per_1000(spent.database),
+        cost: per_1000(spent.all_but_us),
+        peak_mib: service.peak_mib(),
+    };
     service.stop().await?;
-    world.remove().await
+    world.remove().await?;
+    Ok(figures)
 }

@@ -46,7 +46,9 @@ impl World {
     }
 
     fn command(&self, verb: &str) -> Command {
-        let mut command = Command::new(env!("CARGO_BIN_EXE_xtwebhooks"));
+        // Another release, to be compared with this one.
+        let binary = std::env::var_os("XT_BIN").unwrap_or_else(|| env!("CARGO_BIN_EXE_xtwebhooks").into());
+        let mut command = Command::new(binary);
         command
             .arg(verb)
             .env("DATABASE_URL", &self.database_url)
