@@ -178,7 +178,7 @@ async fn turn(api: &Api, row: &history::Delivery) -> Result<Option<why::Why>, Pr
     let webhook = webhooks::by_ids(&api.parts.reads, &[row.webhook_id.uuid()]).await?.pop();
     let Some(webhook) = webhook else { return Ok(None) };
     let lane = why::of_lane(&webhook.lane, None, None, api.parts.clock.now());
-    match (lane, webhook.rate_limit) {
+    match (lane, webhook.settings.rate_limit) {
         // A retry waits for its own time, not for its turn.
         (None, Some(rate)) if row.queued_at.is_none() && row.attempts == 0 => {
             let ahead = history::ahead(&api.parts.reads, row.company_id, row).await?;

@@ -22,7 +22,6 @@ pub(crate) mod deliveries;
 pub(crate) mod event_types;
 pub(crate) mod events;
 pub(crate) mod extract;
-pub(crate) mod fields;
 pub(crate) mod idempotency;
 pub(crate) mod keys;
 pub(crate) mod lanes;

@@ -17,7 +17,7 @@ use utoipa::{
     openapi::{
         ComponentsBuilder, ContactBuilder, Content, HeaderBuilder, InfoBuilder, KnownFormat, LicenseBuilder,
         Object, ObjectBuilder, OpenApi, OpenApiBuilder, Ref, RefOr, Required, Response as Described,
-        ResponseBuilder, SchemaFormat, Type,
+        ResponseBuilder, Schema, SchemaFormat, Type,
         path::{Operation, Parameter, ParameterBuilder, ParameterIn, PathItem},
         security::{HttpAuthScheme, HttpBuilder, SecurityScheme},
     },
@@ -59,7 +59,34 @@ pub(super) fn finish(mut document: OpenApi) -> OpenApi {
             complete(operation);
         }
     }
+    if let Some(components) = &mut document.components {
+        for schema in components.schemas.values_mut() {
+            if let Some(one) = as_one(schema) {
+                *schema = Schema::Object(one).into();
+            }
+        }
+    }
     document
+}
+
+/// The one object that a schema describes, where it is one or is put together from objects: shapes share fields by that,
+/// and callers need not know.
+fn as_one(schema: &RefOr<Schema>) -> Option<Object> {
+    match schema {
+        RefOr::T(Schema::Object(object)) => Some(object.clone()),
+        RefOr::T(Schema::AllOf(all)) => {
+            let mut one = Object::new();
+            one.description.clone_from(&all.description);
+            // What a shape has of its own comes last there.
+            for part in all.items.iter().rev() {
+                let part = as_one(part)?;
+                one.required.extend(part.required);
+                one.properties.extend(part.properties);
+            }
+            Some(one)
+        }
+        _ => None,
+    }
 }
 
 /// The operations of a path.

@@ -1,5 +1,7 @@
 //! `ETag` and `If-Match`: whoever says which state it has seen changes that state and no other (RFC 9110, section 13).
 
+use std::fmt::Display;
+
 use axum::{
     extract::FromRequestParts,
     http::{HeaderMap, HeaderValue, header, request::Parts},
@@ -9,7 +11,7 @@ use super::problem::{Kind, Problem};
 
 /// The header that names a state.
 #[must_use]
-pub fn etag(version: &str) -> HeaderMap {
+pub fn etag(version: impl Display) -> HeaderMap {
     let mut headers = HeaderMap::new();
     if let Ok(value) = HeaderValue::from_str(&format!("\"{version}\"")) {
         headers.insert(header::ETAG, value);
@@ -37,11 +39,12 @@ impl IfMatch {
     ///
     /// # Errors
     /// [`Kind::Changed`].
-    pub fn holds(&self, version: &str) -> Result<(), Problem> {
+    pub fn holds(&self, version: impl Display) -> Result<(), Problem> {
+        let version = version.to_string();
         // A proxy that compresses answers makes our strong tags weak ones; they name the same state.
         let named = |tag: &String| {
             let tag = tag.strip_prefix("W/").unwrap_or(tag);
-            tag == "*" || tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) == Some(version)
+            tag == "*" || tag.strip_prefix('"').and_then(|tag| tag.strip_suffix('"')) == Some(&version)
         };
         if self.0.is_empty() || self.0.iter().any(named) {
             Ok(())

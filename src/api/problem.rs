@@ -13,7 +13,8 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-use crate::store;
+pub(crate) use crate::model::fields::FieldError;
+use crate::{model::fields::Invalid, store};
 
 /// The kinds of problems: a word for the address, the status, a title, and what a caller does about it.
 macro_rules! kinds {
@@ -109,24 +110,6 @@ pub const CONTENT_TYPE: &str = "application/problem+json";
 
 /// How long a caller waits after a 503 where nothing better is known.
 pub const UNAVAILABLE_FOR: Duration = Duration::from_secs(5);
-
-/// A field that is wrong.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
-pub struct FieldError {
-    /// The field as the request names it, with a path into lists: `events[2]`.
-    #[schema(example = "url")]
-    pub field: Cow<'static, str>,
-    /// What is wrong with it, and what it must be.
-    #[schema(example = "must be absolute, as in https://example.com/hook")]
-    pub message: String,
-}
-
-impl FieldError {
-    /// This field, with what it must be.
-    pub fn new(field: impl Into<Cow<'static, str>>, message: impl fmt::Display) -> Self {
-        Self { field: field.into(), message: format!("{message}") }
-    }
-}
 
 /// A problem, on its way to the caller.
 #[derive(Clone, Debug)]
@@ -267,6 +250,12 @@ impl IntoResponse for Problem {
         // `layers` writes it again, with the id of the request.
         response.extensions_mut().insert(self);
         response
+    }
+}
+
+impl From<Invalid> for Problem {
+    fn from(Invalid(errors): Invalid) -> Self {
+        Self::invalid(errors)
     }
 }
 

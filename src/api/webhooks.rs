@@ -16,7 +16,6 @@ use axum::{
     http::{HeaderMap, StatusCode, Uri},
     response::Response,
 };
-use secrecy::ExposeSecret;
 use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa_axum::{router::OpenApiRouter, routes};
@@ -36,7 +35,10 @@ use super::{
 };
 use crate::{
     model::{CompanyId, WebhookId},
-    store::{event_types, webhooks as table},
+    store::{
+        event_types,
+        webhooks::{self as table, Saved},
+    },
 };
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -59,7 +61,7 @@ fn not_found() -> Problem {
 }
 
 fn answer(row: table::Row, warnings: Vec<Warning>) -> Answer {
-    let headers = etag(&row.version);
+    let headers = etag(row.version);
     (headers, axum::Json(Webhook { warnings, ..row.into() }))
 }
 
@@ -72,7 +74,7 @@ async fn locked(
     seen: &IfMatch,
 ) -> Result<table::Row, Problem> {
     let row = table::lock(tx, tenant.company, id).await?.ok_or_else(not_found)?;
-    seen.holds(&row.version)?;
+    seen.holds(row.version)?;
     Ok(row)
 }
 
@@ -89,7 +91,7 @@ async fn written_down(
     let shown = |row: Option<&table::Row>| row.and_then(|row| audit::shown(&Webhook::from(row.clone())));
     let (before_shown, mut after_shown) = (shown(before), shown(after));
     if let (Some(before), Some(after), Some(fields)) = (before, after, after_shown.as_mut())
-        && before.secret.expose_secret() != after.secret.expose_secret()
+        && before.settings.secret != after.settings.secret
     {
         fields["secret_changed"] = true.into();
     }
@@ -161,7 +163,7 @@ async fn page(
     let after: Option<(String, uuid::Uuid)> = list.key(wanted.cursor.as_deref())?;
     let after = after.as_ref().map(|(name, id)| (name.as_str(), WebhookId(*id)));
     let mut rows = table::page(&api.parts.reads, company, after, i64::from(limit) + 1).await?;
-    let last = pagination::cut(&mut rows, limit, |row| (row.name.clone(), row.id.uuid()));
+    let last = pagination::cut(&mut rows, limit, |row| (row.settings.name.clone(), row.id.uuid()));
     Ok((list.next(limit, last), rows))
 }
 
@@ -184,17 +186,18 @@ async fn page(
     security(("bearer" = ["webhooks:write"])),
 )]
 async fn create(State(api): State<Api>, tenant: Tenant, key: Key, body: Object) -> Result<Response, Problem> {
-    let actor = &tenant.caller.actor;
-    let (new, mut warnings) = check::create(body.fields, tenant.company, actor, &api.parts.receivers)?;
-    warnings.extend(unknown_types(&api, tenant.company, Some(&new.events)).await?);
+    let check::Checked { settings, events, mut warnings, .. } =
+        check::settings(body.fields, None, &api.parts.receivers)?;
+    warnings.extend(unknown_types(&api, tenant.company, events.as_ref()).await?);
     let mut tx = api.parts.changes.begin().await?;
     let claim = match key.claim(&mut tx, &tenant.caller, Some(tenant.company), &body.bytes).await? {
         Claimed::Again(answer) => return Ok(answer),
         Claimed::First(claim) => claim,
     };
-    let row = table::create(&mut *tx, new).await?;
+    let new = Saved::New { by: &tenant.caller.actor };
+    let row = table::save(&mut *tx, tenant.company, new, &settings).await?.ok_or_else(not_found)?;
     written_down(&mut tx, &tenant.caller, "webhook.create", None, Some(&row)).await?;
-    let headers = etag(&row.version);
+    let headers = etag(row.version);
     let webhook = Webhook { warnings, ..Webhook::with_secret(row) };
     let mut response = claim.keep(&mut tx, StatusCode::OK, &webhook).await?;
     tx.commit().await?;
@@ -252,18 +255,18 @@ async fn update(
     let names_something = !body.fields.is_empty();
     let mut tx = api.parts.changes.begin().await?;
     let before = table::lock(&mut *tx, tenant.company, id).await?.ok_or_else(not_found)?;
-    let has_schedule = before.retry_schedule.is_some();
-    let check::Changed { change, shows_secret, mut warnings } =
-        check::update(body.fields, has_schedule, &api.parts.receivers)?;
-    seen.holds(&before.version)?;
-    warnings.extend(unknown_types(&api, tenant.company, change.events.as_ref()).await?);
+    let check::Checked { settings, replaces_secret, shows_secret, events, mut warnings } =
+        check::settings(body.fields, Some(before.settings.clone()), &api.parts.receivers)?;
+    seen.holds(before.version)?;
+    warnings.extend(unknown_types(&api, tenant.company, events.as_ref()).await?);
     if !names_something {
         return Ok(answer(before, warnings));
     }
-    let row = table::update(&mut *tx, tenant.company, id, change).await?.ok_or_else(not_found)?;
+    let changed = Saved::Locked { id, replaces_secret };
+    let row = table::save(&mut *tx, tenant.company, changed, &settings).await?.ok_or_else(not_found)?;
     written_down(&mut tx, &tenant.caller, "webhook.update", Some(&before), Some(&row)).await?;
     tx.commit().await?;
-    let headers = etag(&row.version);
+    let headers = etag(row.version);
     let webhook = if shows_secret { Webhook::with_secret(row) } else { row.into() };
     Ok((headers, axum::Json(Webhook { warnings, ..webhook })))
 }

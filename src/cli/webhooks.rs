@@ -21,7 +21,7 @@ use crate::{
         CheckedUrl, Message, Resumed, Tested, Warning, Webhook,
         wanted::{self, CheckUrl},
     },
-    model::WebhookId,
+    model::{WebhookId, webhook::Held},
 };
 
 /// What is done with webhooks.
@@ -83,23 +83,14 @@ pub(super) struct Pause {
     reason: String,
 }
 
-/// What becomes of what was held.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum HeldChoice {
-    /// It is sent.
-    Deliver,
-    /// It is cancelled.
-    Discard,
-}
-
 /// The end of a pause.
 #[derive(clap::Args, Debug)]
 pub(super) struct Resume {
     #[command(flatten)]
     one: One,
     /// What becomes of the deliveries that were held
-    #[arg(long, value_enum, default_value_t = HeldChoice::Deliver)]
-    held: HeldChoice,
+    #[arg(long, value_enum, default_value_t = Held::Deliver)]
+    held: Held,
     /// How many of them are sent a second, 1 to 10,000
     #[arg(long, value_name = "PER_SECOND", default_value_t = 50)]
     rate: i32,
@@ -190,11 +181,7 @@ async fn pause(args: Pause, output: Output) -> Result<(), Failure> {
 
 async fn resume(args: Resume, output: Output) -> Result<(), Failure> {
     let (client, path) = args.one.at("/resume")?;
-    let held = match args.held {
-        HeldChoice::Deliver => wanted::HeldChoice::Deliver,
-        HeldChoice::Discard => wanted::HeldChoice::Discard,
-    };
-    let body = wanted::Resume { held: Some(held), rate: Some(args.rate) };
+    let body = wanted::Resume { held: Some(args.held), rate: Some(args.rate) };
     let resumed: Resumed = client.post(&path, &body).await?.body;
     if let Some(replay) = resumed.replay_id {
         eprintln!("what was held is worked on as replay {replay}");

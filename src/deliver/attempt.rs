@@ -70,7 +70,7 @@ pub(super) async fn attempt(
     drop(place);
     let job = &task.hand.job;
     let webhook = &task.known.webhook;
-    let next = webhook.retry.next(
+    let next = webhook.settings.retry().next(
         job.attempt,
         &exchange.outcome,
         job.trigger,
@@ -86,7 +86,7 @@ pub(super) async fn attempt(
         event_type: job.event_type.clone(),
         trigger: job.trigger,
         started_at,
-        url: webhook.url.clone(),
+        url: webhook.settings.url.clone(),
         request_head,
         exchange,
     };

@@ -168,6 +168,6 @@ impl Worker {
 
     /// How long an attempt of this task may take.
     pub(super) fn timeout(&self, task: &Task) -> Duration {
-        task.known.webhook.timeout.min(self.timeout_max)
+        task.known.webhook.settings.timeout().min(self.timeout_max)
     }
 }

@@ -102,7 +102,7 @@ impl Worker {
         } else if test && self.clock.now() - task.delivery.time() > TEST_BEGINS_WITHIN {
             // Whoever asked has gone; should it have died before it could take the test back, we do.
             self.cancel(&task.hand, task.delivery, NOT_IN_TIME);
-        } else if !webhook.active && !test {
+        } else if !webhook.settings.active && !test {
             self.cancel(&task.hand, task.delivery, "webhook inactive");
         } else if webhook.pause.is_some() && !test {
             self.metrics.deliver_jobs.inc(JobResult::Held);
@@ -128,8 +128,8 @@ impl Worker {
         let offer = Offer {
             webhook: webhook.id,
             job: task.hand.number,
-            limit: webhook.max_in_flight.map_or(self.lane_in_flight_max, |max| max as usize),
-            rate: webhook.rate_limit,
+            limit: webhook.settings.in_flight_max().unwrap_or(self.lane_in_flight_max),
+            rate: webhook.settings.rate_limit,
         };
         self.lanes(|lanes| lanes.offer(offer, Instant::now(), task));
         if offer.rate.is_some() {

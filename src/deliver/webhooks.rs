@@ -81,7 +81,7 @@ impl Webhooks {
         let mut read = HashMap::with_capacity(rows.len());
         for webhook in rows {
             let id = webhook.id;
-            let url = webhook.url.parse().map_err(|error: url::ParseError| error.to_string());
+            let url = webhook.settings.url.parse().map_err(|error: url::ParseError| error.to_string());
             let epoch = epochs.get(&id).copied().unwrap_or_default();
             let known = Arc::new(Known { webhook, url, epoch });
             self.known.insert(id, Arc::clone(&known)).await;

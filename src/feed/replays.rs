@@ -7,13 +7,13 @@ use sqlx::types::Uuid;
 use super::{Feed, ROWS_MAX, Round, paces::Pacing};
 use crate::{
     broker::{CONTENT_TYPE_KEPT, Destination, Fate, Headers, Outgoing, Queue},
-    model::id::first_at,
+    model::{id::first_at, webhook::Held},
     store::{
         fault::{Fault, fault},
         feed as rows, partitions,
         replay_rows::{self as orders, Letter},
         replay_sources::next_chunk,
-        replays::{Held, Kind, Open},
+        replays::{Kind, Open},
     },
 };
 

@@ -1,13 +1,13 @@
 //! Values for tests, plain ones that a test then changes in what it is about.
 
-use std::{collections::BTreeMap, time::Duration};
+use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    CompanyId, DeliveryId, EventId, EventType, Outcome, OutcomeClass, RetryPolicy, Secret, Unreachable,
-    Waiting, Webhook, WebhookId, lane::Standing,
+    CompanyId, DeliveryId, EventId, EventType, Outcome, OutcomeClass, Secret, Unreachable, Waiting, Webhook,
+    WebhookId, lane::Standing, webhook::Settings,
 };
 
 pub(crate) fn company() -> CompanyId {
@@ -34,18 +34,15 @@ pub(crate) fn webhook() -> Webhook {
     Webhook {
         id: WebhookId(Uuid::from_u128(9)),
         company: company(),
-        name: "the bot".to_owned(),
-        url: "https://example.com/webhooks/xtsystems".to_owned(),
-        events: vec!["ticket.*".to_owned()],
-        active: true,
-        secret: Secret::new("your_secure_webhook_secret"),
+        settings: Settings {
+            name: "the bot".to_owned(),
+            url: "https://example.com/webhooks/xtsystems".to_owned(),
+            events: vec!["ticket.*".to_owned()],
+            secret: Secret::new("your_secure_webhook_secret"),
+            ..Settings::default()
+        },
         previous_secret: None,
         guide_signature_is_previous: false,
-        headers: BTreeMap::new(),
-        retry: RetryPolicy::default(),
-        timeout: Duration::from_secs(30),
-        max_in_flight: None,
-        rate_limit: None,
         lane: Standing::default(),
         pause: None,
         deleted: false,

@@ -7,6 +7,7 @@ pub(crate) mod delivery;
 pub(crate) mod envelope;
 pub(crate) mod event;
 pub(crate) mod event_schema;
+pub(crate) mod fields;
 #[cfg(test)]
 pub(crate) mod fixtures;
 pub mod id;

@@ -107,13 +107,13 @@ pub struct Draft<'a> {
 
 fn headers(draft: &Draft<'_>, body: &[u8]) -> Result<HeaderMap, String> {
     let webhook = draft.webhook;
-    let mut headers = HeaderMap::with_capacity(12 + webhook.headers.len());
+    let mut headers = HeaderMap::with_capacity(12 + webhook.settings.headers.len());
     headers.insert(header::CONTENT_TYPE, HeaderValue::from_static(CONTENT_TYPE));
     headers.insert(header::USER_AGENT, HeaderValue::from_static(USER_AGENT));
-    if webhook.headers.len() > OWN_HEADERS_MAX {
+    if webhook.settings.headers.len() > OWN_HEADERS_MAX {
         return Err(format!("the webhook has more than {OWN_HEADERS_MAX} headers of its own"));
     }
-    for (name, value) in &webhook.headers {
+    for (name, value) in &webhook.settings.headers {
         let (name, value) = own_header(name, value)?;
         headers.insert(name, value);
     }
@@ -145,14 +145,14 @@ fn ours(draft: &Draft<'_>, body: &[u8]) -> [(&'static str, String); 10] {
 /// The guide's header holds one signature, that of Standard Webhooks both while a rotation is in its grace.
 fn signatures(draft: &Draft<'_>, body: &[u8], timestamp: i64) -> (String, String) {
     let Draft { webhook, event, now, .. } = *draft;
-    let standard = webhook.secret.standard(event, timestamp, body);
+    let standard = webhook.settings.secret.standard(event, timestamp, body);
     match &webhook.previous_secret {
         Some((previous, until)) if now < *until => {
-            let guide = if webhook.guide_signature_is_previous { previous } else { &webhook.secret };
+            let guide = if webhook.guide_signature_is_previous { previous } else { &webhook.settings.secret };
             let both = format!("{standard} {}", previous.standard(event, timestamp, body));
             (guide.guide(timestamp, body), both)
         }
-        _ => (webhook.secret.guide(timestamp, body), standard),
+        _ => (webhook.settings.secret.guide(timestamp, body), standard),
     }
 }
 

@@ -19,11 +19,17 @@ pub const SCHEDULE_ENTRIES_MAX: usize = 20;
 pub const SCHEDULE_WAIT_SECONDS_MAX: u32 = 24 * 60 * 60;
 /// By how much of itself jitter lengthens or shortens a schedule's wait at most.
 pub const JITTER: f64 = 0.2;
-/// The name of the preset for receivers that may be down over a weekend.
-pub const PATIENT: &str = "patient";
+/// The schedules that have a name, with their waits in seconds.
+pub const PRESETS: [(&str, &[u32]); 1] = [
+    // For receivers that may be down over a weekend.
+    ("patient", &[5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600]),
+];
 
-const PATIENT_SECONDS: [u32; 9] =
-    [5, 5 * 60, 30 * 60, 2 * 3600, 5 * 3600, 10 * 3600, 14 * 3600, 20 * 3600, 24 * 3600];
+/// The waits of the preset of that name.
+#[must_use]
+pub fn preset(name: &str) -> Option<&'static [u32]> {
+    PRESETS.iter().find(|(known, _)| *known == name).map(|(_, waits)| *waits)
+}
 
 /// How many attempts a delivery gets, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -55,7 +61,7 @@ pub enum BadRetryPolicy {
     #[error("a wait of {0} s is not possible; between 1 s and 24 h are")]
     Wait(u64),
     /// A word that is no wait.
-    #[error("`{0}` is not a wait in whole seconds; write `{PATIENT}`, or waits as `5s,5m,2h`")]
+    #[error("`{0}` is not a wait in whole seconds; write `{name}`, or waits as `5s,5m,2h`", name = PRESETS[0].0)]
     Unreadable(String),
 }
 
@@ -84,12 +90,6 @@ impl RetryPolicy {
             Some(wait) => Err(BadRetryPolicy::Wait((*wait).into())),
             None => Ok(Self::Schedule(Schedule(seconds.into()))),
         }
-    }
-
-    /// The preset `patient`: waits of 5 s, 5 m, 30 m, 2 h, 5 h, 10 h, 14 h, 20 h and 24 h.
-    #[must_use]
-    pub fn patient() -> Self {
-        Self::Schedule(Schedule(PATIENT_SECONDS.into()))
     }
 
     /// How many attempts there are in all.
@@ -165,10 +165,10 @@ fn at_least(own: Wait, retry_after: Option<Duration>, retry_after_max: Duration)
 impl FromStr for RetryPolicy {
     type Err = BadRetryPolicy;
 
-    /// Reads `patient`, or waits as `5s,5m,2h`.
+    /// Reads the name of a preset, or waits as `5s,5m,2h`.
     fn from_str(text: &str) -> Result<Self, BadRetryPolicy> {
-        if text.trim() == PATIENT {
-            return Ok(Self::patient());
+        if let Some(waits) = preset(text.trim()) {
+            return Self::from_schedule(waits.to_vec());
         }
         Self::from_schedule(text.split(',').map(|word| seconds(word.trim())).collect::<Result<_, _>>()?)
     }
@@ -186,10 +186,13 @@ fn seconds(word: &str) -> Result<u32, BadRetryPolicy> {
 impl fmt::Display for RetryPolicy {
     /// As it is read back: `patient`, `5s,5m,2h`; a count as `3 attempts`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let named = PRESETS.iter().find(|(_, waits)| self.schedule() == Some(waits));
+        if let Some((name, _)) = named {
+            return f.write_str(name);
+        }
         match self {
             Self::Count(Count(1)) => f.write_str("1 attempt"),
             Self::Count(Count(count)) => write!(f, "{count} attempts"),
-            Self::Schedule(Schedule(waits)) if **waits == PATIENT_SECONDS => f.write_str(PATIENT),
             Self::Schedule(Schedule(waits)) => waits.iter().enumerate().try_for_each(|(n, wait)| {
                 let comma = if n == 0 { "" } else { "," };
                 let (count, unit) = match wait {

@@ -5,13 +5,17 @@
 //! as base64; any other text is its own bytes there too. Both keyed states are made once per secret, so that a
 //! request costs two short hashes and no key schedule.
 
-use std::{fmt, sync::Arc};
+use std::{
+    fmt,
+    sync::{Arc, OnceLock},
+};
 
 use base64::{
     Engine, alphabet,
     engine::{DecodePaddingMode, GeneralPurpose, GeneralPurposeConfig, general_purpose::STANDARD},
 };
 use hmac::{Hmac, KeyInit, Mac};
+use secrecy::{ExposeSecret, SecretString};
 use sha2::Sha256;
 
 use super::id::EventId;
@@ -35,9 +39,21 @@ type Keyed = Hmac<Sha256>;
 pub struct Secret(Arc<Inner>);
 
 struct Inner {
-    text: Box<str>,
+    text: SecretString,
+    /// Made with the first signature: most secrets are read from the ledger and sign nothing.
+    keyed: OnceLock<States>,
+}
+
+/// A secret, keyed for both forms.
+struct States {
     guide: Keyed,
     standard: Keyed,
+}
+
+impl PartialEq for Secret {
+    fn eq(&self, other: &Self) -> bool {
+        self.expose() == other.expose()
+    }
 }
 
 impl fmt::Debug for Secret {
@@ -50,10 +66,21 @@ impl Secret {
     /// The secret that `text` is.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        let text = text.into();
-        let guide = keyed(text.as_bytes());
-        let standard = standard_key(&text).map_or_else(|| guide.clone(), |key| keyed(&key));
-        Self(Arc::new(Inner { text: text.into(), guide, standard }))
+        Self(Arc::new(Inner { text: text.into().into(), keyed: OnceLock::new() }))
+    }
+
+    /// What stands for a secret where it is not shown.
+    #[must_use]
+    pub fn not_shown() -> Self {
+        Self::new("")
+    }
+
+    fn keyed(&self) -> &States {
+        self.0.keyed.get_or_init(|| {
+            let guide = keyed(self.expose().as_bytes());
+            let standard = standard_key(self.expose()).map_or_else(|| guide.clone(), |key| keyed(&key));
+            States { guide, standard }
+        })
     }
 
     /// A new secret: `whsec_` and the base64 of 32 bytes of the operating system's randomness.
@@ -71,13 +98,13 @@ impl Secret {
     /// The text, for the ledger and for the one answer that shows it.
     #[must_use]
     pub fn expose(&self) -> &str {
-        &self.0.text
+        self.0.text.expose_secret()
     }
 
     /// The guide's `X-XTSystems-Signature`: `sha256=` and the hex of HMAC-SHA256 over timestamp and body.
     #[must_use]
     pub fn guide(&self, timestamp: i64, body: &[u8]) -> String {
-        let mac = guide_mac(&self.0.guide, &timestamp.to_string(), body);
+        let mac = guide_mac(&self.keyed().guide, &timestamp.to_string(), body);
         let digest = mac.finalize().into_bytes();
         let mut header = String::with_capacity(GUIDE_PREFIX.len() + 2 * digest.len());
         header.push_str(GUIDE_PREFIX);
@@ -88,7 +115,7 @@ impl Secret {
     /// The `webhook-signature` of Standard Webhooks: `v1,` and the base64 of HMAC-SHA256 over `id.timestamp.body`.
     #[must_use]
     pub fn standard(&self, id: EventId, timestamp: i64, body: &[u8]) -> String {
-        let mac = standard_mac(&self.0.standard, &id.to_string(), &timestamp.to_string(), body);
+        let mac = standard_mac(&self.keyed().standard, &id.to_string(), &timestamp.to_string(), body);
         let mut header = String::with_capacity(48);
         header.push_str(STANDARD_PREFIX);
         STANDARD.encode_string(mac.finalize().into_bytes(), &mut header);
@@ -130,14 +157,14 @@ const STANDARD_PREFIX: &str = "v1,";
 #[must_use]
 pub fn verify_guide(secret: &Secret, timestamp: &str, body: &[u8], header: &str) -> bool {
     let given = header.trim().strip_prefix(GUIDE_PREFIX).and_then(from_hex);
-    given.is_some_and(|given| guide_mac(&secret.0.guide, timestamp, body).verify_slice(&given).is_ok())
+    given.is_some_and(|given| guide_mac(&secret.keyed().guide, timestamp, body).verify_slice(&given).is_ok())
 }
 
 /// Whether one of the signatures in `header`, separated by spaces, is that of Standard Webhooks over `id`,
 /// `timestamp` and `body`, compared in constant time.
 #[must_use]
 pub fn verify_standard(secret: &Secret, id: &str, timestamp: &str, body: &[u8], header: &str) -> bool {
-    let mac = standard_mac(&secret.0.standard, id, timestamp, body);
+    let mac = standard_mac(&secret.keyed().standard, id, timestamp, body);
     let given = header.split_ascii_whitespace().filter_map(|one| one.strip_prefix(STANDARD_PREFIX));
     given.filter_map(|one| STANDARD.decode(one).ok()).any(|one| mac.clone().verify_slice(&one).is_ok())
 }

@@ -117,14 +117,9 @@ impl Error {
     }
 }
 
-/// What the constraints that a caller can run into say of the value, by the constraint's name.
+/// What the constraints that a caller can run into say of the value, by the constraint's name; those of webhooks stand
+/// in their own file.
 const CONSTRAINTS: &[(&str, &str, &str)] = &[
-    ("webhooks_name_length", "name", "must have 1 to 255 characters"),
-    ("webhooks_events_not_empty", "events", "must name at least one event type, or `*` for all"),
-    ("webhooks_retry_count_range", "retry_count", "must be 1 to 20"),
-    ("webhooks_timeout_range", "timeout_seconds", "must be 1 to 60"),
-    ("webhooks_max_in_flight_range", "max_in_flight", "must be 1 to 10000"),
-    ("webhooks_rate_limit_range", "rate_limit", "must be 0.01 to 100000 a second"),
     ("company_erased", "company_id", "was erased, and nothing is kept for it any more"),
     ("replays_rate_range", "rate", "must be 1 to 10000 a second"),
 ];
@@ -142,7 +137,8 @@ impl From<sqlx::Error> for Error {
                 if constraint == "webhooks_name_key" {
                     return Self::NameTaken;
                 }
-                if let Some(&(_, field, reason)) = CONSTRAINTS.iter().find(|(name, ..)| *name == constraint) {
+                let mut known = webhooks::CONSTRAINTS.iter().chain(CONSTRAINTS);
+                if let Some(&(_, field, reason)) = known.find(|(name, ..)| *name == constraint) {
                     return Self::Refused { field, reason };
                 }
                 match refusal.code().as_deref().unwrap_or_default() {

@@ -11,9 +11,9 @@ use sqlx::{PgPool, types::Uuid};
 
 use super::{
     replay_sources::{Chunk, Source},
-    replays::{Held, Kind, Open},
+    replays::{Kind, Open},
 };
-use crate::model::{CompanyId, DeliveryId, ReplayId, WebhookId, id::first_of_day};
+use crate::model::{CompanyId, DeliveryId, ReplayId, WebhookId, id::first_of_day, webhook::Held};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]

@@ -9,7 +9,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{CompanyId, ReplayId, Status, WebhookId};
+use crate::model::{CompanyId, ReplayId, Status, WebhookId, webhook::Held};
 
 /// Up to how many deliveries of an order that have not ended are counted.
 pub const OPEN_COUNTED_MAX: i64 = 10_000;
@@ -40,17 +40,6 @@ impl Kind {
     pub(super) fn from_word(word: &str) -> Option<Self> {
         [Self::Replay, Self::Resume, Self::Recovery].into_iter().find(|kind| kind.as_str() == word)
     }
-}
-
-/// What a resume does with what was held.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Deserialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Held {
-    /// Send it, at the rate of the resume.
-    #[default]
-    Deliver,
-    /// Cancel what was held when the resume was asked for.
-    Discard,
 }
 
 /// What is to be sent again: what is listed, else everything that all the other fields allow. Times are those of

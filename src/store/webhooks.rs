@@ -3,29 +3,36 @@
 //! A company's own calls get [`Row`], the row as it stands. The pipeline gets [`Webhook`], made of it. Every change
 //! wakes the caches by the table's trigger, whoever makes it; nothing here has to remember that.
 
-use std::collections::BTreeMap;
-
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{CompanyId, Secret, Webhook, WebhookId};
+use crate::model::{CompanyId, Webhook, WebhookId, webhook::Settings};
 
 mod row;
 
-pub use row::{Change, Held, New, Row};
+pub use row::Row;
 
 /// The most webhooks that one listing gives.
 pub const LIST_MAX: i64 = 10_000;
+
+/// What the constraints of the table say of a value, by the constraint's name.
+pub(super) const CONSTRAINTS: &[(&str, &str, &str)] = &[
+    ("webhooks_name_length", "name", "must have 1 to 255 characters"),
+    ("webhooks_events_not_empty", "events", "must name at least one event type, or `*` for all"),
+    ("webhooks_retry_count_range", "retry_count", "must be 1 to 20"),
+    ("webhooks_timeout_range", "timeout_seconds", "must be 1 to 60"),
+    ("webhooks_max_in_flight_range", "max_in_flight", "must be 1 to 10000"),
+    ("webhooks_rate_limit_range", "rate_limit", "must be 0.01 to 100000 a second"),
+];
 
 /// Runs a statement whose first part makes the rows `webhook`, and reads those.
 ///
 /// A trigger counts `version` up with every change of the row.
 macro_rules! webhooks {
-    ($sql:literal $(, $argument:expr)* $(,)?) => {
-        sqlx::query_as!(
-            Row,
-            $sql + r#"
+    ($($sql:literal)+ $(, $argument:expr)* $(,)?) => {
+        sqlx::query!(
+            $($sql +)+ r#"
             select
                 id as "id!",
                 webhook.company_id as "company_id!",
@@ -35,9 +42,6 @@ macro_rules! webhooks {
                 events as "events!",
                 active as "active!",
                 secret as "secret!",
-                coalesce(previous_secret, '') as "previous_secret!",
-                previous_secret_until,
-                guide_signature_is_previous as "guide_signature_is_previous!",
                 headers::text as "headers!",
                 retry_count as "retry_count!",
                 retry_schedule,
@@ -46,6 +50,9 @@ macro_rules! webhooks {
                 rate_limit,
                 auto_recover as "auto_recover!",
                 metadata::text as "metadata!",
+                coalesce(previous_secret, '') as "previous_secret!",
+                previous_secret_until,
+                guide_signature_is_previous as "guide_signature_is_previous!",
                 paused_at,
                 paused_by,
                 pause_reason,
@@ -53,7 +60,7 @@ macro_rules! webhooks {
                 updated_at as "updated_at!",
                 created_by,
                 deleted_at,
-                version::text as "version!",
+                version as "version!",
                 l.opened_at as "opened_at?",
                 l.next_probe_at as "next_probe_at?",
                 l.held_back_until as "held_back_until?"
@@ -63,6 +70,76 @@ macro_rules! webhooks {
             "#,
             $($argument),*
         )
+        .map(|row| $crate::store::webhooks::Row {
+            id: $crate::model::WebhookId(row.id),
+            company_id: $crate::model::CompanyId(row.company_id),
+            settings: $crate::model::webhook::Settings {
+                name: row.name,
+                description: row.description,
+                url: row.url,
+                events: row.events,
+                active: row.active,
+                secret: $crate::model::Secret::new(row.secret),
+                headers: $crate::store::webhooks::row::headers(&row.headers),
+                retry_count: row.retry_count,
+                retry_schedule: row.retry_schedule,
+                timeout_seconds: row.timeout_seconds,
+                max_in_flight: row.max_in_flight,
+                rate_limit: row.rate_limit,
+                auto_recover: row.auto_recover,
+                metadata: $crate::store::webhooks::row::object(&row.metadata),
+            },
+            previous_secret: row.previous_secret,
+            previous_secret_until: row.previous_secret_until,
+            guide_signature_is_previous: row.guide_signature_is_previous,
+            paused_at: row.paused_at,
+            paused_by: row.paused_by,
+            pause_reason: row.pause_reason,
+            created_at: row.created_at,
+            updated_at: row.updated_at,
+            created_by: row.created_by,
+            deleted_at: row.deleted_at,
+            version: row.version,
+            lane: $crate::model::lane::Standing {
+                open: row.opened_at.map(|since| $crate::model::lane::Open {
+                    since,
+                    next_probe_at: row.next_probe_at.unwrap_or(since),
+                }),
+                held_back_until: row.held_back_until,
+            },
+        })
+    };
+}
+
+/// Runs a statement that writes all settings: between the three parts are the columns and the values. The values begin
+/// at `$4`.
+macro_rules! save {
+    ($before:literal, $between:literal, $after:literal, $settings:expr, $first:expr, $second:expr, $third:expr $(,)?) => {
+        webhooks!(
+            $before
+            "name, description, url, events, active, secret, headers, retry_count, retry_schedule, timeout_seconds,
+             max_in_flight, rate_limit, auto_recover, metadata"
+            $between
+            "$4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, $14, $15, $16, $17::text::json"
+            $after,
+            $first,
+            $second,
+            $third,
+            $settings.name,
+            $settings.description.as_deref(),
+            $settings.url,
+            &$settings.events,
+            $settings.active,
+            $settings.secret.expose(),
+            json(&$settings.headers),
+            $settings.retry_count,
+            $settings.retry_schedule.as_deref(),
+            $settings.timeout_seconds,
+            $settings.max_in_flight,
+            $settings.rate_limit,
+            $settings.auto_recover,
+            json(&$settings.metadata),
+        )
     };
 }
 
@@ -70,41 +147,75 @@ mod transitions;
 
 pub use transitions::{pause, resume, rotate_secret};
 
-/// Makes a webhook.
+/// A webhook to be saved.
+#[derive(Clone, Copy, Debug)]
+pub enum Saved<'a> {
+    /// A new one.
+    New {
+        /// Who makes it.
+        by: &'a str,
+    },
+    /// One whose row the transaction has locked.
+    Locked {
+        id: WebhookId,
+        /// Whether its secret is another one: then none of those before it signs any more.
+        replaces_secret: bool,
+    },
+}
+
+/// Writes the settings of a webhook, all of them; `None` where there is none to change.
 ///
 /// # Errors
 /// [`super::Error::NameTaken`], and [`super::Error::Refused`] for a value out of its range.
-pub async fn create(db: impl PgExecutor<'_>, new: New) -> Result<Row> {
-    let row = webhooks!(
-        "
-            -- webhooks.create
-            with webhook as (
-                insert into webhooks (
-                    company_id, name, description, url, events, active, secret, headers,
-                    retry_count, retry_schedule, timeout_seconds, max_in_flight, rate_limit, created_by,
-                    auto_recover, metadata)
-                values ($1, $2, $3, $4, $5, $6, $7, $8::text::json, $9, $10, $11, $12, $13, $14, $15,
-                    $16::text::json)
-                returning *
-            )",
-        new.company.uuid(),
-        new.name,
-        new.description,
-        new.url,
-        &new.events,
-        new.active,
-        new.secret.expose(),
-        as_json(&new.headers),
-        new.retry_count,
-        new.retry_schedule.as_deref(),
-        new.timeout_seconds,
-        new.max_in_flight,
-        new.rate_limit,
-        new.created_by,
-        new.auto_recover,
-        new.metadata,
-    );
-    Ok(row.fetch_one(db).await?)
+pub async fn save(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    webhook: Saved<'_>,
+    settings: &Settings,
+) -> Result<Option<Row>> {
+    let row = match webhook {
+        Saved::New { by } => {
+            let row = save!(
+                "
+                -- webhooks.create
+                with webhook as (
+                    insert into webhooks (company_id, id, created_by, ",
+                ") values ($1, $2, $3, ",
+                ") returning *
+                )",
+                settings,
+                company.uuid(),
+                Uuid::new_v4(),
+                by,
+            );
+            row.fetch_optional(db).await?
+        }
+        Saved::Locked { id, replaces_secret } => {
+            let row = save!(
+                "
+                -- webhooks.update
+                with webhook as (
+                    update webhooks
+                    set previous_secret = case when $3 then null else previous_secret end,
+                        previous_secret_until = case when $3 then null else previous_secret_until end,
+                        updated_at = now(),
+                        (",
+                ") = (",
+                ")
+                    where company_id = $1
+                        and id = $2
+                        and deleted_at is null
+                    returning *
+                )",
+                settings,
+                company.uuid(),
+                id.uuid(),
+                replaces_secret,
+            );
+            row.fetch_optional(db).await?
+        }
+    };
+    Ok(row)
 }
 
 /// The living webhooks of a company by name, [`LIST_MAX`] at most.
@@ -211,68 +322,6 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> 
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Changes what is named; `None` where the company has no such webhook.
-///
-/// # Errors
-/// As [`create`].
-pub async fn update(
-    db: impl PgExecutor<'_>,
-    company: CompanyId,
-    id: WebhookId,
-    change: Change,
-) -> Result<Option<Row>> {
-    let row = webhooks!(
-        "
-            -- webhooks.update
-            with webhook as (
-                update webhooks
-                set name = coalesce($3, name),
-                    description = case when $4 then $5 else description end,
-                    url = coalesce($6, url),
-                    events = coalesce($7, events),
-                    active = coalesce($8, active),
-                    secret = coalesce($9, secret),
-                    -- A secret given here replaces at once: none of those before it signs any more.
-                    previous_secret = case when $9 is null then previous_secret end,
-                    previous_secret_until = case when $9 is null then previous_secret_until end,
-                    headers = coalesce($10::text::json, headers),
-                    retry_count = coalesce($11, retry_count),
-                    retry_schedule = case when $12 then $13 else retry_schedule end,
-                    timeout_seconds = coalesce($14, timeout_seconds),
-                    max_in_flight = case when $15 then $16 else max_in_flight end,
-                    rate_limit = case when $17 then $18 else rate_limit end,
-                    auto_recover = coalesce($19, auto_recover),
-                    metadata = coalesce($20::text::json, metadata),
-                    updated_at = now()
-                where company_id = $1
-                    and id = $2
-                    and deleted_at is null
-                returning *
-            )",
-        company.uuid(),
-        id.uuid(),
-        change.name,
-        change.description.is_some(),
-        change.description.flatten(),
-        change.url,
-        change.events.as_deref(),
-        change.active,
-        change.secret.as_ref().map(Secret::expose),
-        change.headers.as_ref().map(as_json),
-        change.retry_count,
-        change.retry_schedule.is_some(),
-        change.retry_schedule.as_ref().and_then(Option::as_deref),
-        change.timeout_seconds,
-        change.max_in_flight.is_some(),
-        change.max_in_flight.flatten(),
-        change.rate_limit.is_some(),
-        change.rate_limit.flatten(),
-        change.auto_recover,
-        change.metadata,
-    );
-    Ok(row.fetch_optional(db).await?)
-}
-
 /// Marks a webhook deleted; its name is free again, its history stays. `None` where there is none.
 pub async fn delete(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<Row>> {
     let row = webhooks!(
@@ -308,6 +357,7 @@ pub async fn by_ids(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Webhook
     Ok(rows.fetch_all(db).await?.into_iter().map(Webhook::from).collect())
 }
 
-fn as_json(headers: &BTreeMap<String, String>) -> String {
-    serde_json::to_string(headers).expect("texts by text always make JSON")
+/// What a column of JSON is given.
+fn json(value: &impl serde::Serialize) -> String {
+    serde_json::to_string(value).expect("texts, and what was JSON before, always make JSON")
 }

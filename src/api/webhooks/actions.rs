@@ -84,11 +84,11 @@ pub(super) async fn resume(
     seen: IfMatch,
     OptionalObject(body): OptionalObject,
 ) -> Result<(axum::http::HeaderMap, axum::Json<Resumed>), Problem> {
-    let held = check::resume(body.fields)?;
+    let (held, rate) = check::resume(body.fields)?;
     let company = tenant.company;
     let mut tx = api.parts.changes.begin().await?;
     let before = locked(&mut tx, &tenant, id, &seen).await?;
-    let resumed = table::resume(&mut *tx, company, id, &tenant.caller.actor, held).await?;
+    let resumed = table::resume(&mut *tx, company, id, &tenant.caller.actor, held, rate).await?;
     let order = replays::resuming(&mut *tx, company, id).await?;
     let row = match resumed {
         Some(row) => {
@@ -98,7 +98,7 @@ pub(super) async fn resume(
         }
         None => before,
     };
-    let headers = etag(&row.version);
+    let headers = etag(row.version);
     Ok((headers, axum::Json(Resumed { webhook: row.into(), replay_id: order.map(|order| order.id.uuid()) })))
 }
 
@@ -132,7 +132,7 @@ pub(super) async fn rotate_secret(
     key: Key,
     OptionalObject(body): OptionalObject,
 ) -> Result<Response, Problem> {
-    let rotation = check::rotation(body.fields)?;
+    let rotation = check::rotation(body.fields, &api.parts.receivers)?;
     let company = tenant.company;
     let mut tx = api.parts.changes.begin().await?;
     let claim = match key.claim(&mut tx, &tenant.caller, Some(company), &body.bytes).await? {
@@ -145,7 +145,7 @@ pub(super) async fn rotate_secret(
         table::rotate_secret(&mut *tx, company, id, &secret, grace, guide_signature_is_previous).await?;
     let row = rotated.ok_or_else(not_found)?;
     written_down(&mut tx, &tenant.caller, "webhook.rotate_secret", Some(&before), Some(&row)).await?;
-    let headers = etag(&row.version);
+    let headers = etag(row.version);
     let mut response = claim.keep(&mut tx, StatusCode::OK, &Webhook::with_secret(row)).await?;
     tx.commit().await?;
     response.headers_mut().extend(headers);

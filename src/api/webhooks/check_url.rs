@@ -12,8 +12,9 @@ use super::{
     warnings,
 };
 use crate::{
-    api::{Api, access::Tenant, extract::Object, fields::Fields, problem::Problem},
+    api::{Api, access::Tenant, extract::Object, problem::Problem},
     egress::{Address, Looked},
+    model::{fields::Fields, webhook::settings},
 };
 
 /// A certificate that expires sooner is warned of.
@@ -38,7 +39,7 @@ pub(super) async fn check_url(
     body: Object,
 ) -> Result<axum::Json<CheckedUrl>, Problem> {
     let mut fields = Fields::of(body.fields);
-    let url = fields.need("url", check::url(&api.parts.receivers));
+    let url = settings::read_url(&mut fields, &check::receivers(&api.parts.receivers));
     fields.end()?;
     let url = url.and_then(|url| url::Url::parse(&url).ok());
     let url = url.ok_or_else(|| Problem::field("url", "cannot be read"))?;

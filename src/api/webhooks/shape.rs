@@ -1,15 +1,11 @@
 //! A webhook as callers see it: the guide's columns under the guide's names, and the product's beside them.
 
-use std::collections::BTreeMap;
-
 use chrono::{DateTime, Utc};
-use secrecy::ExposeSecret;
 use serde::{Deserialize, Serialize};
-use serde_json::{Map, Value};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::store::webhooks;
+use crate::{model::webhook::Settings, store::webhooks};
 
 /// A webhook.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
@@ -18,19 +14,10 @@ pub struct Webhook {
     pub id: Uuid,
     /// Whose it is.
     pub company_id: Uuid,
-    /// Unique in the company.
-    #[schema(example = "Discord Bot Integration")]
-    pub name: String,
-    /// A note for people.
-    #[schema(required = true)]
-    pub description: Option<String>,
-    /// Where events are posted to.
-    #[schema(example = "https://bot.example.com/webhooks/xtsystems")]
-    pub url: String,
-    /// The types wanted: `ticket.created`, `ticket.*`, or `*` for all.
-    pub events: Vec<String>,
-    /// Whether events are matched with it.
-    pub active: bool,
+    /// What its owner has set; the secret is not among it.
+    #[serde(flatten)]
+    #[schema(inline)]
+    pub settings: Settings,
     /// Signs every request. Shown on creation and rotation only.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
@@ -40,27 +27,6 @@ pub struct Webhook {
     pub previous_secret_until: Option<DateTime<Utc>>,
     /// Which secret signs the guide's header until then: `new` or `previous`.
     pub guide_signature: String,
-    /// Headers of its own.
-    pub headers: BTreeMap<String, String>,
-    /// Attempts in all, where there is no schedule.
-    pub retry_count: i32,
-    /// Waits between attempts in seconds, instead of a count.
-    #[schema(required = true)]
-    pub retry_schedule: Option<Vec<i32>>,
-    /// The whole time an attempt may take, in seconds.
-    pub timeout_seconds: i32,
-    /// Requests at once from each worker; null for the service's default.
-    #[schema(required = true)]
-    pub max_in_flight: Option<i32>,
-    /// Requests a second over all workers; null for no limit.
-    #[schema(required = true)]
-    pub rate_limit: Option<f64>,
-    /// Whether the end of an outage sends again what was given up in it.
-    pub auto_recover: bool,
-    /// What its owner keeps beside it; the service only hands it back.
-    #[serde(default)]
-    #[schema(required = true)]
-    pub metadata: Map<String, Value>,
     /// Since when it is paused.
     #[schema(required = true)]
     pub paused_at: Option<DateTime<Utc>>,
@@ -192,7 +158,7 @@ impl Webhook {
     /// With its secret: the one time it is shown.
     #[must_use]
     pub fn with_secret(row: webhooks::Row) -> Self {
-        let secret = row.secret.expose_secret().to_owned();
+        let secret = row.settings.secret.expose().to_owned();
         Self { secret: Some(secret), ..row.into() }
     }
 }
@@ -200,31 +166,19 @@ impl Webhook {
 impl From<webhooks::Row> for Webhook {
     fn from(row: webhooks::Row) -> Self {
         Self {
-            headers: row.headers(),
-            metadata: row.metadata(),
-            warnings: Vec::new(),
             id: row.id.uuid(),
             company_id: row.company_id.uuid(),
-            name: row.name,
-            description: row.description,
-            url: row.url,
-            events: row.events,
-            active: row.active,
+            settings: row.settings,
             secret: None,
             previous_secret_until: row.previous_secret_until,
             guide_signature: if row.guide_signature_is_previous { "previous" } else { "new" }.to_owned(),
-            retry_count: row.retry_count,
-            retry_schedule: row.retry_schedule,
-            timeout_seconds: row.timeout_seconds,
-            max_in_flight: row.max_in_flight,
-            rate_limit: row.rate_limit,
-            auto_recover: row.auto_recover,
             paused_at: row.paused_at,
             paused_by: row.paused_by,
             pause_reason: row.pause_reason,
             created_at: row.created_at,
             updated_at: row.updated_at,
             created_by: row.created_by,
+            warnings: Vec::new(),
         }
     }
 }

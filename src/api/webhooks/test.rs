@@ -60,8 +60,7 @@ pub(super) async fn test(
     Id(id): Id<WebhookId>,
 ) -> Result<axum::Json<Tested>, Problem> {
     let webhook = table::get(&api.parts.reads, tenant.company, id).await?.ok_or_else(not_found)?;
-    let timeout = Duration::from_secs(u64::try_from(webhook.timeout_seconds).unwrap_or_default());
-    let end = Instant::now() + timeout.min(api.parts.receivers.timeout_max) + TURN;
+    let end = Instant::now() + webhook.settings.timeout().min(api.parts.receivers.timeout_max) + TURN;
     let test = Test::write(&api, tenant.company, id).await?;
     let fate = test.publish(&api).await?;
     Ok(axum::Json(test.watch(&api, fate, end).await?))

@@ -2,7 +2,7 @@
 //!
 //! What they say is judged by the API; here it is only read.
 
-use clap::ArgAction;
+use clap::Arg;
 use serde::Serialize;
 use serde_json::{Map, Value};
 
@@ -10,76 +10,22 @@ use super::{
     super::{client::Remote, failure::Failure},
     One,
 };
-use crate::model::RetryPolicy;
+use crate::model::{RetryPolicy, webhook::settings::TIMEOUT_SECONDS_DEFAULT};
 
 /// A new webhook.
 #[derive(clap::Args, Debug)]
+#[command(mut_args(of_a_new_one))]
 pub(in crate::cli) struct Create {
     #[command(flatten)]
     remote: Remote,
-    /// A name, unique in the company
-    #[arg(long, value_name = "TEXT")]
-    name: String,
-    /// Where to post
-    #[arg(long)]
-    url: String,
-    /// Event types wanted: `ticket.created,asset.*`, or `*` for all
-    #[arg(long, value_name = "TYPES", required = true, value_delimiter = ',')]
-    events: Vec<String>,
-    /// Signs every request [default: one is made, of the form `whsec_…`]
-    #[arg(long, env = "WEBHOOK_SECRET", value_name = "TEXT", hide_env_values = true)]
-    secret: Option<String>,
-    /// A header of its own, as `Name: value`; may be repeated
-    #[arg(long, value_name = "HEADER")]
-    headers: Vec<String>,
-    /// Whether events are matched with it
-    #[arg(long, value_name = "BOOL", default_value_t = true, action = ArgAction::Set)]
-    active: bool,
-    /// Attempts in all, 1 to 20, with waits of 1, 2, 4 … 64 s between them [default: 3]
-    #[arg(long, value_name = "N")]
-    retry_count: Option<i32>,
-    /// Waits instead of a count: `5s,5m,2h`, or `patient` for three days
-    #[arg(long, value_name = "WAITS")]
-    retry_schedule: Option<String>,
-    /// The whole time an attempt may take, 1 to 60 s
-    #[arg(long, value_name = "SECONDS", default_value_t = 30)]
-    timeout_seconds: i32,
-    /// Requests at once from each worker [default: LANE_IN_FLIGHT_MAX]
-    #[arg(long, value_name = "N")]
-    max_in_flight: Option<i32>,
-    /// Requests a second over all workers [default: as many as there are]
-    #[arg(long, value_name = "PER_SECOND")]
-    rate_limit: Option<f64>,
-    /// After an outage, send again what was given up in it
-    #[arg(long, value_name = "BOOL", default_value_t = false, default_missing_value = "true", num_args = 0..=1, require_equals = true, action = ArgAction::Set)]
-    auto_recover: bool,
-    /// A note for people
-    #[arg(long, value_name = "TEXT")]
-    description: Option<String>,
-    /// A JSON object to be kept beside it
-    #[arg(long, value_name = "JSON", value_parser = object)]
-    metadata: Option<Object>,
+    #[command(flatten)]
+    settings: Settings,
 }
 
 impl Create {
     /// Whom to ask, and with what.
     pub(super) fn asked(self) -> Result<(Remote, Object), Failure> {
-        let mut body = Object::new();
-        set(&mut body, "name", Some(self.name));
-        set(&mut body, "url", Some(self.url));
-        set(&mut body, "events", Some(self.events));
-        set(&mut body, "secret", self.secret);
-        set(&mut body, "headers", Some(headers(&self.headers)?).filter(|headers| !headers.is_empty()));
-        set(&mut body, "active", Some(self.active));
-        set(&mut body, "retry_count", self.retry_count);
-        set(&mut body, "retry_schedule", self.retry_schedule.as_deref().map(schedule).transpose()?);
-        set(&mut body, "timeout_seconds", Some(self.timeout_seconds));
-        set(&mut body, "max_in_flight", self.max_in_flight);
-        set(&mut body, "rate_limit", self.rate_limit);
-        set(&mut body, "auto_recover", Some(self.auto_recover));
-        set(&mut body, "description", self.description);
-        set(&mut body, "metadata", self.metadata);
-        Ok((self.remote, body))
+        Ok((self.remote, self.settings.body()?))
     }
 }
 
@@ -88,6 +34,20 @@ impl Create {
 pub(in crate::cli) struct Update {
     #[command(flatten)]
     one: One,
+    #[command(flatten)]
+    settings: Settings,
+}
+
+impl Update {
+    /// Which webhook, and what is to be changed of it.
+    pub(super) fn asked(self) -> Result<(One, Object), Failure> {
+        Ok((self.one, self.settings.body()?))
+    }
+}
+
+/// What can be set of a webhook. `none` empties a field, or puts it back to its default.
+#[derive(clap::Args, Debug)]
+struct Settings {
     /// A name, unique in the company
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
@@ -97,25 +57,25 @@ pub(in crate::cli) struct Update {
     /// Event types wanted: `ticket.created,asset.*`, or `*` for all
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     events: Option<Vec<String>>,
-    /// Another secret, at once; `rotate-secret` gives receivers time
+    /// Signs every request, from now on; `rotate-secret` gives receivers time [a new webhook without one: it is made]
     #[arg(long, value_name = "TEXT")]
     secret: Option<String>,
-    /// The headers of its own, all of them, each as `Name: value`; `none` for none
+    /// A header of its own, as `Name: value`; may be repeated, and those given are all; `none` for none
     #[arg(long, value_name = "HEADER")]
     headers: Option<Vec<String>>,
     /// Whether events are matched with it; what is pending of an inactive one is cancelled
     #[arg(long, value_name = "BOOL")]
     active: Option<bool>,
-    /// Attempts in all, 1 to 20; counts where there is no schedule
+    /// Attempts in all, 1 to 20, with waits of 1, 2, 4 … 64 s between them, where there is no schedule [a new webhook: 3]
     #[arg(long, value_name = "N")]
     retry_count: Option<i32>,
-    /// Waits instead of a count: `5s,5m,2h`, `patient`, or `none`
+    /// Waits instead of a count: `5s,5m,2h`, `patient` for three days, or `none`
     #[arg(long, value_name = "WAITS")]
     retry_schedule: Option<String>,
     /// The whole time an attempt may take, 1 to 60 s
     #[arg(long, value_name = "SECONDS")]
     timeout_seconds: Option<i32>,
-    /// Requests at once from each worker, or `none` for the service's default
+    /// Requests at once from each worker, or `none` for the service's default, LANE_IN_FLIGHT_MAX
     #[arg(long, value_name = "N", value_parser = or_none::<i32>)]
     max_in_flight: Option<OrNone<i32>>,
     /// Requests a second over all workers, or `none` for as many as there are
@@ -132,9 +92,9 @@ pub(in crate::cli) struct Update {
     metadata: Option<Object>,
 }
 
-impl Update {
-    /// Which webhook, and what is to be changed of it.
-    pub(super) fn asked(self) -> Result<(One, Object), Failure> {
+impl Settings {
+    /// The body that names what is given.
+    fn body(self) -> Result<Object, Failure> {
         let mut body = Object::new();
         set(&mut body, "name", self.name);
         set(&mut body, "url", self.url);
@@ -150,7 +110,19 @@ impl Update {
         set(&mut body, "auto_recover", self.auto_recover);
         set(&mut body, "description", self.description.map(|value| value.0));
         set(&mut body, "metadata", self.metadata);
-        Ok((self.one, body))
+        Ok(body)
+    }
+}
+
+/// What an argument says of a new webhook: what there must be, and what help shows as the default.
+fn of_a_new_one(arg: Arg) -> Arg {
+    match arg.get_id().as_str() {
+        "name" | "url" | "events" => arg.required(true),
+        "secret" => arg.env("WEBHOOK_SECRET").hide_env_values(true),
+        "active" => arg.default_value("true"),
+        "auto_recover" => arg.default_value("false"),
+        "timeout_seconds" => arg.default_value(TIMEOUT_SECONDS_DEFAULT.to_string()),
+        _ => arg,
     }
 }
 

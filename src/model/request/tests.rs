@@ -102,7 +102,7 @@ fn own_headers_may_replace_content_type_and_user_agent_and_join_the_others() {
         ("User-Agent", "me"),
         ("Authorization", "Bearer s3cret"),
     ];
-    webhook.headers = own.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
+    webhook.settings.headers = own.map(|(name, value)| (name.to_owned(), value.to_owned())).into();
     let headers = headers_of(&webhook, at(5), None).unwrap();
     assert_eq!(headers.len(), 13);
     assert_eq!(value(&headers, "content-type"), "application/cloudevents+json");
@@ -143,7 +143,7 @@ fn reserved_headers_are_a_fault_by_name_and_never_show_their_value() {
             format!("the header `{}` is set by this service and cannot be given", name.to_lowercase());
         assert_eq!(check_header(name, "s3cret"), Err(expected.clone()));
         let mut webhook = webhook();
-        webhook.headers.insert(name.to_owned(), "s3cret".to_owned());
+        webhook.settings.headers.insert(name.to_owned(), "s3cret".to_owned());
         assert_eq!(headers_of(&webhook, at(5), None).unwrap_err(), expected);
     }
 }
@@ -174,9 +174,9 @@ fn a_header_must_be_one_that_can_be_sent() {
 #[test]
 fn a_webhook_has_so_many_headers_of_its_own_and_no_more() {
     let mut webhook = webhook();
-    webhook.headers = (0..32).map(|n| (format!("x-{n}"), String::new())).collect();
+    webhook.settings.headers = (0..32).map(|n| (format!("x-{n}"), String::new())).collect();
     assert_eq!(headers_of(&webhook, at(5), None).unwrap().len(), 12 + 32);
-    webhook.headers.insert("x-32".to_owned(), String::new());
+    webhook.settings.headers.insert("x-32".to_owned(), String::new());
     let expected = "the webhook has more than 32 headers of its own";
     assert_eq!(headers_of(&webhook, at(5), None).unwrap_err(), expected);
 }

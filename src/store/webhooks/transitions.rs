@@ -5,9 +5,9 @@ use std::time::Duration;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::{Held, Row};
+use super::Row;
 use crate::{
-    model::{CompanyId, ReplayId, Secret, WebhookId},
+    model::{CompanyId, ReplayId, Secret, WebhookId, webhook::Held},
     store::Result,
 };
 
@@ -45,16 +45,17 @@ pub async fn pause(
 /// Ends a pause, and orders in the same statement what becomes of what it held. `None` where nothing was paused.
 ///
 /// The order is a row of `replays` of the kind `resume`, whose filter is `{"held":"deliver"}` or
-/// `{"held":"discard"}`; feed works on it. One that is still open is given the new order.
+/// `{"held":"discard"}`, at most `rate` deliveries a second; feed works on it. One that is still open is given the new order.
 pub async fn resume(
     db: impl PgExecutor<'_>,
     company: CompanyId,
     id: WebhookId,
     by: &str,
     held: Held,
+    rate: i32,
 ) -> Result<Option<Row>> {
     let (filter, rate) = match held {
-        Held::Deliver { rate } => (r#"{"held":"deliver"}"#, rate),
+        Held::Deliver => (r#"{"held":"deliver"}"#, rate),
         Held::Discard => (r#"{"held":"discard"}"#, DISCARD_RATE),
     };
     let row = webhooks!(

@@ -235,27 +235,16 @@ impl App {
     /// Registers a webhook of a company; `more` are further columns of the guide or the product.
     pub async fn webhook(&self, company: Uuid, url: &str, more: Value) -> Uuid {
         let id = Uuid::new_v4();
-        let field = |name: &str| more.get(name).cloned().unwrap_or(Value::Null);
-        let list = |name: &str| -> Option<Vec<String>> { serde_json::from_value(field(name)).ok() };
+        let mut row = json!({
+            "id": id, "company_id": company, "name": id, "url": url, "events": WHAT_XTSYSTEMS_PUBLISHES, "secret": SECRET,
+            "headers": {}, "retry_count": 3, "timeout_seconds": 30, "active": true, "auto_recover": false, "metadata": {},
+            "guide_signature_is_previous": false, "created_at": "now", "updated_at": "now", "version": 1,
+        });
+        row.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
         sqlx::query(
-            "insert into webhooks (id, company_id, name, url, events, secret, headers, retry_count, retry_schedule,
-                                   timeout_seconds, max_in_flight, active, rate_limit, auto_recover)
-             values ($1, $2, $3, $4, $5, $6, $7::text::json, $8, $9, $10, $11, $12, $13, $14)",
+            "insert into webhooks select * from json_populate_record(null::webhooks, $1::text::json)",
         )
-        .bind(id)
-        .bind(company)
-        .bind(field("name").as_str().map_or_else(|| id.to_string(), ToOwned::to_owned))
-        .bind(url)
-        .bind(list("events").unwrap_or_else(|| WHAT_XTSYSTEMS_PUBLISHES.map(str::to_owned).to_vec()))
-        .bind(field("secret").as_str().unwrap_or(SECRET))
-        .bind(if field("headers").is_object() { field("headers").to_string() } else { "{}".to_owned() })
-        .bind(field("retry_count").as_i64().unwrap_or(3) as i32)
-        .bind(serde_json::from_value::<Vec<i32>>(field("retry_schedule")).ok())
-        .bind(field("timeout_seconds").as_i64().unwrap_or(30) as i32)
-        .bind(field("max_in_flight").as_i64().map(|n| n as i32))
-        .bind(field("active").as_bool().unwrap_or(true))
-        .bind(field("rate_limit").as_f64())
-        .bind(field("auto_recover").as_bool().unwrap_or(false))
+        .bind(row.to_string())
         .execute(&self.pool)
         .await
         .expect("the webhook can be written");

@@ -1,8 +1,13 @@
 use serde_json::json;
-use uuid::Uuid;
 
 use super::*;
-use crate::api::problem::Kind;
+use crate::{
+    api::problem::Kind,
+    model::{
+        request,
+        webhook::settings::{DESCRIPTION_CHARACTERS_MAX, EVENTS_GIVEN_MAX, EVENTS_MAX, METADATA_BYTES_MAX},
+    },
+};
 
 fn object(value: Value) -> Map<String, Value> {
     let Value::Object(object) = value else { panic!("{value}") };
@@ -13,8 +18,8 @@ fn rules(require_https: bool) -> egress::Config {
     egress::Config { require_https, ..egress::Config::default() }
 }
 
-fn made(body: Value) -> Result<(New, Vec<Warning>), Problem> {
-    create(object(body), CompanyId(Uuid::from_u128(1)), "tester", &rules(false))
+fn made(body: Value) -> Result<(Settings, Vec<Warning>), Problem> {
+    settings(object(body), None, &rules(false)).map(|checked| (checked.settings, checked.warnings))
 }
 
 fn good() -> Value {
@@ -34,7 +39,6 @@ fn what_is_left_out_has_the_guides_defaults() {
     assert_eq!((new.active, new.retry_count, new.timeout_seconds), (true, 3, 30));
     assert!(new.headers.is_empty() && new.retry_schedule.is_none() && !new.auto_recover);
     assert!(new.secret.expose().starts_with("whsec_"));
-    assert_eq!(new.created_by.as_deref(), Some("tester"));
     assert_eq!(odd, []);
     let (new, _) = made(with("secret", Value::Null)).unwrap();
     assert!(new.secret.expose().starts_with("whsec_"), "null is as good as nothing");
@@ -135,9 +139,8 @@ fn a_name_may_be_in_any_script() {
 #[test]
 fn https_can_be_required() {
     let plain = object(with("url", json!("http://example.com/")));
-    let company = CompanyId(Uuid::from_u128(1));
-    assert!(create(plain.clone(), company, "", &rules(false)).is_ok());
-    let text = format!("{:?}", create(plain, company, "", &rules(true)).unwrap_err());
+    assert!(settings(plain.clone(), None, &rules(false)).is_ok());
+    let text = format!("{:?}", settings(plain, None, &rules(true)).unwrap_err());
     assert!(text.contains("REQUIRE_HTTPS"), "{text}");
 }
 
@@ -168,27 +171,37 @@ fn a_schedule_is_a_list_of_seconds_or_a_preset() {
 
 #[test]
 fn a_change_holds_what_is_named_and_null_resets() {
-    let change = |body: Value| update(object(body), false, &rules(false)).unwrap();
+    let (before, _) = made(json!({"name": "bot", "url": "https://example.com/hook", "events": ["ticket.created"],
+        "secret": "sixteen letters and more", "headers": {"X-A": "1"}, "retry_count": 7, "timeout_seconds": 5,
+        "active": false, "retry_schedule": [5], "metadata": {"a": 1}, "description": "a note", "max_in_flight": 3}))
+    .unwrap();
+    let change = |body: Value| settings(object(body), Some(before.clone()), &rules(false)).unwrap();
     let nothing = change(json!({}));
-    assert_eq!(format!("{:?}", nothing.change), format!("{:?}", Change::default()));
-    assert!(!nothing.shows_secret);
+    assert_eq!(nothing.settings, before);
+    assert!(!nothing.shows_secret && !nothing.replaces_secret && nothing.events.is_none());
     let some =
         change(json!({"active": false, "rate_limit": 2.5, "max_in_flight": null, "events": ["*", "*"]}));
-    assert_eq!((some.change.active, some.change.rate_limit), (Some(false), Some(Some(2.5))));
-    assert_eq!((some.change.max_in_flight, some.change.events), (Some(None), Some(vec!["*".to_owned()])));
+    assert_eq!((some.settings.active, some.settings.rate_limit), (false, Some(2.5)));
+    assert_eq!((some.settings.max_in_flight, &some.settings.events), (None, &vec!["*".to_owned()]));
+    let rest =
+        Settings { rate_limit: None, max_in_flight: Some(3), events: before.events.clone(), ..some.settings };
+    assert_eq!(rest, before, "what is not named stays");
     let reset = change(json!({"secret": null, "headers": null, "retry_count": null, "timeout_seconds": null,
         "active": null, "retry_schedule": null, "metadata": null, "description": null}));
-    assert!(reset.shows_secret && reset.change.secret.unwrap().expose().starts_with("whsec_"));
-    assert!(reset.change.headers.unwrap().is_empty());
-    assert_eq!((reset.change.retry_count, reset.change.timeout_seconds), (Some(3), Some(30)));
-    assert_eq!((reset.change.active, reset.change.retry_schedule), (Some(true), Some(None)));
-    assert_eq!(reset.change.metadata.as_deref(), Some("{}"));
-    assert_eq!(reset.change.description, Some(None));
+    assert!(reset.shows_secret && reset.replaces_secret);
+    let reset = reset.settings;
+    assert!(reset.secret.expose().starts_with("whsec_"));
+    assert!(reset.headers.is_empty());
+    assert_eq!((reset.retry_count, reset.timeout_seconds), (3, 30));
+    assert_eq!((reset.active, reset.retry_schedule), (true, None));
+    assert!(reset.metadata.is_empty());
+    assert_eq!(reset.description, None);
     for field in ["name", "url", "events"] {
-        let refused = update(object(json!({field: null})), false, &rules(false)).unwrap_err();
+        let refused =
+            settings(object(json!({field: null})), Some(before.clone()), &rules(false)).unwrap_err();
         assert!(format!("{refused:?}").contains("no default"), "{field}");
     }
-    let odd = update(object(json!({"retry_count": 5})), true, &rules(false)).unwrap().warnings;
+    let odd = change(json!({"retry_count": 5})).warnings;
     assert_eq!(odd.len(), 1);
 }
 

@@ -3,11 +3,43 @@
 //! A field is not there, null, or something; what its absence and its null mean is the caller's to say. What is left in
 //! the end was not asked for.
 
-use std::fmt::Display;
+use std::{borrow::Cow, fmt::Display};
 
+use serde::Serialize;
 use serde_json::{Map, Value};
+use utoipa::ToSchema;
 
-use super::problem::{FieldError, Problem};
+/// A field that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
+pub struct FieldError {
+    /// The field as the request names it, with a path into lists: `events[2]`.
+    #[schema(example = "url")]
+    pub field: Cow<'static, str>,
+    /// What is wrong with it, and what it must be.
+    #[schema(example = "must be absolute, as in https://example.com/hook")]
+    pub message: String,
+}
+
+impl FieldError {
+    /// This field, with what it must be.
+    pub fn new(field: impl Into<Cow<'static, str>>, message: impl Display) -> Self {
+        Self { field: field.into(), message: format!("{message}") }
+    }
+}
+
+/// Every field of a body that is wrong.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Invalid(pub Vec<FieldError>);
+
+/// What is wrong with a value: messages, each with the path inside the value, empty for the value itself.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Wrong(pub Vec<(String, String)>);
+
+impl From<String> for Wrong {
+    fn from(message: String) -> Self {
+        Self(vec![(String::new(), message)])
+    }
+}
 
 /// What stands in a body under a name.
 #[derive(Clone, Debug, PartialEq)]
@@ -29,21 +61,12 @@ impl<T> Field<T> {
         }
     }
 
-    /// What a change makes of the column: nothing, the default, or the value.
+    /// What a change makes of a setting: nothing, the default, or the value.
     pub fn or_default(self, default: impl FnOnce() -> T) -> Option<T> {
         match self {
             Self::Absent => None,
             Self::Null => Some(default()),
             Self::Given(value) => Some(value),
-        }
-    }
-
-    /// What a change makes of a column that may be empty.
-    pub fn or_empty(self) -> Option<Option<T>> {
-        match self {
-            Self::Absent => None,
-            Self::Null => Some(None),
-            Self::Given(value) => Some(Some(value)),
         }
     }
 }
@@ -73,14 +96,20 @@ impl Fields {
 
     /// Takes a field that `read` makes something of, or says what is wrong with. Wrong is as good as absent from there
     /// on: the request fails in the end.
-    pub fn read<T>(&mut self, name: &'static str, read: impl FnOnce(Value) -> Result<T, String>) -> Field<T> {
+    pub fn read<T, E: Into<Wrong>>(
+        &mut self,
+        name: &'static str,
+        read: impl FnOnce(Value) -> Result<T, E>,
+    ) -> Field<T> {
         match self.take(name) {
             Field::Absent => Field::Absent,
             Field::Null => Field::Null,
             Field::Given(value) => match read(value) {
                 Ok(value) => Field::Given(value),
                 Err(wrong) => {
-                    self.wrong(name, wrong);
+                    for (path, message) in wrong.into().0 {
+                        self.wrong(format!("{name}{path}"), message);
+                    }
                     Field::Absent
                 }
             },
@@ -88,10 +117,10 @@ impl Fields {
     }
 
     /// The same where there must be something.
-    pub fn need<T>(
+    pub fn need<T, E: Into<Wrong>>(
         &mut self,
         name: &'static str,
-        read: impl FnOnce(Value) -> Result<T, String>,
+        read: impl FnOnce(Value) -> Result<T, E>,
     ) -> Option<T> {
         if !self.left.contains_key(name) {
             self.wrong(name, "is missing");
@@ -101,10 +130,10 @@ impl Fields {
     }
 
     /// The same where there may be nothing, but no null: the field has no default.
-    pub fn not_null<T>(
+    pub fn not_null<T, E: Into<Wrong>>(
         &mut self,
         name: &'static str,
-        read: impl FnOnce(Value) -> Result<T, String>,
+        read: impl FnOnce(Value) -> Result<T, E>,
     ) -> Option<T> {
         match self.read(name, read) {
             Field::Given(value) => Some(value),
@@ -117,7 +146,7 @@ impl Fields {
     }
 
     /// Takes note that a field is wrong.
-    pub fn wrong(&mut self, name: impl Into<std::borrow::Cow<'static, str>>, message: impl Display) {
+    pub fn wrong(&mut self, name: impl Into<Cow<'static, str>>, message: impl Display) {
         self.errors.push(FieldError::new(name, message));
     }
 
@@ -130,8 +159,8 @@ impl Fields {
     ///
     /// # Errors
     /// Where anything is.
-    pub fn end(self) -> Result<(), Problem> {
-        if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
+    pub fn end(self) -> Result<(), Invalid> {
+        if self.errors.is_empty() { Ok(()) } else { Err(Invalid(self.errors)) }
     }
 }
 
@@ -267,9 +296,9 @@ mod tests {
 
     #[test]
     fn absence_null_and_a_value_are_three_things() {
-        assert_eq!(Field::<u8>::Absent.or_empty(), None);
-        assert_eq!(Field::<u8>::Null.or_empty(), Some(None));
-        assert_eq!(Field::Given(1).or_empty(), Some(Some(1)));
+        assert_eq!(Field::<Option<u8>>::Absent.or_default(|| None), None);
+        assert_eq!(Field::<Option<u8>>::Null.or_default(|| None), Some(None));
+        assert_eq!(Field::Given(Some(1)).or_default(|| None), Some(Some(1)));
         assert_eq!(Field::<u8>::Null.or_default(|| 7), Some(7));
         assert_eq!(Field::<u8>::Absent.or_default(|| 7), None);
     }

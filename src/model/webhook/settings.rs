@@ -1,0 +1,247 @@
+//! What the owner of a webhook may set: one table for the type, the default, the bounds and the description of each field.
+//!
+//! The table makes the struct that ledger, API and command line share, the reader of requests, and the schemas of the
+//! document. A creation and a change are read the same way: each field is absent, null or a value. An absent field stays
+//! as it is, null resets it to its default, and a creation starts from the defaults.
+
+use std::{collections::BTreeMap, time::Duration};
+
+use serde::{Deserialize, Serialize};
+use serde_json::{Map, Value};
+use utoipa::{
+    PartialSchema, ToSchema,
+    openapi::{RefOr, Schema},
+};
+
+use super::kinds::{
+    self, Kind, flag, line, note, number, object, patterns, referred_to, secret, url, waits, whole,
+};
+use crate::model::{
+    Networks, RetryPolicy, Secret,
+    fields::Fields,
+    request::OWN_HEADERS_MAX,
+    retry_policy::{ATTEMPTS_DEFAULT, ATTEMPTS_MAX},
+};
+
+/// The longest name, in characters, as the guide's column has it.
+pub const NAME_CHARACTERS_MAX: usize = 255;
+/// The longest description, in characters.
+pub const DESCRIPTION_CHARACTERS_MAX: usize = 2_000;
+/// The most patterns of one webhook.
+pub const EVENTS_MAX: usize = 100;
+/// The most entries of `events` that are looked at, some of which may be repeats.
+pub const EVENTS_GIVEN_MAX: usize = 10 * EVENTS_MAX;
+/// The most bytes of a webhook's metadata, written as JSON.
+pub const METADATA_BYTES_MAX: usize = 8 * 1024;
+/// The whole time of an attempt, in seconds: by default, and at most.
+pub const TIMEOUT_SECONDS_DEFAULT: i32 = 30;
+pub const TIMEOUT_SECONDS_MAX: i32 = 60;
+/// The most requests at once that a webhook may ask for.
+pub const MAX_IN_FLIGHT_MAX: i32 = 10_000;
+/// The range of a pace, in requests a second.
+pub const RATE_LIMIT_MIN: f64 = 0.01;
+pub const RATE_LIMIT_MAX: f64 = 100_000.0;
+
+/// Which receivers this service delivers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Receivers<'a> {
+    /// Networks that are allowed although they are private, loopback or reserved.
+    pub allowed: &'a Networks,
+    /// Whether a receiver without TLS is refused.
+    pub require_https: bool,
+}
+
+/// Makes of each row a field: its description, name, type and default, and the kind that reads and describes it.
+macro_rules! settings {
+    ($($(#[doc = $doc:literal])+ $(#[serde($($serde:tt)+)])? $name:ident: $type:ty = $default:expr, $kind:expr;)+) => {
+        /// Everything that the owner of a webhook may set.
+        #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+        pub struct Settings {
+            $($(#[doc = $doc])+ $(#[serde($($serde)+)])? pub $name: $type,)+
+        }
+
+        impl Default for Settings {
+            /// The defaults; the fields without one are empty.
+            fn default() -> Self {
+                Self { $($name: $default),+ }
+            }
+        }
+
+        impl Settings {
+            /// Takes from a request what it sets. A field that is wrong is noted, and stays as it is; in a new webhook,
+            /// so is one that is missing.
+            pub fn read(&mut self, fields: &mut Fields, is_new: bool, receivers: &Receivers<'_>) {
+                $(
+                    let read = take(fields, stringify!($name), &$kind, is_new, receivers, || $default);
+                    if let Some(value) = read {
+                        self.$name = value;
+                    }
+                )+
+            }
+
+            fn table() -> Vec<Row> {
+                let default = serde_json::to_value(Self::default()).unwrap_or_default();
+                vec![$({
+                    let name = stringify!($name);
+                    Row::of(name, concat!($($doc),+).trim(), &$kind, default.get(name).cloned())
+                }),+]
+            }
+        }
+    };
+}
+
+settings! {
+    /// A name, unique in the company; no control characters.
+    name: String = String::new(),
+        line(NAME_CHARACTERS_MAX, "Discord Bot Integration").required();
+    /// Where to post: http or https, without user name and password.
+    url: String = String::new(), url().required();
+    /// The event types wanted: `ticket.created`, `ticket.*`, or `*` for all.
+    events: Vec<String> = Vec::new(),
+        patterns(EVENTS_MAX, EVENTS_GIVEN_MAX).required();
+    /// Signs every request; no control characters. Null: one is made, of the form `whsec_…`, and shown this once. A
+    /// secret that is given in a change replaces the one before at once.
+    #[serde(skip, default = "Secret::not_shown")]
+    secret: Secret = Secret::generate(), secret();
+    /// Headers of its own, all of them: `{"Authorization": "Bearer …"}`.
+    headers: BTreeMap<String, String> = BTreeMap::new(), kinds::headers(OWN_HEADERS_MAX);
+    /// Whether events are matched with it. What is pending of an inactive one is cancelled.
+    active: bool = true, flag();
+    /// Attempts in all, where there is no schedule, with waits of 1, 2, 4 … 64 s between them.
+    retry_count: i32 = ATTEMPTS_DEFAULT.cast_signed(), whole(1, ATTEMPTS_MAX.cast_signed());
+    /// The whole time an attempt may take, in seconds.
+    timeout_seconds: i32 = TIMEOUT_SECONDS_DEFAULT, whole(1, TIMEOUT_SECONDS_MAX);
+    /// A note for people.
+    description: Option<String> = None, note(DESCRIPTION_CHARACTERS_MAX).or_none();
+    /// Waits between attempts in seconds, instead of a count; a request may name a preset. Null for the count.
+    retry_schedule: Option<Vec<i32>> = None, waits().or_none();
+    /// Requests at once from each worker; null for the service's default.
+    max_in_flight: Option<i32> = None, whole(1, MAX_IN_FLIGHT_MAX).or_none();
+    /// Requests a second over all workers; null for no limit.
+    rate_limit: Option<f64> = None, number(RATE_LIMIT_MIN, RATE_LIMIT_MAX).or_none();
+    /// Whether the end of an outage sends again what was given up in it.
+    auto_recover: bool = false, flag();
+    /// A JSON object of 8 KiB at most that its owner keeps beside it, the whole of it; the service only hands it back.
+    metadata: Map<String, Value> = Map::new(), object(METADATA_BYTES_MAX);
+}
+
+impl Settings {
+    /// Attempts and waits; the default where somebody wrote into the table what is no policy.
+    #[must_use]
+    pub fn retry(&self) -> RetryPolicy {
+        let count = u32::try_from(self.retry_count).unwrap_or(0);
+        let by_count = || RetryPolicy::from_count(count).unwrap_or_default();
+        let Some(schedule) = &self.retry_schedule else { return by_count() };
+        let waits = schedule.iter().map(|&seconds| u32::try_from(seconds).unwrap_or(0)).collect();
+        RetryPolicy::from_schedule(waits).unwrap_or_else(|_| by_count())
+    }
+
+    /// The whole time that an attempt may take.
+    #[must_use]
+    pub fn timeout(&self) -> Duration {
+        Duration::from_secs(u64::try_from(self.timeout_seconds).unwrap_or_default())
+    }
+
+    /// Requests at once from a worker; `None` where the service's default holds.
+    #[must_use]
+    pub fn in_flight_max(&self) -> Option<usize> {
+        self.max_in_flight.and_then(|max| usize::try_from(max).ok())
+    }
+
+    /// The schema of a body that makes a webhook, and with `is_new` false that of one that changes a webhook.
+    #[must_use]
+    pub fn request_schema(is_new: bool) -> RefOr<Schema> {
+        let table = Self::table();
+        let required = table.iter().filter(|row| is_new && row.is_required).map(|row| row.name).collect();
+        let doc = |row: &Row| match &row.default {
+            Some(default) => format!("{} Default: {default}.", row.doc),
+            None => row.doc.clone(),
+        };
+        described(table.iter().map(|row| (row.name, row.request.clone(), doc(row))).collect(), required)
+    }
+}
+
+impl ToSchema for Settings {
+    /// What the schemas of the requests refer to.
+    fn schemas(schemas: &mut Vec<(String, RefOr<Schema>)>) {
+        schemas.extend(referred_to().map(|(name, value)| (name.to_owned(), schema(value))));
+    }
+}
+
+impl PartialSchema for Settings {
+    /// As an answer shows them.
+    fn schema() -> RefOr<Schema> {
+        let mut table = Self::table();
+        table.retain(|row| row.name != "secret");
+        let required = table.iter().map(|row| row.name).collect();
+        described(table.into_iter().map(|row| (row.name, row.shown, row.doc)).collect(), required)
+    }
+}
+
+/// A field as the document describes it.
+struct Row {
+    name: &'static str,
+    doc: String,
+    is_required: bool,
+    request: Value,
+    shown: Value,
+    /// The default, where it says something in a word.
+    default: Option<Value>,
+}
+
+impl Row {
+    fn of<T: 'static>(name: &'static str, doc: &str, kind: &Kind<T>, default: Option<Value>) -> Self {
+        Self {
+            name,
+            doc: doc.to_owned(),
+            is_required: kind.is_required,
+            request: kind.in_a_request(),
+            shown: kind.in_an_answer(),
+            default: default.filter(|value| value.is_boolean() || value.is_number()),
+        }
+    }
+}
+
+/// An object of these properties, each with its description.
+fn described(properties: Vec<(&str, Value, String)>, required: Vec<&str>) -> RefOr<Schema> {
+    let mut made = utoipa::openapi::Object::new();
+    made.required = required.into_iter().map(str::to_owned).collect();
+    for (name, mut value, doc) in properties {
+        // Of one of several schemas the first is described: null needs no words.
+        let described = if value.get("oneOf").is_some() { &mut value["oneOf"][0] } else { &mut value };
+        described["description"] = doc.into();
+        made.properties.insert(name.to_owned(), schema(value));
+    }
+    Schema::Object(made).into()
+}
+
+fn schema(value: Value) -> RefOr<Schema> {
+    serde_json::from_value(value).expect("what is written here as a schema is one")
+}
+
+/// What a request makes of a field; `None` where it stays as it is.
+fn take<T>(
+    fields: &mut Fields,
+    name: &'static str,
+    kind: &Kind<T>,
+    is_new: bool,
+    receivers: &Receivers<'_>,
+    default: impl FnOnce() -> T,
+) -> Option<T> {
+    let read = |value| (kind.read)(value, receivers);
+    match (kind.is_required, is_new) {
+        (true, true) => fields.need(name, read),
+        (true, false) => fields.not_null(name, read),
+        (false, _) => fields.read(name, read).or_default(default),
+    }
+}
+
+/// Reads a URL as the setting of that name is read; it must be there.
+pub fn read_url(fields: &mut Fields, receivers: &Receivers<'_>) -> Option<String> {
+    fields.need("url", |value| (url().read)(value, receivers))
+}
+
+/// Reads a secret as the setting of that name is read.
+pub fn read_secret(fields: &mut Fields, receivers: &Receivers<'_>) -> Option<Secret> {
+    fields.read("secret", |value| (secret().read)(value, receivers)).given()
+}
