@@ -26,7 +26,10 @@ use super::{
     replays::{self, Replay},
 };
 use crate::{
-    model::CompanyId,
+    model::{
+        CompanyId,
+        dead_letter::{DeadLetterKind, DeadLetterStatus},
+    },
     store::{dead_letters as table, replays::Filter, search},
 };
 
@@ -54,15 +57,12 @@ impl Named for LetterId {
     const NOT_FOUND: &'static str = "Dead letter not found";
 }
 
-const KINDS: [&str; 3] = ["delivery", "event", "message"];
-const STATUSES: [&str; 3] = ["open", "replayed", "discarded"];
-
 fn kinds() -> Schema {
-    words_schema(&KINDS)
+    words_schema(DeadLetterKind::WORDS)
 }
 
 fn statuses() -> Schema {
-    words_schema(&STATUSES)
+    words_schema(DeadLetterStatus::WORDS)
 }
 
 /// Which dead letters. Lists are separated by commas; of each list one must match.
@@ -92,8 +92,8 @@ impl Choice {
         let wanted = search::Letters {
             company,
             webhook: self.webhook_id,
-            kinds: reader.words("kind", self.kind.as_deref(), &KINDS),
-            statuses: reader.words("status", self.status.as_deref(), &STATUSES),
+            kinds: reader.words("kind", self.kind.as_deref(), DeadLetterKind::WORDS),
+            statuses: reader.words("status", self.status.as_deref(), DeadLetterStatus::WORDS),
             reasons: reader.texts("reason", self.reason.as_deref()),
             since: within_reach(self.since),
             until: within_reach(self.until),
@@ -201,7 +201,7 @@ async fn replay(
             "it names no company, so nobody knows whose it would be; publish it anew, corrected",
         )
     })?;
-    let filter = if row.kind == "delivery" {
+    let filter = if row.kind == DeadLetterKind::Delivery {
         Filter { deliveries: vec![id], ..Filter::default() }
     } else {
         Filter { messages: vec![id], ..Filter::default() }
@@ -242,7 +242,7 @@ async fn discard(
         let of = row.company_id.map(CompanyId);
         let change = (Some(before), Some(after));
         audit::write(&mut tx, &caller, of, "dead_letter.discard", &id.to_string(), change).await?;
-    } else if row.status == "replayed" {
+    } else if row.status == DeadLetterStatus::Replayed {
         return Err(Problem::new(Kind::Conflict, "it was replayed already"));
     }
     tx.commit().await?;

@@ -142,7 +142,7 @@ async fn answer(
     let count = search::count_deliveries(db, company, wanted, now, (COUNT_MAX, COUNT_TIMEOUT));
     let count = page.counted(count).await?;
     let rows = rows.into_iter().map(|row| {
-        let lane = lanes.get(&row.webhook_id).filter(|_| row.status == Status::Pending.as_str()).cloned();
+        let lane = lanes.get(&row.webhook_id).filter(|_| row.status == Status::Pending).cloned();
         let mut delivery = Delivery::at(now, row);
         if let Some(why) = lane {
             delivery.explain(why);
@@ -154,11 +154,8 @@ async fn answer(
 
 /// What holds up whole lanes explains more than a delivery's own time does.
 async fn lanes(api: &Api, rows: &[history::Delivery]) -> Result<HashMap<WebhookId, why::Why>, Problem> {
-    let mut ids: Vec<Uuid> = rows
-        .iter()
-        .filter(|row| row.status == Status::Pending.as_str())
-        .map(|row| row.webhook_id.uuid())
-        .collect();
+    let mut ids: Vec<Uuid> =
+        rows.iter().filter(|row| row.status == Status::Pending).map(|row| row.webhook_id.uuid()).collect();
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() {
@@ -172,7 +169,7 @@ async fn lanes(api: &Api, rows: &[history::Delivery]) -> Result<HashMap<WebhookI
 
 /// What holds up the lane of one delivery, or what goes before it where the lane has a pace.
 async fn turn(api: &Api, row: &history::Delivery) -> Result<Option<why::Why>, Problem> {
-    if row.status != Status::Pending.as_str() {
+    if row.status != Status::Pending {
         return Ok(None);
     }
     let webhook = webhooks::by_ids(&api.parts.reads, &[row.webhook_id.uuid()]).await?.pop();

@@ -25,7 +25,10 @@ use super::{
     problem::{Kind, Problem, ProblemBody},
 };
 use crate::{
-    model::{CompanyId, DeliveryId, ReplayId, WebhookId},
+    model::{
+        CompanyId, DeliveryId, ReplayId, WebhookId,
+        replay::{ReplayKind, ReplayStatus},
+    },
     store::{
         dead_letters, history,
         replays::{self as table, Filter},
@@ -42,16 +45,12 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(replay_one)).routes(routes!(create, list)).routes(routes!(get))
 }
 
-const KINDS: [&str; 3] =
-    [table::Kind::Replay.as_str(), table::Kind::Resume.as_str(), table::Kind::Recovery.as_str()];
-const STATUSES: [&str; 3] = ["expanding", "running", "done"];
-
 fn kinds() -> Schema {
-    words_schema(&KINDS)
+    words_schema(ReplayKind::WORDS)
 }
 
 fn statuses() -> Schema {
-    words_schema(&STATUSES)
+    words_schema(ReplayStatus::WORDS)
 }
 
 /// Which replays. Lists are separated by commas; of each list one must match.
@@ -160,8 +159,8 @@ async fn list(
 ) -> Result<Response, Problem> {
     let mut reader = Reader::default();
     let (kinds, statuses) = (
-        reader.words("kind", choice.kind.as_deref(), &KINDS),
-        reader.words("status", choice.status.as_deref(), &STATUSES),
+        reader.words("kind", choice.kind.as_deref(), ReplayKind::WORDS),
+        reader.words("status", choice.status.as_deref(), ReplayStatus::WORDS),
     );
     reader.done()?;
     let page = asked.of(Some(tenant.company))?;
@@ -243,7 +242,7 @@ impl Order<'_> {
             Claimed::Again(answer) => return Ok(answer),
             Claimed::First(claim) => claim,
         };
-        let kind = table::Kind::Replay;
+        let kind = ReplayKind::Replay;
         let id = table::create(&mut *tx, company, kind, webhook, filter, rate, &caller.actor).await?;
         let row = table::get(&mut *tx, company, id).await?;
         let replay: Replay = row.ok_or_else(|| Problem::not_found("Replay not found"))?.into();

@@ -13,7 +13,7 @@ use super::{
 };
 use crate::{
     api::{dead_letters::DeadLetter, pagination, replays::Replay},
-    model::WebhookId,
+    model::{WebhookId, dead_letter::DeadLetterStatus},
 };
 
 /// What is done.
@@ -27,27 +27,6 @@ pub(super) enum Command {
     Replay(One),
     /// Put one away that nobody wants any more
     Discard(One),
-}
-
-/// What may have become of a dead letter.
-#[derive(clap::ValueEnum, Clone, Copy, Debug)]
-enum Status {
-    /// Nothing yet.
-    Open,
-    /// It was asked for anew.
-    Replayed,
-    /// It is not wanted any more.
-    Discarded,
-}
-
-impl Status {
-    const fn as_str(self) -> &'static str {
-        match self {
-            Self::Open => "open",
-            Self::Replayed => "replayed",
-            Self::Discarded => "discarded",
-        }
-    }
 }
 
 /// A page of dead letters.
@@ -66,7 +45,7 @@ pub(super) struct List {
     webhook: Option<WebhookId>,
     /// Only those that this became of
     #[arg(long, value_enum)]
-    status: Option<Status>,
+    status: Option<DeadLetterStatus>,
     /// Only whose reason begins so
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
@@ -148,9 +127,9 @@ fn table_of(letters: &[DeadLetter]) -> String {
         table.row([
             letter.id.to_string(),
             time(letter.created_at),
-            letter.kind.clone(),
+            letter.kind.to_string(),
             or_dash(letter.event_type.clone()),
-            letter.status.clone(),
+            letter.status.to_string(),
             letter.attempts.to_string(),
             or_dash(letter.response_status.map(|status| status.to_string())),
             reason_of(letter),
@@ -174,8 +153,8 @@ fn page_of(letter: &DeadLetter) -> String {
         .map(|at| format!("{} by replay {}", time(at), id(letter.replay_id).unwrap_or_default()));
     fields(&[
         ("id", Some(letter.id.to_string())),
-        ("kind", Some(letter.kind.clone())),
-        ("status", Some(letter.status.clone())),
+        ("kind", Some(letter.kind.to_string())),
+        ("status", Some(letter.status.to_string())),
         ("reason", Some(reason_of(letter))),
         ("given up", Some(time(letter.created_at))),
         ("replayed", replayed),
@@ -184,7 +163,7 @@ fn page_of(letter: &DeadLetter) -> String {
         ("event", id(letter.event_id)),
         ("event type", letter.event_type.clone()),
         ("attempts", Some(letter.attempts.to_string())),
-        ("outcome", letter.outcome.clone()),
+        ("outcome", letter.outcome.map(|outcome| outcome.to_string())),
         ("answer", letter.response_status.map(|status| status.to_string())),
         ("routing key", letter.routing_key.clone()),
         ("message id", letter.message_id.clone()),

@@ -122,15 +122,15 @@ fn table_of(deliveries: &[Delivery]) -> String {
     let mut table = Table::new(&["ID", "CREATED", "EVENT TYPE", "STATE", "ATTEMPTS", "ANSWER", "WHY"]);
     for delivery in deliveries {
         // Of what is not over, the state says more than the latest attempt.
-        let why = match (&*delivery.status, &delivery.outcome_why) {
-            ("delivered" | "dead", Some(why)) => why,
+        let why = match (delivery.status, &delivery.outcome_why) {
+            (Status::Delivered | Status::Dead, Some(why)) => why,
             _ => &delivery.why,
         };
         table.row([
             delivery.id.to_string(),
             time(delivery.created_at),
             delivery.event_type.clone(),
-            delivery.status.clone(),
+            delivery.status.to_string(),
             delivery.attempts.to_string(),
             delivery.response_status.map_or_else(|| "-".to_owned(), |status| status.to_string()),
             why.clone(),
@@ -140,12 +140,12 @@ fn table_of(deliveries: &[Delivery]) -> String {
 }
 
 fn page_of(delivery: &Delivery, full: bool) -> String {
-    let waits = matches!(&*delivery.status, "pending" | "held");
+    let waits = matches!(delivery.status, Status::Pending | Status::Held);
     let mut page = fields(&[
         ("id", Some(delivery.id.to_string())),
         ("webhook", Some(delivery.webhook_id.to_string())),
         ("event", Some(format!("{} {}", delivery.event_type, delivery.event_id))),
-        ("trigger", Some(delivery.trigger.clone())),
+        ("trigger", Some(delivery.trigger.to_string())),
         ("state", Some(state_of(delivery))),
         ("created", Some(time(delivery.created_at))),
         ("delivered", delivery.delivered_at.map(time)),
@@ -165,7 +165,8 @@ fn page_of(delivery: &Delivery, full: bool) -> String {
 
 /// The state with its reason and whose move is next, as far as there is something to say of either.
 fn state_of(delivery: &Delivery) -> String {
-    let why = if delivery.why == delivery.status { String::new() } else { format!(": {}", delivery.why) };
+    let why =
+        if delivery.why == delivery.status.as_str() { String::new() } else { format!(": {}", delivery.why) };
     let next = if delivery.next_move == "nobody" {
         String::new()
     } else {
@@ -175,7 +176,7 @@ fn state_of(delivery: &Delivery) -> String {
 }
 
 fn attempt_of(attempt: &Attempt, full: bool) -> String {
-    let why = attempt.why.as_deref().unwrap_or(&attempt.outcome);
+    let why = attempt.why.as_deref().unwrap_or(attempt.outcome.as_str());
     let head =
         format!("attempt {}  {}  {}: {why}", attempt.number, time(attempt.attempted_at), attempt.outcome);
     let details = fields(&[
@@ -229,7 +230,7 @@ mod tests {
         let attempt = Attempt {
             number: 2,
             attempted_at: "2026-01-31T12:00:00Z".parse().unwrap(),
-            outcome: "server_error".to_owned(),
+            outcome: crate::model::OutcomeClass::ServerError,
             why: Some("the receiver answered 503, an error of its own".to_owned()),
             url: Some("https://example.com/h".to_owned()),
             address: Some("203.0.113.9:443".to_owned()),

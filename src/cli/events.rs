@@ -123,8 +123,8 @@ fn text_of(shown: &EventShown) -> String {
         table.row([
             delivery.id.to_string(),
             delivery.webhook_id.to_string(),
-            delivery.trigger.clone(),
-            delivery.status.clone(),
+            delivery.trigger.to_string(),
+            delivery.status.to_string(),
             delivery.attempts.to_string(),
             delivery.why.clone(),
         ]);

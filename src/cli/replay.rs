@@ -16,7 +16,7 @@ use super::{
 };
 use crate::{
     api::replays::{IDS_MAX, NewReplay, RATE_DEFAULT, Replay},
-    model::{EventType, Status, WebhookId},
+    model::{EventType, Status, WebhookId, replay::ReplayStatus},
 };
 
 /// How often `--wait` looks.
@@ -70,7 +70,7 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
     if args.wait {
         eprintln!("replay {} is on its way; interrupting this command does not stop it", replay.id);
     }
-    while args.wait && replay.status != "done" {
+    while args.wait && replay.status != ReplayStatus::Done {
         tokio::time::sleep(LOOK_EVERY).await;
         replay = client.get::<Replay>(&address, &[]).await?.body;
     }
@@ -104,7 +104,7 @@ fn check(args: &Args) -> Result<(), Failure> {
 pub(super) fn page_of(replay: &Replay) -> String {
     fields(&[
         ("id", Some(replay.id.to_string())),
-        ("state", Some(replay.status.clone())),
+        ("state", Some(replay.status.to_string())),
         ("what", replay.filter.as_ref().map(|filter| filter.get().to_owned())),
         ("rate", Some(format!("{} a second", replay.rate))),
         ("asked", Some(format!("{} by {}", time(replay.started_at), replay.requested_by))),

@@ -7,13 +7,13 @@ use sqlx::types::Uuid;
 use super::{Feed, ROWS_MAX, Round, paces::Pacing};
 use crate::{
     broker::{CONTENT_TYPE_KEPT, Destination, Fate, Headers, Outgoing, Queue},
-    model::{id::first_at, webhook::Held},
+    model::{id::first_at, replay::ReplayKind, webhook::Held},
     store::{
         fault::{Fault, fault},
         feed as rows, partitions,
         replay_rows::{self as orders, Letter},
         replay_sources::next_chunk,
-        replays::{Kind, Open},
+        replays::Open,
     },
 };
 
@@ -64,13 +64,13 @@ impl Feed {
         }
         round.paces.took(order.id.0, allowed);
         match (order.kind, order.held) {
-            (Kind::Resume, Held::Deliver) => {
+            (ReplayKind::Resume, Held::Deliver) => {
                 if let Some(webhook) = order.webhook {
                     round.seen.forget(webhook);
                 }
                 self.resume(round.low, order, allowed).await
             }
-            (Kind::Resume, Held::Discard) => self.discard(round.low, order).await,
+            (ReplayKind::Resume, Held::Discard) => self.discard(round.low, order).await,
             _ if !order.filter.messages.is_empty() => self.publish_again(order, allowed).await,
             _ => {
                 // What it makes is placed at its start, which may be days ago.

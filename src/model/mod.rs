@@ -3,6 +3,7 @@
 pub(crate) mod address;
 pub(crate) mod attempt;
 pub mod breaker;
+pub(crate) mod dead_letter;
 pub(crate) mod delivery;
 pub(crate) mod envelope;
 pub(crate) mod event;
@@ -17,6 +18,7 @@ pub(crate) mod next_step;
 pub(crate) mod operational;
 pub(crate) mod outcome;
 pub(crate) mod payload;
+pub(crate) mod replay;
 pub(crate) mod request;
 pub(crate) mod retry_policy;
 pub mod signature;
@@ -24,6 +26,7 @@ pub(crate) mod subscription;
 pub(crate) mod trace;
 pub(crate) mod webhook;
 pub(crate) mod why;
+pub(crate) mod words;
 
 pub use attempt::Exchange;
 pub use delivery::Trigger;

@@ -3,12 +3,15 @@
 //! The receiver or the network decides the outcome; `retry_policy` makes the next step of it. Every outcome is
 //! one of the classes below, and each carries the facts that its sentence needs.
 
-use std::{fmt, net::SocketAddr, time::Duration};
+use std::{net::SocketAddr, time::Duration};
 
 use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::words::words;
 
 /// The class of an outcome: the word that stands in the ledger, the log and the metrics.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutcomeClass {
     /// 2xx: the receiver took it.
@@ -50,31 +53,21 @@ impl OutcomeClass {
         Self::Unreachable,
         Self::Cut,
     ];
-
-    /// The word for it, the same in ledger, log and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Accepted => "accepted",
-            Self::Gone => "gone",
-            Self::Blocked => "blocked",
-            Self::Fault => "fault",
-            Self::Redirected => "redirected",
-            Self::Refused => "refused",
-            Self::Throttled => "throttled",
-            Self::ServerError => "server_error",
-            Self::TimedOut => "timed_out",
-            Self::Unreachable => "unreachable",
-            Self::Cut => "cut",
-        }
-    }
 }
 
-impl fmt::Display for OutcomeClass {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(self.as_str())
-    }
-}
+words!(OutcomeClass {
+    Accepted = "accepted",
+    Gone = "gone",
+    Blocked = "blocked",
+    Fault = "fault",
+    Redirected = "redirected",
+    Refused = "refused",
+    Throttled = "throttled",
+    ServerError = "server_error",
+    TimedOut = "timed_out",
+    Unreachable = "unreachable",
+    Cut = "cut",
+});
 
 /// How a receiver could not be reached.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]

@@ -11,17 +11,19 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{Attempt, CompanyId, DeadReason, EventType, Payload, request};
+use crate::model::{
+    Attempt, CompanyId, DeadReason, EventType, OutcomeClass, Payload,
+    dead_letter::{DeadLetterKind, DeadLetterStatus},
+    request,
+};
 
 /// A row of `dead_letters`; what it carries only where one row was asked for.
 #[derive(Clone, Debug)]
 pub struct DeadLetter {
     /// For a delivery the delivery's id.
     pub id: Uuid,
-    /// `delivery`, `event` or `message`.
-    pub kind: String,
-    /// `open`, `replayed` or `discarded`.
-    pub status: String,
+    pub kind: DeadLetterKind,
+    pub status: DeadLetterStatus,
     /// Whose it is; `None` for a message that does not say.
     pub company_id: Option<Uuid>,
     /// The webhook, for a delivery.
@@ -37,7 +39,7 @@ pub struct DeadLetter {
     /// How many attempts were made.
     pub attempts: i32,
     /// The class of the last one's outcome.
-    pub outcome: Option<String>,
+    pub outcome: Option<OutcomeClass>,
     /// The status of the last answer.
     pub response_status: Option<i32>,
     /// For a message the bytes that came; for a delivery that was given up by release 0.3.0 or before those that were to be
@@ -88,8 +90,8 @@ pub async fn by_ids(
         -- dead_letters.by_ids
         select
             id,
-            kind,
-            status,
+            kind as "kind: DeadLetterKind",
+            status as "status: DeadLetterStatus",
             company_id,
             webhook_id,
             event_id,
@@ -97,7 +99,7 @@ pub async fn by_ids(
             reason,
             field,
             attempts,
-            outcome,
+            outcome as "outcome: OutcomeClass",
             response_status,
             null::bytea as body,
             null::text as data,
@@ -131,8 +133,8 @@ pub async fn get(
         -- dead_letters.get
         select
             id,
-            kind,
-            status,
+            kind as "kind: DeadLetterKind",
+            status as "status: DeadLetterStatus",
             company_id,
             webhook_id,
             event_id,
@@ -140,7 +142,7 @@ pub async fn get(
             reason,
             field,
             attempts,
-            outcome,
+            outcome as "outcome: OutcomeClass",
             response_status,
             body,
             data::text as data,

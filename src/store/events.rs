@@ -14,7 +14,7 @@ use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::{Result, search};
-use crate::model::{CompanyId, DeliveryId, EventId, ReplayId, WebhookId};
+use crate::model::{CompanyId, DeliveryId, EventId, ReplayId, Status, Trigger, WebhookId};
 
 /// The most webhooks of a company that an event's deliveries are looked for at: as many as a company may list.
 pub const WEBHOOKS_MAX: i64 = 10_000;
@@ -264,9 +264,9 @@ pub struct Sent {
     /// Where it goes.
     pub webhook_id: Uuid,
     /// Why it exists.
-    pub trigger: String,
+    pub trigger: Trigger,
     /// The state.
-    pub status: String,
+    pub status: Status,
     /// What the state alone does not say.
     pub reason: Option<String>,
     /// How many attempts are recorded.
@@ -337,14 +337,14 @@ async fn sent(db: &sqlx::PgPool, company: CompanyId, event: EventId, ids: &[Uuid
     };
     let rows = sqlx::query_as!(
         Sent,
-        "-- events.sent
-        select id, webhook_id, trigger, status, reason, attempts, due_at, queued_at, response_status, created_at,
+        r#"-- events.sent
+        select id, webhook_id, trigger as "trigger: Trigger", status as "status: Status", reason, attempts, due_at, queued_at, response_status, created_at,
                delivered_at
         from webhook_deliveries
         where company_id = $1
             and event_id = $2
             and id = any($3)
-            and id between $4 and $5",
+            and id between $4 and $5"#,
         company.uuid(),
         event.uuid(),
         ids,

@@ -7,7 +7,7 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{CompanyId, DeliveryId, EventId, WebhookId};
+use crate::model::{CompanyId, DeliveryId, EventId, OutcomeClass, Status, Trigger, WebhookId};
 
 /// Up to how many deliveries ahead of one in its lane are counted.
 pub const AHEAD_COUNTED_MAX: i64 = 10_000;
@@ -26,9 +26,9 @@ pub struct Delivery {
     /// Its type.
     pub event_type: String,
     /// Why it exists.
-    pub trigger: String,
+    pub trigger: Trigger,
     /// The state.
-    pub status: String,
+    pub status: Status,
     /// What the state alone does not say.
     pub reason: Option<String>,
     /// How many attempts are recorded.
@@ -56,7 +56,7 @@ pub struct Delivery {
     /// The latest attempt's start; `None` before the first.
     pub attempted_at: Option<DateTime<Utc>>,
     /// As in [`Attempt`], like those that follow.
-    pub outcome: Option<String>,
+    pub outcome: Option<OutcomeClass>,
     pub why: Option<String>,
     pub url: Option<String>,
     pub address: Option<String>,
@@ -81,7 +81,7 @@ pub struct Attempt {
     /// When its request began.
     pub attempted_at: DateTime<Utc>,
     /// The class of its outcome.
-    pub outcome: String,
+    pub outcome: OutcomeClass,
     /// The outcome in a sentence.
     pub why: Option<String>,
     /// Where it was sent.
@@ -115,7 +115,7 @@ impl Delivery {
         Some(Attempt {
             number: self.attempts,
             attempted_at: self.attempted_at?,
-            outcome: self.outcome.clone()?,
+            outcome: self.outcome?,
             why: self.why.clone(),
             url: self.url.clone(),
             address: self.address.clone(),
@@ -150,8 +150,8 @@ macro_rules! deliveries {
                 webhook_id as "webhook_id!",
                 event_id as "event_id!",
                 event_type as "event_type!",
-                trigger as "trigger!",
-                status as "status!",
+                trigger as "trigger!: Trigger",
+                status as "status!: Status",
                 reason,
                 attempts as "attempts!",
                 due_at as "due_at!",
@@ -165,7 +165,7 @@ macro_rules! deliveries {
                 (select "timestamp" from events where events.id = delivery.event_id) as "timestamp",
                 (select traceparent from events where events.id = delivery.event_id) as traceparent,
                 attempted_at,
-                outcome,
+                outcome as "outcome: OutcomeClass",
                 why,
                 url,
                 address,
@@ -287,12 +287,12 @@ pub async fn earlier_attempts(
 ) -> Result<Vec<Attempt>> {
     let rows = sqlx::query_as!(
         Attempt,
-        "
+        r#"
         -- history.earlier_attempts
         select
             number,
             attempted_at,
-            outcome,
+            outcome as "outcome!: OutcomeClass",
             why,
             url,
             address,
@@ -311,7 +311,7 @@ pub async fn earlier_attempts(
         where delivery_id = $2
             and exists (select from webhook_deliveries where id = $2 and company_id = $1)
         order by number
-        ",
+        "#,
         company.uuid(),
         id.uuid(),
         bodies,

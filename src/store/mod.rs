@@ -44,6 +44,7 @@ pub(crate) mod tide_marks;
 pub(crate) mod time;
 pub(crate) mod waiting;
 pub(crate) mod webhooks;
+mod words;
 
 pub use pool::{Config, hot_pool, pool, reading_pool};
 

@@ -11,9 +11,11 @@ use sqlx::{PgPool, types::Uuid};
 
 use super::{
     replay_sources::{Chunk, Source},
-    replays::{Kind, Open},
+    replays::Open,
 };
-use crate::model::{CompanyId, DeliveryId, ReplayId, WebhookId, id::first_of_day, webhook::Held};
+use crate::model::{
+    CompanyId, DeliveryId, ReplayId, WebhookId, id::first_of_day, replay::ReplayKind, webhook::Held,
+};
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
@@ -26,7 +28,7 @@ struct Resume {
 pub async fn open(pool: &PgPool, after: Uuid, rows_max: i64) -> sqlx::Result<Vec<Open>> {
     let rows = sqlx::query!(
         r#"-- replays.open
-        select id, company_id, kind, webhook_id, filter::text as "filter!", rate, started_at,
+        select id, company_id, kind as "kind: ReplayKind", webhook_id, filter::text as "filter!", rate, started_at,
                coalesce(cursor, '00000000-0000-0000-0000-000000000000') as "cursor!"
         from replays
         where status = 'expanding' and id > $1
@@ -37,19 +39,16 @@ pub async fn open(pool: &PgPool, after: Uuid, rows_max: i64) -> sqlx::Result<Vec
     )
     .fetch_all(pool)
     .await?;
-    let orders = rows.into_iter().filter_map(|row| {
-        Some(Open {
-            id: ReplayId(row.id),
-            company: CompanyId(row.company_id),
-            // The table holds no others; one of a later version is left to that version.
-            kind: Kind::from_word(&row.kind)?,
-            webhook: row.webhook_id.map(WebhookId),
-            held: serde_json::from_str::<Resume>(&row.filter).unwrap_or_default().held,
-            filter: serde_json::from_str(&row.filter).unwrap_or_default(),
-            rate: row.rate,
-            started_at: row.started_at,
-            cursor: row.cursor,
-        })
+    let orders = rows.into_iter().map(|row| Open {
+        id: ReplayId(row.id),
+        company: CompanyId(row.company_id),
+        kind: row.kind,
+        webhook: row.webhook_id.map(WebhookId),
+        held: serde_json::from_str::<Resume>(&row.filter).unwrap_or_default().held,
+        filter: serde_json::from_str(&row.filter).unwrap_or_default(),
+        rate: row.rate,
+        started_at: row.started_at,
+        cursor: row.cursor,
     });
     Ok(orders.collect())
 }
@@ -138,7 +137,7 @@ pub async fn expand(pool: &PgPool, replay: &Open, chunk: &Chunk) -> sqlx::Result
         &webhooks,
         &events,
         &types as _,
-        if replay.kind == Kind::Recovery { "recovery" } else { "replay" },
+        replay.trigger().as_str(),
         f64::from(replay.rate),
         upto,
         i64::try_from(sources.len() - living.len()).unwrap_or(0),

@@ -2,8 +2,8 @@
 
 use sqlx::{PgPool, types::Uuid};
 
-use super::replays::{Filter, Kind, Open};
-use crate::model::{DeliveryId, EventId, Status, WebhookId, id::first_at};
+use super::replays::{Filter, Open};
+use crate::model::{DeliveryId, EventId, Status, WebhookId, id::first_at, replay::ReplayKind};
 
 /// Rows of the history that one look goes through.
 pub const LOOKED_AT_MAX: i64 = 20_000;
@@ -50,7 +50,7 @@ pub async fn next_chunk(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Re
     if !replay.filter.deliveries.is_empty() {
         return Ok(Chunk::of(named(pool, replay, rows_max).await?, replay, rows_max));
     }
-    if replay.kind == Kind::Recovery {
+    if replay.kind == ReplayKind::Recovery {
         return Ok(Chunk::of(of_outage(pool, replay, rows_max).await?, replay, rows_max));
     }
     match replay.filter.status.unwrap_or(Status::Dead) {

@@ -9,38 +9,14 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{CompanyId, ReplayId, Status, WebhookId, webhook::Held};
+use crate::model::{
+    CompanyId, ReplayId, Status, Trigger, WebhookId,
+    replay::{ReplayKind, ReplayStatus},
+    webhook::Held,
+};
 
 /// Up to how many deliveries of an order that have not ended are counted.
 pub const OPEN_COUNTED_MAX: i64 = 10_000;
-
-/// What an order is for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Kind {
-    /// Somebody asked for deliveries anew.
-    Replay,
-    /// A paused webhook goes on.
-    Resume,
-    /// A webhook came back from an outage.
-    Recovery,
-}
-
-impl Kind {
-    /// The word in the ledger.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Replay => "replay",
-            Self::Resume => "resume",
-            Self::Recovery => "recovery",
-        }
-    }
-
-    /// What the ledger calls so.
-    pub(super) fn from_word(word: &str) -> Option<Self> {
-        [Self::Replay, Self::Resume, Self::Recovery].into_iter().find(|kind| kind.as_str() == word)
-    }
-}
 
 /// What is to be sent again: what is listed, else everything that all the other fields allow. Times are those of
 /// the deliveries' ids, that is, of their events.
@@ -84,7 +60,7 @@ pub struct Open {
     /// The tenant.
     pub company: CompanyId,
     /// What it is for.
-    pub kind: Kind,
+    pub kind: ReplayKind,
     /// The webhook it is confined to.
     pub webhook: Option<WebhookId>,
     /// What to send again.
@@ -99,6 +75,16 @@ pub struct Open {
     pub cursor: Uuid,
 }
 
+impl Open {
+    /// Why the deliveries that it makes exist.
+    pub(super) fn trigger(&self) -> Trigger {
+        match self.kind {
+            ReplayKind::Recovery => Trigger::Recovery,
+            ReplayKind::Replay | ReplayKind::Resume => Trigger::Replay,
+        }
+    }
+}
+
 /// An order as it stands.
 #[derive(Clone, Debug)]
 pub struct Replay {
@@ -106,8 +92,7 @@ pub struct Replay {
     pub id: ReplayId,
     /// Whose it is.
     pub company_id: CompanyId,
-    /// `replay`, `resume` or `recovery`.
-    pub kind: String,
+    pub kind: ReplayKind,
     /// The webhook, where it is about one.
     pub webhook_id: Option<Uuid>,
     /// A [`Filter`] as JSON; for a resume `{"held":"deliver"}` or `{"held":"discard"}`.
@@ -116,8 +101,7 @@ pub struct Replay {
     pub rate: i32,
     /// Who asked.
     pub requested_by: String,
-    /// `expanding`, `running` or `done`.
-    pub status: String,
+    pub status: ReplayStatus,
     /// When it was asked.
     pub started_at: DateTime<Utc>,
     /// When the last of its deliveries was made.
@@ -137,7 +121,7 @@ pub struct Replay {
 pub async fn create(
     db: impl PgExecutor<'_>,
     company: CompanyId,
-    kind: Kind,
+    kind: ReplayKind,
     webhook: Option<WebhookId>,
     filter: &Filter,
     rate: i32,
@@ -171,12 +155,12 @@ macro_rules! replays {
             select
                 id as "id!",
                 company_id as "company_id!",
-                kind as "kind!",
+                kind as "kind!: ReplayKind",
                 webhook_id,
                 filter::text as "filter!",
                 rate as "rate!",
                 requested_by as "requested_by!",
-                status as "status!",
+                status as "status!: ReplayStatus",
                 started_at as "started_at!",
                 expanded_at,
                 ended_at,

@@ -12,7 +12,7 @@ use super::{
     fault::{Fault, fault},
     partitions,
 };
-use crate::model::{CompanyId, DeliveryId, Event, WebhookId};
+use crate::model::{CompanyId, DeliveryId, Event, Status, WebhookId};
 
 /// Why a test is cancelled that could not begin in time.
 pub const NOT_IN_TIME: &str = "test not begun in time";
@@ -72,7 +72,7 @@ async fn insert(
 #[derive(Clone, Debug)]
 pub struct Standing {
     /// `pending` until it has ended.
-    pub status: String,
+    pub status: Status,
     /// Why it stands so, where the status does not say.
     pub reason: Option<String>,
     /// Attempts that have ended.
@@ -97,7 +97,7 @@ pub async fn standing(
         Standing,
         r#"
         -- test_delivery.standing
-        select status, reason, attempts, coalesce(claimed_until > now(), false) as "is_claimed!", response_status, why,
+        select status as "status: Status", reason, attempts, coalesce(claimed_until > now(), false) as "is_claimed!", response_status, why,
                total_us
         from webhook_deliveries
         where id = $1

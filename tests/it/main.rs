@@ -56,3 +56,4 @@ mod tidy;
 mod upgrade;
 mod upgrade_queues;
 mod wire;
+mod words;

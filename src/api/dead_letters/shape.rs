@@ -9,7 +9,11 @@ use utoipa::ToSchema;
 use uuid::Uuid;
 
 use crate::{
-    model::{Status, why},
+    model::{
+        OutcomeClass, Status,
+        dead_letter::{DeadLetterKind, DeadLetterStatus},
+        why,
+    },
     store::dead_letters,
 };
 
@@ -18,10 +22,10 @@ use crate::{
 pub struct DeadLetter {
     /// Its id; of a delivery's, the delivery's own.
     pub id: Uuid,
-    /// `delivery`, `event` or `message`.
-    pub kind: String,
-    /// What was done with it: `open`, `replayed` or `discarded`.
-    pub status: String,
+    /// What was given up.
+    pub kind: DeadLetterKind,
+    /// What was done with it.
+    pub status: DeadLetterStatus,
     /// Whose it is; null of a message that does not say.
     pub company_id: Option<Uuid>,
     /// The webhook, of a delivery.
@@ -41,7 +45,7 @@ pub struct DeadLetter {
     /// How many attempts were made.
     pub attempts: i32,
     /// The class of the last attempt's outcome.
-    pub outcome: Option<String>,
+    pub outcome: Option<OutcomeClass>,
     /// The status of the last answer.
     pub response_status: Option<i32>,
     /// The routing key of a message.

@@ -64,35 +64,16 @@ pub struct Filter {
     pub trigger: Option<String>,
 }
 
-const STATUSES: [&str; 5] = [
-    Status::Pending.as_str(),
-    Status::Held.as_str(),
-    Status::Delivered.as_str(),
-    Status::Dead.as_str(),
-    Status::Cancelled.as_str(),
-];
-const TRIGGERS: [&str; 4] =
-    [Trigger::Event.as_str(), Trigger::Test.as_str(), Trigger::Replay.as_str(), Trigger::Recovery.as_str()];
-const OUTCOMES: [&str; OutcomeClass::ALL.len()] = {
-    let mut words = [""; OutcomeClass::ALL.len()];
-    let mut i = 0;
-    while i < words.len() {
-        words[i] = OutcomeClass::ALL[i].as_str();
-        i += 1;
-    }
-    words
-};
-
 fn statuses() -> Schema {
-    words_schema(&STATUSES)
+    words_schema(Status::WORDS)
 }
 
 fn triggers() -> Schema {
-    words_schema(&TRIGGERS)
+    words_schema(Trigger::WORDS)
 }
 
 fn outcomes() -> Schema {
-    words_schema(&OUTCOMES)
+    words_schema(OutcomeClass::WORDS)
 }
 
 impl Filter {
@@ -101,12 +82,12 @@ impl Filter {
         let mut reader = Reader::default();
         let wanted = Deliveries {
             webhooks: None,
-            statuses: reader.words("status", self.status.as_deref(), &STATUSES),
+            statuses: reader.words("status", self.status.as_deref(), Status::WORDS),
             event_types: reader.texts("event_type", self.event_type.as_deref()),
             response_statuses: reader.list("response_status", self.response_status.as_deref()),
-            outcomes: reader.words("outcome", self.outcome.as_deref(), &OUTCOMES),
+            outcomes: reader.words("outcome", self.outcome.as_deref(), OutcomeClass::WORDS),
             reasons: reader.texts("reason", self.reason.as_deref()),
-            triggers: reader.words("trigger", self.trigger.as_deref(), &TRIGGERS),
+            triggers: reader.words("trigger", self.trigger.as_deref(), Trigger::WORDS),
             since: within_reach(self.since),
             until: within_reach(self.until),
         };

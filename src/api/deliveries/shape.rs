@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::hidden;
 use crate::{
-    model::{EventType, Status, request, trace, why},
+    model::{EventType, OutcomeClass, Status, Trigger, request, trace, why},
     store::history,
 };
 
@@ -38,10 +38,10 @@ pub struct Delivery {
     pub company_id: Uuid,
     /// The event it carries: the receiver's `webhook-id`.
     pub event_id: Uuid,
-    /// Why it exists: `event`, `test`, `replay` or `recovery`.
-    pub trigger: String,
-    /// Its state: `pending`, `held`, `delivered`, `dead` or `cancelled`.
-    pub status: String,
+    /// Why it exists.
+    pub trigger: Trigger,
+    /// Its state.
+    pub status: Status,
     /// What the state alone does not say.
     pub reason: Option<String>,
     /// The state in a sentence.
@@ -55,7 +55,7 @@ pub struct Delivery {
     /// When it was put in line for a worker; null while it waits in the ledger.
     pub queued_at: Option<DateTime<Utc>>,
     /// The class of the latest attempt's outcome.
-    pub outcome: Option<String>,
+    pub outcome: Option<OutcomeClass>,
     /// The latest attempt's outcome in a sentence.
     pub outcome_why: Option<String>,
     /// When the latest attempt began.
@@ -78,7 +78,7 @@ impl Delivery {
     /// As it stands at `now`.
     #[must_use]
     pub fn at(now: DateTime<Utc>, row: history::Delivery) -> Self {
-        let status = row.status.parse().unwrap_or(Status::Pending);
+        let status = row.status;
         let why =
             why::of_status(status, row.reason.as_deref(), Some(row.due_at), row.queued_at.is_some(), now);
         let published = row.traceparent.as_deref().and_then(trace::parse);
@@ -99,7 +99,7 @@ impl Delivery {
             company_id: row.company_id.uuid(),
             event_id: row.event_id.uuid(),
             trigger: row.trigger,
-            status: row.status,
+            status,
             reason: row.reason,
             why: why.sentence,
             next_move: why.next.as_str().to_owned(),
@@ -143,8 +143,8 @@ pub struct Attempt {
     pub number: i32,
     /// When its request began.
     pub attempted_at: DateTime<Utc>,
-    /// The class of its outcome: `accepted`, `refused`, `timed_out` and so on.
-    pub outcome: String,
+    /// The class of its outcome.
+    pub outcome: OutcomeClass,
     /// The outcome in a sentence.
     pub why: Option<String>,
     /// Where it was sent.

@@ -11,7 +11,7 @@ use crate::{
         pagination::{Count, PAGE_MAX},
         problem::{FieldError, Problem},
     },
-    model::{CompanyId, EventId, EventType, NonMatch, Status, WebhookId, envelope, id, subscription, why},
+    model::{CompanyId, EventId, EventType, NonMatch, WebhookId, envelope, id, subscription, why},
     store::events as table,
 };
 
@@ -125,9 +125,8 @@ fn not_sent(version: table::Version, event_type: &EventType) -> Option<NotSent> 
 }
 
 fn delivery(sent: table::Sent, now: DateTime<Utc>) -> EventDelivery {
-    let why = sent.status.parse::<Status>().ok().map(|status| {
-        why::of_status(status, sent.reason.as_deref(), Some(sent.due_at), sent.queued_at.is_some(), now)
-    });
+    let why =
+        why::of_status(sent.status, sent.reason.as_deref(), Some(sent.due_at), sent.queued_at.is_some(), now);
     EventDelivery {
         id: sent.id,
         webhook_id: sent.webhook_id,
@@ -135,8 +134,8 @@ fn delivery(sent: table::Sent, now: DateTime<Utc>) -> EventDelivery {
         status: sent.status,
         attempts: sent.attempts,
         response_status: sent.response_status,
-        why: why.as_ref().map(|why| why.sentence.clone()).unwrap_or_default(),
-        next_move: why.map(|why| why.next.as_str().to_owned()).unwrap_or_default(),
+        why: why.sentence,
+        next_move: why.next.as_str().to_owned(),
         created_at: sent.created_at,
         delivered_at: sent.delivered_at,
     }

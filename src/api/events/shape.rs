@@ -14,6 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     api::problem::{Problem, ProblemBody},
+    model::{Status, Trigger},
     store::events,
 };
 
@@ -205,10 +206,10 @@ pub struct EventDelivery {
     pub id: Uuid,
     /// The webhook it goes to.
     pub webhook_id: Uuid,
-    /// Why it exists: `event`, `test`, `replay` or `recovery`.
-    pub trigger: String,
-    /// `pending`, `held`, `delivered`, `dead` or `cancelled`.
-    pub status: String,
+    /// Why it exists.
+    pub trigger: Trigger,
+    /// Its state.
+    pub status: Status,
     /// How many attempts were made.
     pub attempts: i32,
     /// The status of the latest answer; null where nobody answered.

@@ -12,7 +12,10 @@ use crate::{
         listing::within_reach,
         problem::{FieldError, Problem},
     },
-    model::{EventType, Status},
+    model::{
+        EventType, Status,
+        replay::{ReplayKind, ReplayStatus},
+    },
     store::replays::{self, Filter},
 };
 
@@ -23,8 +26,8 @@ pub struct Replay {
     pub id: Uuid,
     /// Whose it is.
     pub company_id: Uuid,
-    /// `replay`, or what a webhook's `resume` or `recovery` ordered.
-    pub kind: String,
+    /// Whether somebody asked for it, or what ordered it: the resume of a webhook, its recovery from an outage.
+    pub kind: ReplayKind,
     /// The webhook, where it is about one.
     pub webhook_id: Option<Uuid>,
     /// What is sent again: `deliveries` and `messages` by their ids, or what they have in common.
@@ -35,7 +38,7 @@ pub struct Replay {
     /// Who asked.
     pub requested_by: String,
     /// `expanding` while it makes deliveries, `running` while some of them have not ended, `done`.
-    pub status: String,
+    pub status: ReplayStatus,
     /// When it was asked for.
     pub started_at: DateTime<Utc>,
     /// When the last of its deliveries was made.
@@ -89,7 +92,6 @@ pub struct NewReplay {
     pub event_type: Option<String>,
     /// All in this state; `dead` where none is named: what was given up is what a replay is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<StatusWord>, inline)]
     pub status: Option<Status>,
     /// All of events at this time or later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -101,21 +103,6 @@ pub struct NewReplay {
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10000, default = 50)]
     pub rate: Option<i32>,
-}
-
-/// A state of deliveries.
-#[derive(ToSchema)]
-#[schema(rename_all = "snake_case")]
-#[expect(
-    dead_code,
-    reason = "it stands in the document alone, for the domain's own type knows nothing of documents"
-)]
-enum StatusWord {
-    Pending,
-    Held,
-    Delivered,
-    Dead,
-    Cancelled,
 }
 
 impl NewReplay {

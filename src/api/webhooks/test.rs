@@ -197,10 +197,10 @@ impl Test {
     }
 
     fn ended(&self, standing: Standing) -> Tested {
-        let success = standing.status == Status::Delivered.as_str();
+        let success = standing.status == Status::Delivered;
         // What ended without an attempt has its reason in the row: its webhook is deleted.
         let was_sent = standing.attempts > 0;
-        let reason = standing.reason.unwrap_or_else(|| standing.status.clone());
+        let reason = standing.reason.unwrap_or_else(|| standing.status.to_string());
         let message = if was_sent { SENT.to_owned() } else { format!("the test was not sent: {reason}") };
         Tested {
             success,
@@ -214,5 +214,5 @@ impl Test {
 }
 
 fn has_ended(standing: &Standing) -> bool {
-    ![Status::Pending.as_str(), Status::Held.as_str()].contains(&standing.status.as_str())
+    ![Status::Pending, Status::Held].contains(&standing.status)
 }

@@ -1,0 +1,41 @@
+//! Enums that are words: the same in the ledger, on the wire, in the log and in the document.
+
+/// A word that is none of those expected.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+#[error("`{0}` is not a known word here")]
+pub struct UnknownWord(pub String);
+
+/// Gives an enum its words, and reads them.
+macro_rules! words {
+    ($type:ident { $($variant:ident = $word:literal),+ $(,)? }) => {
+        impl $type {
+            /// Every word, in the order of the documentation.
+            pub const WORDS: &[&'static str] = &[$($word),+];
+
+            /// The word that stands in the ledger, on the wire and in the log.
+            #[must_use]
+            pub const fn as_str(self) -> &'static str {
+                match self { $(Self::$variant => $word),+ }
+            }
+        }
+
+        impl std::fmt::Display for $type {
+            fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+                f.write_str(self.as_str())
+            }
+        }
+
+        impl std::str::FromStr for $type {
+            type Err = $crate::model::words::UnknownWord;
+
+            fn from_str(text: &str) -> Result<Self, Self::Err> {
+                match text {
+                    $($word => Ok(Self::$variant),)+
+                    _ => Err($crate::model::words::UnknownWord(text.to_owned())),
+                }
+            }
+        }
+    };
+}
+
+pub(crate) use words;
