@@ -4,6 +4,8 @@
 
 use std::{fmt, time::Duration};
 
+use chrono::{DateTime, Utc};
+
 /// The retry queues, one for each wait that doubling gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RetryTier {
@@ -99,6 +101,18 @@ pub enum NextStep {
 }
 
 impl NextStep {
+    /// This step, where no attempt starts after `end`: a retry that would is given up instead.
+    #[must_use]
+    pub fn ending(self, now: DateTime<Utc>, end: Option<DateTime<Utc>>) -> Self {
+        let is_late = |wait: Wait| {
+            end.is_some_and(|end| (end - now).to_std().map_or(true, |left| wait.duration() > left))
+        };
+        match self {
+            Self::Retry { wait } if is_late(wait) => Self::DeadLetter { reason: DeadReason::TooOld },
+            other => other,
+        }
+    }
+
     /// The word for it in the log.
     #[must_use]
     pub const fn as_str(&self) -> &'static str {
@@ -122,6 +136,8 @@ pub enum DeadReason {
     Fault,
     /// It became older than the retention, or its event did.
     Expired,
+    /// The next attempt would start later than its webhook allows.
+    TooOld,
     /// An attempt was made for a delivery that the ledger does not know.
     UnknownDelivery,
     /// The worker died with it again and again, even when it was alone.
@@ -136,11 +152,12 @@ pub enum DeadReason {
 
 impl DeadReason {
     /// Every reason.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 10] = [
         Self::AttemptsExhausted,
         Self::Blocked,
         Self::Fault,
         Self::Expired,
+        Self::TooOld,
         Self::UnknownDelivery,
         Self::EndedTheWorker,
         Self::Undecodable,
@@ -162,6 +179,7 @@ impl DeadReason {
             Self::Blocked => "blocked",
             Self::Fault => "fault",
             Self::Expired => "expired",
+            Self::TooOld => "too old",
             Self::UnknownDelivery => "unknown delivery",
             Self::EndedTheWorker => "ended the worker",
             Self::Undecodable => "cannot be decoded",

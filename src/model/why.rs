@@ -202,6 +202,10 @@ fn dead(reason: Option<&str>) -> Why {
         Some(DeadReason::Expired) => {
             (Nobody, "it grew older than deliveries are kept before it could be sent")
         }
+        Some(DeadReason::TooOld) => (
+            Receiver,
+            "it failed until its webhook allowed no more retries (max_attempt_age_seconds); replay it once the receiver works",
+        ),
         Some(DeadReason::UnknownDelivery) => {
             (Operator, "the ledger does not know the delivery that was attempted; it may have been set back")
         }

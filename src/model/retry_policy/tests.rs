@@ -200,3 +200,22 @@ fn reasons_are_read_back_from_the_ledgers_words() {
     assert_eq!(DeadReason::of("ended the worker 3 times"), Some(DeadReason::EndedTheWorker));
     assert_eq!(DeadReason::of("something else"), None);
 }
+
+#[test]
+fn a_retry_after_the_end_is_given_up() {
+    let check = |step: NextStep, end: Option<i64>, expected: NextStep| {
+        assert_eq!(
+            step.clone().ending(fixtures::at(1_000), end.map(fixtures::at)),
+            expected,
+            "{step:?} {end:?}"
+        );
+    };
+    check(ledger(60.0), None, ledger(60.0));
+    check(ledger(60.0), Some(1_061), ledger(60.0));
+    check(ledger(60.0), Some(1_060), ledger(60.0));
+    check(ledger(60.0), Some(1_059), dead(DeadReason::TooOld));
+    check(tier(RetryTier::S1), Some(1_000), dead(DeadReason::TooOld));
+    check(tier(RetryTier::S1), Some(500), dead(DeadReason::TooOld));
+    check(NextStep::Done, Some(500), NextStep::Done);
+    check(dead(DeadReason::Blocked), Some(500), dead(DeadReason::Blocked));
+}

@@ -162,7 +162,7 @@ fn every_state_is_explained() {
 #[test]
 fn every_reason_of_a_dead_letter_has_words_of_its_own() {
     let expected = |reason| match reason {
-        DeadReason::AttemptsExhausted => Move::Receiver,
+        DeadReason::AttemptsExhausted | DeadReason::TooOld => Move::Receiver,
         DeadReason::Blocked | DeadReason::Fault => Move::Admin,
         DeadReason::Expired => Move::Nobody,
         DeadReason::UnknownDelivery
