@@ -11,7 +11,7 @@ use super::{
 };
 use crate::{
     model::{
-        Attempt, Exchange, NextStep, Outcome, Payload, Phases,
+        Attempt, DeadReason, Exchange, NextStep, Outcome, Payload, Phases,
         request::{self, Draft, Request},
         why,
     },
@@ -54,7 +54,14 @@ pub(super) async fn attempt(
             now
         }
     };
-    let rendered = render(&task, &payload, traceparent.as_deref(), started_at);
+    let end = task.known.webhook.settings.retries_end(task.delivery.time());
+    // It may have waited for its lane since the last attempt decided that there was time for this one.
+    let is_too_old = task.hand.job.attempt > 1 && end.is_some_and(|end| started_at > end);
+    let rendered = if is_too_old {
+        Err(too_old(&task, started_at))
+    } else {
+        render(&task, &payload, traceparent.as_deref(), started_at)
+    };
     // Not held while the receiver is waited for: the body has a copy of it.
     drop(payload);
     let (request_head, exchange) = match rendered {
@@ -77,6 +84,11 @@ pub(super) async fn attempt(
         fastrand::f64(),
         worker.retry_after_max,
     );
+    let next = if is_too_old {
+        NextStep::DeadLetter { reason: DeadReason::TooOld }
+    } else {
+        next.ending(worker.clock.now(), end)
+    };
     let attempt = Attempt {
         delivery: task.delivery,
         number: job.attempt,
@@ -119,6 +131,16 @@ fn render<'t>(
         payload,
     })?;
     Ok((url, request))
+}
+
+/// Why a retry is not sent that starts too late.
+fn too_old(task: &Task, now: chrono::DateTime<chrono::Utc>) -> String {
+    let (age, allowed) =
+        (now - task.delivery.time(), task.known.webhook.settings.max_attempt_age_seconds.unwrap_or_default());
+    format!(
+        "a retry may start up to {allowed} s after the delivery was made, and this one would after {} s",
+        age.num_seconds()
+    )
 }
 
 /// Headers as text, a line each.

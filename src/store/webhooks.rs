@@ -22,6 +22,7 @@ pub(super) const CONSTRAINTS: &[(&str, &str, &str)] = &[
     ("webhooks_events_not_empty", "events", "must name at least one event type, or `*` for all"),
     ("webhooks_retry_count_range", "retry_count", "must be 1 to 20"),
     ("webhooks_timeout_range", "timeout_seconds", "must be 1 to 60"),
+    ("webhooks_max_attempt_age_range", "max_attempt_age_seconds", "must be 60 to 2592000"),
     ("webhooks_max_in_flight_range", "max_in_flight", "must be 1 to 10000"),
     ("webhooks_rate_limit_range", "rate_limit", "must be 0.01 to 100000 a second"),
 ];
@@ -46,6 +47,7 @@ macro_rules! webhooks {
                 retry_count as "retry_count!",
                 retry_schedule,
                 timeout_seconds as "timeout_seconds!",
+                max_attempt_age_seconds,
                 max_in_flight,
                 rate_limit,
                 auto_recover as "auto_recover!",
@@ -84,6 +86,7 @@ macro_rules! webhooks {
                 retry_count: row.retry_count,
                 retry_schedule: row.retry_schedule,
                 timeout_seconds: row.timeout_seconds,
+                max_attempt_age_seconds: row.max_attempt_age_seconds,
                 max_in_flight: row.max_in_flight,
                 rate_limit: row.rate_limit,
                 auto_recover: row.auto_recover,
@@ -118,9 +121,9 @@ macro_rules! save {
         webhooks!(
             $before
             "name, description, url, events, active, secret, headers, retry_count, retry_schedule, timeout_seconds,
-             max_in_flight, rate_limit, auto_recover, metadata"
+             max_in_flight, rate_limit, auto_recover, metadata, max_attempt_age_seconds"
             $between
-            "$4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, $14, $15, $16, $17::text::json"
+            "$4, $5, $6, $7, $8, $9, $10::text::json, $11, $12, $13, $14, $15, $16, $17::text::json, $18"
             $after,
             $first,
             $second,
@@ -139,6 +142,7 @@ macro_rules! save {
             $settings.rate_limit,
             $settings.auto_recover,
             json(&$settings.metadata),
+            $settings.max_attempt_age_seconds,
         )
     };
 }

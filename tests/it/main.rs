@@ -18,6 +18,7 @@
 )]
 
 mod api;
+mod attempt_age;
 mod bad_messages;
 mod bisect;
 mod bounds;

@@ -75,6 +75,9 @@ struct Settings {
     /// The whole time an attempt may take, 1 to 60 s
     #[arg(long, value_name = "SECONDS")]
     timeout_seconds: Option<i32>,
+    /// How many seconds after its event, or after its replay was asked for, a retry may start, 60 to 2,592,000, or `none`
+    #[arg(long, value_name = "SECONDS", value_parser = or_none::<i32>)]
+    max_attempt_age_seconds: Option<OrNone<i32>>,
     /// Requests at once from each worker, or `none` for the service's default, LANE_IN_FLIGHT_MAX
     #[arg(long, value_name = "N", value_parser = or_none::<i32>)]
     max_in_flight: Option<OrNone<i32>>,
@@ -105,6 +108,7 @@ impl Settings {
         set(&mut body, "retry_count", self.retry_count);
         set(&mut body, "retry_schedule", self.retry_schedule.as_deref().map(schedule).transpose()?);
         set(&mut body, "timeout_seconds", self.timeout_seconds);
+        set(&mut body, "max_attempt_age_seconds", self.max_attempt_age_seconds.map(|value| value.0));
         set(&mut body, "max_in_flight", self.max_in_flight.map(|value| value.0));
         set(&mut body, "rate_limit", self.rate_limit.map(|value| value.0));
         set(&mut body, "auto_recover", self.auto_recover);

@@ -6,6 +6,7 @@
 
 use std::{collections::BTreeMap, time::Duration};
 
+use chrono::{DateTime, TimeDelta, Utc};
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 use utoipa::{
@@ -36,6 +37,9 @@ pub const METADATA_BYTES_MAX: usize = 8 * 1024;
 /// The whole time of an attempt, in seconds: by default, and at most.
 pub const TIMEOUT_SECONDS_DEFAULT: i32 = 30;
 pub const TIMEOUT_SECONDS_MAX: i32 = 60;
+/// The range of the age at which a retry may still start, in seconds: a minute to 30 days.
+pub const MAX_ATTEMPT_AGE_SECONDS_MIN: i32 = 60;
+pub const MAX_ATTEMPT_AGE_SECONDS_MAX: i32 = 30 * 24 * 60 * 60;
 /// The most requests at once that a webhook may ask for.
 pub const MAX_IN_FLIGHT_MAX: i32 = 10_000;
 /// The range of a pace, in requests a second.
@@ -111,6 +115,10 @@ settings! {
     retry_count: i32 = ATTEMPTS_DEFAULT.cast_signed(), whole(1, ATTEMPTS_MAX.cast_signed());
     /// The whole time an attempt may take, in seconds.
     timeout_seconds: i32 = TIMEOUT_SECONDS_DEFAULT, whole(1, TIMEOUT_SECONDS_MAX);
+    /// How long after its event a retry may start, in seconds; of a replay, how long after it was asked for. A delivery
+    /// whose next retry would start later is given up as too old. The first attempt is always made. Null for no limit.
+    max_attempt_age_seconds: Option<i32> = None,
+        whole(MAX_ATTEMPT_AGE_SECONDS_MIN, MAX_ATTEMPT_AGE_SECONDS_MAX).or_none();
     /// A note for people.
     description: Option<String> = None, note(DESCRIPTION_CHARACTERS_MAX).or_none();
     /// Waits between attempts in seconds, instead of a count; a request may name a preset. Null for the count.
@@ -140,6 +148,12 @@ impl Settings {
     #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(u64::try_from(self.timeout_seconds).unwrap_or_default())
+    }
+
+    /// When the last retry of a delivery that was placed at `made` may start; `None` where there is no limit.
+    #[must_use]
+    pub fn retries_end(&self, made: DateTime<Utc>) -> Option<DateTime<Utc>> {
+        made.checked_add_signed(TimeDelta::seconds(self.max_attempt_age_seconds?.into()))
     }
 
     /// Requests at once from a worker; `None` where the service's default holds.
