@@ -11,8 +11,9 @@
 //! job is acknowledged only after its attempt, and what follows from it, are committed. A crash anywhere repeats a
 //! request at worst; it never loses one.
 //!
-//! When commits have failed for [`TROUBLE_AFTER`], no request starts and nothing more is taken: finished attempts
-//! wait in memory and are committed first. Nobody gives a job back to the broker: it would burn its delivery limit.
+//! When commits have failed for [`taking::TROUBLE_AFTER`], no request starts and nothing more is taken: finished
+//! attempts wait in memory and are committed first. Nobody gives a job back to the broker: it would burn its delivery
+//! limit.
 //!
 //! Begin with `attempt.rs`: its steps stand in the order in which they happen. `taking.rs` says when jobs are taken at
 //! all, `gate.rs` what becomes of their deliveries, `lane.rs` what may start (with `pace.rs` and `slow.rs`), `claim.rs`,

@@ -29,7 +29,7 @@ pub(crate) mod why;
 pub(crate) mod words;
 
 pub use attempt::Exchange;
-pub use delivery::Trigger;
+pub use delivery::{Status, Trigger};
 pub use id::{CompanyId, DeliveryId, EventId, ReplayId, WebhookId};
 pub use job::Job;
 pub use next_step::RetryTier;
@@ -38,7 +38,7 @@ pub use payload::Payload;
 pub use webhook::Webhook;
 
 pub(crate) use attempt::{Attempt, Phases, Response};
-pub(crate) use delivery::Status;
+
 pub(crate) use envelope::{Decoded, Incoming, Limits, Placed, Rejected};
 pub(crate) use event::{Event, EventType};
 pub(crate) use next_step::{DeadReason, NextStep, Wait};

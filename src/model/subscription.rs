@@ -146,7 +146,10 @@ mod tests {
     #[test]
     fn a_webhook_says_why_it_does_not_want_an_event() {
         let check = |name: &str, active: bool, deleted: bool, expected: Option<NonMatch>| {
-            assert_eq!(why_not_then(&webhook().settings.events, active, deleted, &event_type(name)), expected);
+            assert_eq!(
+                why_not_then(&webhook().settings.events, active, deleted, &event_type(name)),
+                expected
+            );
         };
         check("ticket.created", true, false, None);
         check("asset.created", true, false, Some(NonMatch::TypeNotSubscribed));

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::{PgPool, types::Uuid};
 
-use crate::model::{CompanyId, DeliveryId, EventId, Payload, Status, Trigger, WebhookId};
+use crate::model::{CompanyId, DeliveryId, EventId, Payload, Status, WebhookId};
 
 /// A job's question.
 #[derive(Clone, Copy, Debug)]

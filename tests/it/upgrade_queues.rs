@@ -118,15 +118,12 @@ impl<'a> Old<'a> {
     /// Puts a message into a queue. What waits in a retry queue came by its exchange: the key leads it on when it is over.
     async fn publish(&self, queue: &str, message: Message) {
         let name = format!("{}.{queue}", self.app.prefix);
-        let (exchange, key) = match queue.starts_with("retry.") {
-            true => (name.as_str(), message.bucket.as_str()),
-            false => ("", name.as_str()),
-        };
-        let properties = message.properties.with_delivery_mode(2).with_headers(message.headers);
-        let properties = match queue.starts_with("retry.") {
-            true => properties.with_expiration(RETRY_MS.into()),
-            false => properties,
-        };
+        let mut properties = message.properties.with_delivery_mode(2).with_headers(message.headers);
+        let (mut exchange, mut key) = ("", name.as_str());
+        if queue.starts_with("retry.") {
+            (exchange, key) = (&name, &message.bucket);
+            properties = properties.with_expiration(RETRY_MS.into());
+        }
         let options = Default::default();
         let confirm = soon("the broker's confirm", async {
             let sent =

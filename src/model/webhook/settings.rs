@@ -18,7 +18,8 @@ use super::kinds::{
     self, Kind, flag, line, note, number, object, patterns, referred_to, secret, url, waits, whole,
 };
 use crate::model::{
-    Networks, RetryPolicy, Secret,
+    RetryPolicy, Secret,
+    address::Networks,
     fields::Fields,
     request::OWN_HEADERS_MAX,
     retry_policy::{ATTEMPTS_DEFAULT, ATTEMPTS_MAX},

@@ -102,7 +102,7 @@ fn id_moved(id: Uuid, by: TimeDelta) -> Option<Uuid> {
     let at = DateTime::from_timestamp_millis(i64::try_from(bits >> 80).ok()?)?;
     let millis = u128::try_from((at + by).timestamp_millis()).ok()?;
     let has_time = [7, 8].contains(&id.get_version_num()) && is_near(at);
-    has_time.then(|| Uuid::from_u128(millis << 80 | bits & ((1 << 80) - 1)))
+    has_time.then(|| Uuid::from_u128((millis << 80) | (bits & ((1 << 80) - 1))))
 }
 
 fn word_moved(word: &str, by: TimeDelta) -> Option<String> {
