@@ -102,7 +102,7 @@ pub(super) async fn shown(
     let not_sent = versions.into_iter().filter_map(|version| not_sent(version, event_type.as_ref()?));
     Ok(EventShown {
         not_sent: not_sent.collect(),
-        deliveries: sent.into_iter().map(|sent| delivery(sent, now)).collect(),
+        deliveries: sent.iter().map(|sent| delivery(sent, now)).collect(),
         event: Event::from(row),
     })
 }
@@ -124,7 +124,7 @@ fn not_sent(version: table::Version, event_type: &EventType) -> Option<NotSent> 
     })
 }
 
-fn delivery(sent: table::Sent, now: DateTime<Utc>) -> EventDelivery {
+fn delivery(sent: &table::Sent, now: DateTime<Utc>) -> EventDelivery {
     let why =
         why::of_status(sent.status, sent.reason.as_deref(), Some(sent.due_at), sent.queued_at.is_some(), now);
     EventDelivery {
