@@ -45,8 +45,8 @@ pub struct Config {
     pub delivery_shards: u8,
 
     /// The version of the jobs that are published; 2 once every worker is of a release that reads it
-    #[arg(long, env = "JOB_VERSION", value_enum, default_value_t = jobs::Version::V1)]
-    pub job_version: jobs::Version,
+    #[arg(long, env = "JOB_VERSION", value_enum, default_value_t = jobs::JobVersion::V1)]
+    pub job_version: jobs::JobVersion,
 
     /// How often RabbitMQ hands a message out before it becomes a suspect of ending its workers
     #[arg(long, env = "DELIVERY_LIMIT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -101,7 +101,7 @@ pub(super) mod tests {
             amqp_prefix: "xtwebhooks".into(),
             events_exchange: "xtsystems.events".into(),
             delivery_shards: 1,
-            job_version: jobs::Version::V1,
+            job_version: jobs::JobVersion::V1,
             delivery_limit: 100,
             events_queue_bytes_max: 1 << 30,
             retry_jobs_max: 100_000,

@@ -27,7 +27,7 @@ pub const KIND_V2: &str = "xtwebhooks.job.v2";
 
 /// Which version of jobs is published.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Version {
+pub enum JobVersion {
     /// With a rendered body. Workers of release 0.3.0 know no other.
     #[value(name = "1")]
     V1,
@@ -47,7 +47,10 @@ pub struct BadJob {
 }
 
 /// The messages of jobs, in their order, each to its destination.
-pub fn encode<'j>(version: Version, jobs: impl IntoIterator<Item = (&'j Job, Destination)>) -> Vec<Outgoing> {
+pub fn encode<'j>(
+    version: JobVersion,
+    jobs: impl IntoIterator<Item = (&'j Job, Destination)>,
+) -> Vec<Outgoing> {
     let mut rendered = LastRendered::default();
     jobs.into_iter().map(|(job, to)| message(version, job, to, &mut rendered)).collect()
 }
@@ -74,7 +77,7 @@ impl LastRendered {
     }
 }
 
-fn message(version: Version, job: &Job, to: Destination, rendered: &mut LastRendered) -> Outgoing {
+fn message(version: JobVersion, job: &Job, to: Destination, rendered: &mut LastRendered) -> Outgoing {
     let mut headers = Headers::default();
     headers
         .set_str("company", &job.company.to_string())
@@ -88,14 +91,14 @@ fn message(version: Version, job: &Job, to: Destination, rendered: &mut LastRend
         headers.set_str("traceparent", traceparent);
     }
     let (kind, body) = match (&job.payload, version) {
-        (Some(Payload::Event { data, timestamp }), Version::V2) => {
+        (Some(Payload::Event { data, timestamp }), JobVersion::V2) => {
             headers.set_i64("timestamp", *timestamp);
             (KIND_V2, data.clone())
         }
         // What is rendered already can only be a job of version 1.
         (Some(payload), _) => (KIND_V1, rendered.body(job, payload)),
-        (None, Version::V1) => (KIND_V1, Bytes::new()),
-        (None, Version::V2) => (KIND_V2, Bytes::new()),
+        (None, JobVersion::V1) => (KIND_V1, Bytes::new()),
+        (None, JobVersion::V2) => (KIND_V2, Bytes::new()),
     };
     // Bundles of one event have no delivery in common, so the first tells them apart.
     let first = job.deliveries.first().map_or(job.event.uuid(), |(delivery, _)| delivery.uuid());

@@ -57,14 +57,14 @@ fn encoded(outgoing: Outgoing, names: &[&str]) -> Value {
 }
 
 /// The message of one job, to a retry queue where a tier is given.
-fn message_of(version: Version, job: &Job, tier: Option<RetryTier>) -> Outgoing {
+fn message_of(version: JobVersion, job: &Job, tier: Option<RetryTier>) -> Outgoing {
     let retry = |tier| Destination::Retry { tier, bucket: job.bucket() };
     encode(version, [(job, tier.map_or_else(|| job.into(), retry))]).remove(0)
 }
 
 #[test]
 fn the_kept_fixtures_are_read_and_written_byte_for_byte() {
-    let check = |version: Version,
+    let check = |version: JobVersion,
                  fixture: &str,
                  tier: Option<RetryTier>,
                  deliveries: usize,
@@ -78,14 +78,14 @@ fn the_kept_fixtures_are_read_and_written_byte_for_byte() {
             fixture["headers"].as_object().expect("headers").keys().map(String::as_str).collect();
         assert_eq!(encoded(message_of(version, &job, tier), &names), fixture);
     };
-    check(Version::V1, FRESH, None, 1, 1, "event");
-    check(Version::V1, BUNDLE, None, 2, 1, "event");
-    check(Version::V1, CLAIMING, Some(RetryTier::S4), 1, 3, "replay");
-    check(Version::V2, FRESH_V2, None, 1, 1, "event");
-    check(Version::V2, BUNDLE_V2, None, 2, 1, "event");
-    check(Version::V2, CLAIMING_V2, Some(RetryTier::S4), 1, 3, "replay");
+    check(JobVersion::V1, FRESH, None, 1, 1, "event");
+    check(JobVersion::V1, BUNDLE, None, 2, 1, "event");
+    check(JobVersion::V1, CLAIMING, Some(RetryTier::S4), 1, 3, "replay");
+    check(JobVersion::V2, FRESH_V2, None, 1, 1, "event");
+    check(JobVersion::V2, BUNDLE_V2, None, 2, 1, "event");
+    check(JobVersion::V2, CLAIMING_V2, Some(RetryTier::S4), 1, 3, "replay");
     // A body that was rendered stays in a job of version 1, whatever is published.
-    check(Version::V2, FRESH, None, 1, 1, "event");
+    check(JobVersion::V2, FRESH, None, 1, 1, "event");
 }
 
 #[test]
@@ -95,7 +95,7 @@ fn what_version_two_carries_is_rendered_for_version_one() {
         let fixture = parse(fixture_v1);
         let mut names: Vec<_> =
             fixture["headers"].as_object().expect("headers").keys().map(String::as_str).collect();
-        let outgoing = message_of(Version::V1, &job, tier);
+        let outgoing = message_of(JobVersion::V1, &job, tier);
         assert_eq!(outgoing.headers.get_i64("timestamp"), None, "version 1 has it in its body");
         names.sort_unstable();
         assert_eq!(encoded(outgoing, &names), fixture);
@@ -109,7 +109,7 @@ fn the_jobs_of_an_event_share_a_body_that_is_rendered_once() {
     let job = decoded(&parse(FRESH_V2)).expect("a fixture is a job");
     let other = Job { event: EventId(uuid::Uuid::from_u128(7)), ..job.clone() };
     let jobs = [&job, &job, &other, &other].map(|job| (job, Destination::from(job)));
-    let bodies = encode(Version::V1, jobs).into_iter().map(|message| message.body);
+    let bodies = encode(JobVersion::V1, jobs).into_iter().map(|message| message.body);
     let [first, second, third, fourth] = <[Bytes; 4]>::try_from(bodies.collect::<Vec<_>>()).expect("four");
     assert_eq!((first.as_ptr(), third.as_ptr()), (second.as_ptr(), fourth.as_ptr()));
     assert_ne!(first.as_ptr(), third.as_ptr());

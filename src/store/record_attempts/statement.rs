@@ -37,7 +37,7 @@ pub(super) async fn write(
     changes: &Changes,
     policy: &breaker::Policy,
 ) -> sqlx::Result<Answer> {
-    let made = Columns::of(rows);
+    let made = AttemptColumns::of(rows);
     let probe_waits: Vec<f64> = policy.probe_waits().iter().map(Duration::as_secs_f64).collect();
     let answered = sqlx::query_file_as!(
         Answered,
@@ -119,7 +119,7 @@ impl Answer {
 }
 
 /// The attempts as columns: a place for each row in each of them, but in `gone`, which has the webhooks to be paused.
-struct Columns<'r> {
+struct AttemptColumns<'r> {
     ids: Vec<Uuid>,
     numbers: Vec<i32>,
     statuses: Vec<&'static str>,
@@ -146,7 +146,7 @@ struct Columns<'r> {
     gone_why: Vec<&'r str>,
 }
 
-impl<'r> Columns<'r> {
+impl<'r> AttemptColumns<'r> {
     fn of(rows: &[&'r Row]) -> Self {
         let text = |f: fn(&Row) -> Option<&str>| rows.iter().map(|r| f(r)).collect::<Vec<Option<&str>>>();
         let phase = |i: usize| rows.iter().map(|r| r.phases_us[i]).collect::<Vec<Option<i32>>>();

@@ -6,7 +6,7 @@ use uuid::Uuid;
 use xtwebhooks::{
     broker::{
         Destination, Queue,
-        jobs::{Version, decode},
+        jobs::{JobVersion, decode},
         tide_marks::{self, TideMark},
     },
     model::{CompanyId, DeliveryId, EventId, Job, Payload, RetryTier, Trigger, WebhookId},
@@ -34,16 +34,16 @@ fn example(payload: Option<Payload>, deliveries: u128) -> Job {
 #[tokio::test]
 async fn a_job_comes_back_as_it_went() {
     let rendered = Payload::Rendered(Bytes::from_static(b"{\"data\":\"\xc3\xa9\"}"));
-    comes_back_as_it_went(Version::V1, rendered).await;
+    comes_back_as_it_went(JobVersion::V1, rendered).await;
 }
 
 #[tokio::test]
 async fn a_job_of_version_two_comes_back_as_it_went() {
     let event = Payload::Event { data: Bytes::from_static(b"\"\xc3\xa9\""), timestamp: i64::MIN };
-    comes_back_as_it_went(Version::V2, event).await;
+    comes_back_as_it_went(JobVersion::V2, event).await;
 }
 
-async fn comes_back_as_it_went(version: Version, payload: Payload) {
+async fn comes_back_as_it_went(version: JobVersion, payload: Payload) {
     on_rabbit(|rabbit| async move {
         let broker = rabbit.with(|config| config.job_version = version).open().await;
         let fresh = example(Some(payload), 16);
