@@ -240,7 +240,9 @@ impl App {
             "headers": {}, "retry_count": 3, "timeout_seconds": 30, "active": true, "auto_recover": false, "metadata": {},
             "guide_signature_is_previous": false, "created_at": "now", "updated_at": "now", "version": 1,
         });
-        row.as_object_mut().expect("an object").extend(more.as_object().expect("an object").clone());
+        for (column, value) in more.as_object().into_iter().flatten().filter(|(_, value)| !value.is_null()) {
+            row[column] = value.clone();
+        }
         sqlx::query(
             "insert into webhooks select * from json_populate_record(null::webhooks, $1::text::json)",
         )
