@@ -6,9 +6,9 @@ use std::collections::BTreeMap;
 
 use serde_json::{Map, Value, json};
 
-use super::settings::Receivers;
 use crate::model::{
-    Secret, address,
+    Secret,
+    address::{self, Networks},
     event::EVENT_TYPE_BYTES_MAX,
     fields::{self, Wrong},
     request,
@@ -28,6 +28,15 @@ const EVENT_PATTERN: &str = "EventPattern";
 const WAIT_SECONDS: &str = "WaitSeconds";
 const RETRY_SCHEDULE: &str = "RetrySchedule";
 const PRESET: &str = "Preset";
+
+/// Which receivers this service delivers to.
+#[derive(Clone, Copy, Debug)]
+pub struct Receivers<'a> {
+    /// Networks that are allowed although they are private, loopback or reserved.
+    pub allowed: &'a Networks,
+    /// Whether a receiver without TLS is refused.
+    pub require_https: bool,
+}
 
 type Read<T> = Box<dyn Fn(Value, &Receivers<'_>) -> Result<T, Wrong>>;
 

@@ -14,12 +14,12 @@ use utoipa::{
     openapi::{RefOr, Schema},
 };
 
+pub use super::kinds::Receivers;
 use super::kinds::{
     self, Kind, flag, line, note, number, object, patterns, referred_to, secret, url, waits, whole,
 };
 use crate::model::{
     RetryPolicy, Secret,
-    address::Networks,
     fields::Fields,
     request::OWN_HEADERS_MAX,
     retry_policy::{ATTEMPTS_DEFAULT, ATTEMPTS_MAX},
@@ -46,15 +46,6 @@ pub const MAX_IN_FLIGHT_MAX: i32 = 10_000;
 /// The range of a pace, in requests a second.
 pub const RATE_LIMIT_MIN: f64 = 0.01;
 pub const RATE_LIMIT_MAX: f64 = 100_000.0;
-
-/// Which receivers this service delivers to.
-#[derive(Clone, Copy, Debug)]
-pub struct Receivers<'a> {
-    /// Networks that are allowed although they are private, loopback or reserved.
-    pub allowed: &'a Networks,
-    /// Whether a receiver without TLS is refused.
-    pub require_https: bool,
-}
 
 /// Makes of each row a field: its description, name, type and default, and the kind that reads and describes it.
 macro_rules! settings {
