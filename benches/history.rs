@@ -102,7 +102,7 @@ fn ago(days: i64) -> String {
 /// A key of all companies.
 async fn key(db: &mut PgConnection) -> Result<String> {
     let key = ApiKey::generate();
-    let new = api_keys::New {
+    let new = api_keys::KeyToInsert {
         id: &key.id,
         company: None,
         name: "of a benchmark",

@@ -24,7 +24,7 @@ pub async fn write(
         other => other,
     };
     let text = |value: Option<Value>| value.map(|value| value.to_string());
-    let entry = audit_log::Entry {
+    let entry = audit_log::AuditRow {
         company: company.map(CompanyId::uuid),
         actor: caller.actor.clone(),
         action: action.to_owned(),

@@ -120,7 +120,7 @@ async fn list(
     if page.after.is_some_and(|(at, _)| !is_of_our_age(at)) {
         return Err(Problem::field("cursor", "is none of this list; begin without one"));
     }
-    let wanted = table::Wanted {
+    let wanted = table::AuditQuery {
         company,
         actor: query.actor,
         action: query.action,

@@ -12,7 +12,7 @@ use super::{
     access::Caller,
     audit,
     extract::Id,
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
 };
 use crate::{model::CompanyId, store::erasures};
 
@@ -57,8 +57,8 @@ pub struct Erasure {
     pub dropped_at: Option<DateTime<Utc>>,
 }
 
-impl From<erasures::Erasure> for Erasure {
-    fn from(row: erasures::Erasure) -> Self {
+impl From<erasures::ErasureRow> for Erasure {
+    fn from(row: erasures::ErasureRow) -> Self {
         Self {
             status: if row.done_at.is_some() { "done" } else { "running" }.to_owned(),
             company_id: row.company_id,
@@ -135,7 +135,7 @@ fn may_see(caller: &Caller, company: CompanyId) -> Result<(), Problem> {
     if caller.all_companies {
         Ok(())
     } else if caller.company == Some(company) {
-        Err(Problem::new(Kind::Forbidden, "this needs credentials of all companies"))
+        Err(Problem::new(ProblemKind::Forbidden, "this needs credentials of all companies"))
     } else {
         Err(Problem::not_found("Company not found"))
     }

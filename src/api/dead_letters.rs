@@ -19,10 +19,10 @@ use super::{
     access::{Caller, Scope},
     audit,
     extract::{Id, Named, Query},
-    idempotency::Key,
+    idempotency::IdempotencyKey,
     listing::{Listed, PageOf, PageRequest, Paging, Reader, texts_schema, within_reach, words_schema},
     pagination::{COUNT_MAX, COUNT_TIMEOUT},
-    problem::{Kind, Problem, ProblemBody},
+    problem::{Problem, ProblemBody, ProblemKind},
     replays::{self, Replay},
 };
 use crate::{
@@ -30,7 +30,7 @@ use crate::{
         CompanyId,
         dead_letter::{DeadLetterKind, DeadLetterStatus},
     },
-    store::{dead_letters as table, replays::Filter, search},
+    store::{dead_letters as table, replays::ReplayFilter, search},
 };
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -68,7 +68,7 @@ fn statuses() -> Schema {
 /// Which dead letters. Lists are separated by commas; of each list one must match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Choice {
+struct DeadLettersQuery {
     /// Only of these kinds: a `delivery` given up, an `event` or a `message` that could not be taken in.
     #[param(schema_with = kinds, style = Form, explode = false)]
     kind: Option<String>,
@@ -86,7 +86,7 @@ struct Choice {
     until: Option<DateTime<Utc>>,
 }
 
-impl Choice {
+impl DeadLettersQuery {
     fn read(&self, company: Option<CompanyId>) -> Result<search::Letters, Problem> {
         let mut reader = Reader::default();
         let wanted = search::Letters {
@@ -109,7 +109,7 @@ fn whose(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
         Some(company) => Ok(Some(company)),
         None if caller.all_companies && caller.may(Scope::Admin) => Ok(None),
         None => Err(Problem::new(
-            Kind::CompanyRequired,
+            ProblemKind::CompanyRequired,
             "the credentials hold for several companies; name one by X-Company-Id",
         )),
     }
@@ -128,7 +128,7 @@ impl Listed for DeadLetter {
     path = "/v1/dead-letters",
     tag = "Dead letters",
     operation_id = "listDeadLetters",
-    params(Paging, Choice),
+    params(Paging, DeadLettersQuery),
     responses(PageOf<DeadLetter>),
     security(("bearer" = ["deliveries:read"])),
 )]
@@ -136,7 +136,7 @@ async fn list(
     State(api): State<Api>,
     caller: Caller,
     asked: PageRequest,
-    Query(choice): Query<Choice>,
+    Query(choice): Query<DeadLettersQuery>,
 ) -> Result<Response, Problem> {
     let (db, company) = (&api.parts.reads, whose(&caller)?);
     let (wanted, page) = (choice.read(company)?, asked.of(company)?);
@@ -192,19 +192,19 @@ async fn replay(
     State(api): State<Api>,
     caller: Caller,
     Id(LetterId(id)): Id<LetterId>,
-    key: Key,
+    key: IdempotencyKey,
 ) -> Result<Response, Problem> {
     let row = find(&api, whose(&caller)?, id).await?;
     let company = row.company_id.map(CompanyId).ok_or_else(|| {
         Problem::new(
-            Kind::Conflict,
+            ProblemKind::Conflict,
             "it names no company, so nobody knows whose it would be; publish it anew, corrected",
         )
     })?;
     let filter = if row.kind == DeadLetterKind::Delivery {
-        Filter { deliveries: vec![id], ..Filter::default() }
+        ReplayFilter { deliveries: vec![id], ..ReplayFilter::default() }
     } else {
-        Filter { messages: vec![id], ..Filter::default() }
+        ReplayFilter { messages: vec![id], ..ReplayFilter::default() }
     };
     let order = replays::Order { company, webhook: None, filter: &filter, rate: replays::RATE_DEFAULT };
     order.write(&api, &caller, key).await
@@ -243,13 +243,13 @@ async fn discard(
         let change = (Some(before), Some(after));
         audit::write(&mut tx, &caller, of, "dead_letter.discard", &id.to_string(), change).await?;
     } else if row.status == DeadLetterStatus::Replayed {
-        return Err(Problem::new(Kind::Conflict, "it was replayed already"));
+        return Err(Problem::new(ProblemKind::Conflict, "it was replayed already"));
     }
     tx.commit().await?;
     Ok(axum::Json(DeadLetter::shown(row, caller.may(Scope::PayloadsRead))))
 }
 
-async fn find(api: &Api, company: Option<CompanyId>, id: Uuid) -> Result<table::DeadLetter, Problem> {
+async fn find(api: &Api, company: Option<CompanyId>, id: Uuid) -> Result<table::DeadLetterRow, Problem> {
     let row = table::get(&api.parts.reads, company, id).await?;
     row.ok_or_else(|| Problem::not_found(LetterId::NOT_FOUND))
 }

@@ -10,7 +10,7 @@ use axum::{extract::State, response::Response};
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-pub use filter::{Filter, OfWebhooks};
+pub use filter::{DeliveriesQuery, OfWebhooks};
 pub use shape::{Attempt, Delivery};
 
 use super::{
@@ -22,7 +22,7 @@ use super::{
     problem::Problem,
 };
 use crate::{
-    model::{DeliveryId, Status, WebhookId, why},
+    model::{DeliveryId, DeliveryStatus, WebhookId, why},
     store::{dead_letters, history, search, webhooks},
 };
 
@@ -40,7 +40,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     path = "/v1/webhooks/{webhook_id}/deliveries",
     tag = "Deliveries",
     operation_id = "listWebhookDeliveries",
-    params(("webhook_id" = Uuid, Path, description = "The webhook"), Paging, Filter),
+    params(("webhook_id" = Uuid, Path, description = "The webhook"), Paging, DeliveriesQuery),
     responses(PageOf<Delivery>),
     security(("bearer" = ["deliveries:read"])),
 )]
@@ -49,7 +49,7 @@ async fn list_of_webhook(
     tenant: Tenant,
     Id(webhook): Id<WebhookId>,
     asked: PageRequest,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<DeliveriesQuery>,
 ) -> Result<Response, Problem> {
     let wanted = search::Deliveries { webhooks: Some(vec![webhook.uuid()]), ..filter.read()? };
     if !history::has_webhook(&api.parts.reads, tenant.company, webhook).await? {
@@ -71,7 +71,7 @@ impl Listed for Delivery {
     path = "/v1/deliveries",
     tag = "Deliveries",
     operation_id = "listDeliveries",
-    params(Paging, OfWebhooks, Filter),
+    params(Paging, OfWebhooks, DeliveriesQuery),
     responses(PageOf<Delivery>),
     security(("bearer" = ["deliveries:read"])),
 )]
@@ -80,7 +80,7 @@ async fn list(
     tenant: Tenant,
     asked: PageRequest,
     Query(of): Query<OfWebhooks>,
-    Query(filter): Query<Filter>,
+    Query(filter): Query<DeliveriesQuery>,
 ) -> Result<Response, Problem> {
     let wanted = search::Deliveries { webhooks: of.read()?, ..filter.read()? };
     answer(&api, &tenant, &asked, &wanted).await
@@ -142,7 +142,7 @@ async fn answer(
     let count = search::count_deliveries(db, company, wanted, now, (COUNT_MAX, COUNT_TIMEOUT));
     let count = page.counted(count).await?;
     let rows = rows.into_iter().map(|row| {
-        let lane = lanes.get(&row.webhook_id).filter(|_| row.status == Status::Pending).cloned();
+        let lane = lanes.get(&row.webhook_id).filter(|_| row.status == DeliveryStatus::Pending).cloned();
         let mut delivery = Delivery::at(now, row);
         if let Some(why) = lane {
             delivery.explain(why);
@@ -153,9 +153,12 @@ async fn answer(
 }
 
 /// What holds up whole lanes explains more than a delivery's own time does.
-async fn lanes(api: &Api, rows: &[history::Delivery]) -> Result<HashMap<WebhookId, why::Why>, Problem> {
-    let mut ids: Vec<Uuid> =
-        rows.iter().filter(|row| row.status == Status::Pending).map(|row| row.webhook_id.uuid()).collect();
+async fn lanes(api: &Api, rows: &[history::DeliveryRow]) -> Result<HashMap<WebhookId, why::Why>, Problem> {
+    let mut ids: Vec<Uuid> = rows
+        .iter()
+        .filter(|row| row.status == DeliveryStatus::Pending)
+        .map(|row| row.webhook_id.uuid())
+        .collect();
     ids.sort_unstable();
     ids.dedup();
     if ids.is_empty() {
@@ -168,8 +171,8 @@ async fn lanes(api: &Api, rows: &[history::Delivery]) -> Result<HashMap<WebhookI
 }
 
 /// What holds up the lane of one delivery, or what goes before it where the lane has a pace.
-async fn turn(api: &Api, row: &history::Delivery) -> Result<Option<why::Why>, Problem> {
-    if row.status != Status::Pending {
+async fn turn(api: &Api, row: &history::DeliveryRow) -> Result<Option<why::Why>, Problem> {
+    if row.status != DeliveryStatus::Pending {
         return Ok(None);
     }
     let webhook = webhooks::by_ids(&api.parts.reads, &[row.webhook_id.uuid()]).await?.pop();

@@ -20,8 +20,8 @@ use super::{
     access::Caller,
     audit,
     extract::{Json as Body, Query},
-    pagination::{self, List},
-    problem::{Kind, Problem},
+    pagination::{self, PageLinks},
+    problem::{Problem, ProblemKind},
 };
 use crate::{model::CompanyId, store::event_types as table};
 
@@ -50,7 +50,7 @@ fn not_found() -> Problem {
 fn counted(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     if caller.company.is_none() && !caller.all_companies {
         return Err(Problem::new(
-            Kind::CompanyRequired,
+            ProblemKind::CompanyRequired,
             "the credentials hold for several companies; name one by X-Company-Id",
         ));
     }
@@ -63,14 +63,14 @@ fn of_all_companies(caller: &Caller) -> Result<(), Problem> {
         return Ok(());
     }
     Err(Problem::new(
-        Kind::Forbidden,
+        ProblemKind::Forbidden,
         "event types are the same for every company; this needs credentials of all companies",
     ))
 }
 
 /// How a page is asked for.
 #[derive(Debug, Deserialize)]
-struct Wanted {
+struct EventTypesQuery {
     limit: Option<u32>,
     cursor: Option<String>,
 }
@@ -97,10 +97,10 @@ async fn list(
     State(api): State<Api>,
     caller: Caller,
     uri: Uri,
-    Query(wanted): Query<Wanted>,
+    Query(wanted): Query<EventTypesQuery>,
 ) -> Result<(HeaderMap, Json<Vec<EventType>>), Problem> {
     let company = counted(&caller)?;
-    let list = List::of(&uri, company);
+    let list = PageLinks::of(&uri, company);
     let limit = pagination::limit(wanted.limit)?;
     let after: Option<String> = list.key(wanted.cursor.as_deref())?;
     let after = after.unwrap_or_default();
@@ -157,7 +157,7 @@ async fn put(
     let changed = update.apply(before.as_ref())?;
     table::put(
         &mut tx,
-        &table::Registered {
+        &table::Registration {
             name: &name,
             description: &changed.description,
             sample: changed.sample.as_deref(),
@@ -196,7 +196,7 @@ async fn delete(
 ) -> Result<Json<EventTypeDeleted>, Problem> {
     of_all_companies(&caller)?;
     if name.parse::<crate::model::EventType>().is_ok_and(|name| name.is_reserved()) {
-        return Err(Problem::new(Kind::Forbidden, "the service's own types stay registered"));
+        return Err(Problem::new(ProblemKind::Forbidden, "the service's own types stay registered"));
     }
     let mut tx = api.parts.changes.begin().await?;
     table::lock(&mut tx, &name).await?;

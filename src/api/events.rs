@@ -22,15 +22,15 @@ pub use shape::{Event, EventShown, NewEvents, Taken};
 
 use self::{
     look::Filters,
-    publish::{Batch, Whose},
+    publish::{PublishBatch, PublishScope},
 };
 use super::{
     Api,
     access::{Caller, Scope, Tenant},
     extract::{Id, Query, body, is_json},
-    idempotency::{Claimed, Key},
-    pagination::{self, Count, List},
-    problem::{Kind, Problem},
+    idempotency::{IdempotencyKey, KeyClaim},
+    pagination::{self, CountMode, PageLinks},
+    problem::{Problem, ProblemKind},
 };
 use crate::{
     model::{EventId, WebhookId},
@@ -75,23 +75,23 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 async fn create(
     State(api): State<Api>,
     caller: Caller,
-    key: Key,
+    key: IdempotencyKey,
     request: Request,
 ) -> Result<Response, Problem> {
     is_json(request.headers())?;
     let trace = request.headers().get("traceparent").and_then(|value| value.to_str().ok()).map(str::to_owned);
     let whose = match (caller.company, caller.all_companies) {
-        (Some(company), _) => Whose::Company(company),
-        (None, true) => Whose::Named,
+        (Some(company), _) => PublishScope::Company(company),
+        (None, true) => PublishScope::Named,
         (None, false) => {
             return Err(Problem::new(
-                Kind::CompanyRequired,
+                ProblemKind::CompanyRequired,
                 "the credentials hold for several companies; name one by X-Company-Id",
             ));
         }
     };
     let bytes = body(request, &()).await?;
-    let batch = Batch::read(&bytes, whose, key.text(), trace.as_deref(), &api.parts.limits)?;
+    let batch = PublishBatch::read(&bytes, whose, key.text(), trace.as_deref(), &api.parts.limits)?;
     let publish = batch.publish(&api.publisher, &api.parts.broker, api.parts.clock.now());
     if key.text().is_none() {
         return Ok((StatusCode::ACCEPTED, Json(publish.await?)).into_response());
@@ -103,8 +103,8 @@ async fn create(
     };
     let mut tx = api.parts.changes.begin().await?;
     let claim = match key.claim(&mut tx, &caller, caller.company, &bytes).await? {
-        Claimed::Again(answer) => return Ok(answer),
-        Claimed::First(claim) => claim,
+        KeyClaim::Again(answer) => return Ok(answer),
+        KeyClaim::First(claim) => claim,
     };
     let answer = claim.keep(&mut tx, StatusCode::ACCEPTED, &publish.await?).await?;
     tx.commit().await?;
@@ -132,7 +132,7 @@ async fn create(
         ("unmatched" = Option<bool>, Query, description = "true: only those that no webhook wanted; false: only those that one did"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Rows of a page; 50 where it is left out"),
         ("cursor" = Option<String>, Query, description = "Where to go on: from `Link` of the page before"),
-        ("count" = inline(Option<Count>), Query, description = "`capped` adds the header X-Total-Count"),
+        ("count" = inline(Option<CountMode>), Query, description = "`capped` adds the header X-Total-Count"),
     ),
     responses(
         (status = OK, description = "A page", body = Vec<Event>,
@@ -149,18 +149,18 @@ async fn list(
     uri: Uri,
     Query(filters): Query<Filters>,
 ) -> Result<(HeaderMap, Json<Vec<Event>>), Problem> {
-    let list = List::of(&uri, Some(tenant.company));
+    let list = PageLinks::of(&uri, Some(tenant.company));
     let limit = pagination::limit(filters.limit)?;
     let after: Option<Uuid> = list.key(filters.cursor.as_deref())?;
     let count = filters.count;
     let mut page = look::page(filters)?;
     page.data = tenant.caller.may(Scope::PayloadsRead);
-    let all = table::Page { limit: pagination::COUNT_MAX, ..page.clone() };
+    let all = table::EventsPage { limit: pagination::COUNT_MAX, ..page.clone() };
     page.before = page.before.min(after.unwrap_or(Uuid::max()));
     page.limit = i64::from(limit);
     let found = table::list(&api.parts.reads, tenant.company, &page).await?;
     let mut headers = list.next(limit, found.next);
-    if count == Some(Count::Capped) {
+    if count == Some(CountMode::Capped) {
         let counted = table::count(&api.parts.reads, tenant.company, &all, pagination::COUNT_TIMEOUT).await?;
         if let Some(count) = counted {
             headers.insert(HeaderName::from_static(pagination::TOTAL_COUNT), pagination::counted(count));

@@ -7,7 +7,7 @@ use axum::{
 };
 use serde::de::DeserializeOwned;
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// A body of JSON. Whatever its content type is, it must say JSON where it says anything at all.
 #[derive(Debug)]
@@ -67,9 +67,9 @@ pub async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, 
     Bytes::from_request(request, state).await.map_err(|rejection| {
         match axum::response::IntoResponse::into_response(rejection).status() {
             axum::http::StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(Kind::TooLarge, "the body has more bytes than are taken")
+                Problem::new(ProblemKind::TooLarge, "the body has more bytes than are taken")
             }
-            _ => Problem::new(Kind::Malformed, "the body ended before its announced end"),
+            _ => Problem::new(ProblemKind::Malformed, "the body ended before its announced end"),
         }
     })
 }
@@ -80,7 +80,7 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     let kind = given.map(|value| value.split(';').next().unwrap_or_default().trim().to_ascii_lowercase());
     match kind {
         None => Err(Problem::new(
-            Kind::UnsupportedMediaType,
+            ProblemKind::UnsupportedMediaType,
             "the body has no Content-Type; say application/json",
         )),
         Some(kind)
@@ -90,7 +90,7 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
             Ok(())
         }
         Some(kind) => Err(Problem::new(
-            Kind::UnsupportedMediaType,
+            ProblemKind::UnsupportedMediaType,
             format!("the body is `{kind}`, not application/json"),
         )),
     }
@@ -101,7 +101,7 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Every body that is read so is an object; serde would also take an array with the fields in their order.
     if bytes.trim_ascii_start().starts_with(b"[") {
         serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-            .map_err(|error| Problem::new(Kind::Malformed, format!("the body is no JSON: {error}")))?;
+            .map_err(|error| Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {error}")))?;
         return Err(Problem::field("body", "is an array; must be an object"));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
@@ -114,12 +114,12 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         } else if inner.is_data() {
             Problem::field("body", reason(&inner))
         } else {
-            Problem::new(Kind::Malformed, format!("the body is no JSON: {inner}"))
+            Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {inner}"))
         }
     })?;
     deserializer
         .end()
-        .map_err(|error| Problem::new(Kind::Malformed, format!("the body is no JSON: {error}")))?;
+        .map_err(|error| Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {error}")))?;
     Ok(value)
 }
 
@@ -209,18 +209,18 @@ mod tests {
 
     #[test]
     fn a_field_that_is_wrong_is_named_with_its_place() {
-        let check = |body: &str, kind: Kind, said: &str| {
+        let check = |body: &str, kind: ProblemKind, said: &str| {
             let problem = from_json::<Outer>(body.as_bytes()).unwrap_err();
             assert_eq!(problem.kind(), kind, "{body}");
             assert!(format!("{problem:?}").contains(said), "{problem:?}");
         };
-        check(r#"{"list":[{"n":1},{"n":300}]}"#, Kind::Invalid, "list[1].n");
-        check("{}", Kind::Invalid, "missing field `list`");
-        check(r#"{"list":"#, Kind::Malformed, "no JSON");
-        check(r#"{"list":[]} 1"#, Kind::Malformed, "trailing");
-        check("", Kind::Malformed, "no JSON");
-        check(" [[]]", Kind::Invalid, "must be an object");
-        check("[[", Kind::Malformed, "no JSON");
+        check(r#"{"list":[{"n":1},{"n":300}]}"#, ProblemKind::Invalid, "list[1].n");
+        check("{}", ProblemKind::Invalid, "missing field `list`");
+        check(r#"{"list":"#, ProblemKind::Malformed, "no JSON");
+        check(r#"{"list":[]} 1"#, ProblemKind::Malformed, "trailing");
+        check("", ProblemKind::Malformed, "no JSON");
+        check(" [[]]", ProblemKind::Invalid, "must be an object");
+        check("[[", ProblemKind::Malformed, "no JSON");
     }
 
     #[test]

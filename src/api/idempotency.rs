@@ -37,13 +37,13 @@ pub const KEY_BYTES_MAX: usize = 255;
 
 /// The key of a request, if it has one.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct IdempotencyKey {
     key: Option<String>,
     /// Method and path.
     operation: String,
 }
 
-impl<S: Send + Sync> FromRequestParts<S> for Key {
+impl<S: Send + Sync> FromRequestParts<S> for IdempotencyKey {
     type Rejection = Problem;
 
     async fn from_request_parts(head: &mut Parts, _state: &S) -> Result<Self, Problem> {
@@ -62,7 +62,7 @@ fn read(value: &HeaderValue) -> Result<String, Problem> {
     }
 }
 
-impl Key {
+impl IdempotencyKey {
     /// The key, if the request has one.
     #[must_use]
     pub fn text(&self) -> Option<&str> {
@@ -80,7 +80,7 @@ pub fn asked(body: &impl Serialize) -> Result<Vec<u8>, Problem> {
 
 /// What a key stands for.
 #[derive(Debug)]
-pub enum Claimed {
+pub enum KeyClaim {
     /// Nothing yet: the request is to be done.
     First(Claim),
     /// A request that was done, with this answer.
@@ -91,7 +91,7 @@ pub enum Claimed {
 #[derive(Debug)]
 pub struct Claim(Option<(Uuid, String)>);
 
-impl Key {
+impl IdempotencyKey {
     /// Claims the key for this request; `body` is what it is asked with.
     ///
     /// # Errors
@@ -102,8 +102,8 @@ impl Key {
         caller: &Caller,
         company: Option<CompanyId>,
         body: &[u8],
-    ) -> Result<Claimed, Problem> {
-        let Some(key) = self.key else { return Ok(Claimed::First(Claim(None))) };
+    ) -> Result<KeyClaim, Problem> {
+        let Some(key) = self.key else { return Ok(KeyClaim::First(Claim(None))) };
         // What belongs to no company has the one that none has.
         let company = company.map_or(Uuid::nil(), CompanyId::uuid);
         let mut asked = Sha256::new();
@@ -113,13 +113,13 @@ impl Key {
         }
         let asked = asked.finalize();
         let Some(known) = idempotency_keys::claim(tx, company, &key, &asked).await? else {
-            return Ok(Claimed::First(Claim(Some((company, key)))));
+            return Ok(KeyClaim::First(Claim(Some((company, key)))));
         };
         if known.request_sha256.as_slice() != &asked[..] {
             return Err(Problem::field("Idempotency-Key", "was used for another request; take a new one"));
         }
         let status = known.status.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
-        Ok(Claimed::Again(answer(status.unwrap_or(StatusCode::OK), known.body.unwrap_or_default())))
+        Ok(KeyClaim::Again(answer(status.unwrap_or(StatusCode::OK), known.body.unwrap_or_default())))
     }
 }
 

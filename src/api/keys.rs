@@ -22,10 +22,10 @@ use super::{
     access::{ApiKey, Caller, Scope},
     audit,
     extract::{Id, Json, Named},
-    idempotency::{self, Claimed},
+    idempotency::{self, KeyClaim},
     listing::{Listed, PageOf, PageRequest, Paging},
     pagination::{COUNT_MAX, cut},
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
 };
 use crate::{model::CompanyId, store::api_keys as table};
 
@@ -69,18 +69,18 @@ impl Named for KeyId {
 async fn create(
     State(api): State<Api>,
     caller: Caller,
-    repeated: idempotency::Key,
+    repeated: idempotency::IdempotencyKey,
     Json(wanted): Json<NewKey>,
 ) -> Result<Response, Problem> {
     let scopes = wanted.check(api.parts.clock.now())?;
     let company = company_of(&caller, wanted.all_companies)?;
     if let Some(scope) = scopes.iter().find(|&scope| !caller.may(scope)) {
         let detail = format!("you have not the scope {} yourself, so you cannot give it", scope.as_str());
-        return Err(Problem::new(Kind::Forbidden, detail));
+        return Err(Problem::new(ProblemKind::Forbidden, detail));
     }
     let key = ApiKey::generate();
     let words: Vec<String> = scopes.iter().map(|scope| scope.as_str().to_owned()).collect();
-    let new = table::New {
+    let new = table::KeyToInsert {
         id: &key.id,
         company: company.map(CompanyId::uuid),
         name: wanted.name.trim(),
@@ -91,8 +91,8 @@ async fn create(
     };
     let mut tx = api.parts.changes.begin().await?;
     let claim = match repeated.claim(&mut tx, &caller, company, &idempotency::asked(&wanted)?).await? {
-        Claimed::Again(answer) => return Ok(answer),
-        Claimed::First(claim) => claim,
+        KeyClaim::Again(answer) => return Ok(answer),
+        KeyClaim::First(claim) => claim,
     };
     let made = Key::from(table::create(&mut *tx, new).await?);
     audit::write(&mut tx, &caller, company, "key.create", &made.id, (None, audit::shown(&made))).await?;
@@ -107,7 +107,7 @@ fn company_of(caller: &Caller, all_companies: bool) -> Result<Option<CompanyId>,
     match (caller.company, all_companies) {
         (Some(company), false) => Ok(Some(company)),
         (_, true) if !caller.all_companies || !caller.may(Scope::Admin) => Err(Problem::new(
-            Kind::Forbidden,
+            ProblemKind::Forbidden,
             "only an administrator of all companies makes keys of all companies",
         )),
         (Some(_), true) => Err(Problem::field(
@@ -116,7 +116,7 @@ fn company_of(caller: &Caller, all_companies: bool) -> Result<Option<CompanyId>,
         )),
         (None, true) => Ok(None),
         (None, false) => Err(Problem::new(
-            Kind::CompanyRequired,
+            ProblemKind::CompanyRequired,
             "name the company that the key is for by X-Company-Id, or ask for `all_companies`",
         )),
     }
@@ -189,7 +189,7 @@ async fn revoke(
     let before = before.ok_or_else(|| Problem::not_found(KeyId::NOT_FOUND))?;
     if before.company_id.is_none() && !caller.may(Scope::Admin) {
         let detail = "only an administrator of all companies ends keys of all companies";
-        return Err(Problem::new(Kind::Forbidden, detail));
+        return Err(Problem::new(ProblemKind::Forbidden, detail));
     }
     let Some(after) = table::revoke(&mut *tx, company, &id.0).await? else {
         return Ok(axum::Json(before.into()));

@@ -10,14 +10,14 @@ use serde::Deserialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
-pub use shape::{Lane, State as LaneState, Transition};
+pub use shape::{Lane, LaneState, Transition};
 
 use super::{
     Api,
     access::Caller,
     extract::{Id, Named, Query},
-    pagination::{self, List},
-    problem::{Kind, Problem},
+    pagination::{self, PageLinks},
+    problem::{Problem, ProblemKind},
 };
 use crate::{
     model::{CompanyId, WebhookId},
@@ -32,7 +32,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 fn company(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     if caller.company.is_none() && !caller.all_companies {
         return Err(Problem::new(
-            Kind::CompanyRequired,
+            ProblemKind::CompanyRequired,
             "the credentials hold for several companies; name one by X-Company-Id",
         ));
     }
@@ -43,7 +43,7 @@ fn company(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]
-struct Wanted {
+struct LanesQuery {
     /// Only those that are not healthy: open, held back, failing or paused.
     #[param(nullable = false)]
     failing: Option<bool>,
@@ -66,7 +66,7 @@ struct Wanted {
     path = "/v1/lanes",
     tag = "Lanes",
     operation_id = "listLanes",
-    params(Wanted),
+    params(LanesQuery),
     responses((status = OK, description = "The lanes", body = Vec<Lane>,
         headers(("link" = String, description = "The next page, with rel=\"next\"; none after the last")))),
     security(("bearer" = ["webhooks:read"])),
@@ -75,12 +75,12 @@ async fn list(
     State(api): State<Api>,
     caller: Caller,
     uri: Uri,
-    Query(wanted): Query<Wanted>,
+    Query(wanted): Query<LanesQuery>,
 ) -> Result<(HeaderMap, axum::Json<Vec<Lane>>), Problem> {
     let company = company(&caller)?;
-    let (list, limit) = (List::of(&uri, company), pagination::limit(wanted.limit)?);
+    let (list, limit) = (PageLinks::of(&uri, company), pagination::limit(wanted.limit)?);
     let cursor: Option<Uuid> = list.key(wanted.cursor.as_deref())?;
-    let asked = table::Wanted {
+    let asked = table::LaneReportQuery {
         company,
         webhook: None,
         failing: wanted.failing.unwrap_or_default(),
@@ -107,7 +107,7 @@ async fn get(
     Id(id): Id<WebhookId>,
 ) -> Result<axum::Json<Lane>, Problem> {
     let company = company(&caller)?;
-    let asked = table::Wanted { company, webhook: Some(id), ..table::Wanted::default() };
+    let asked = table::LaneReportQuery { company, webhook: Some(id), ..table::LaneReportQuery::default() };
     let lane = table::list(&api.parts.reads, &asked, 1).await?.pop();
     let lane = lane.ok_or_else(|| Problem::not_found(WebhookId::NOT_FOUND))?;
     Ok(axum::Json(lane.into()))

@@ -28,7 +28,7 @@ use uuid::Uuid;
 
 use super::{
     access::{self, Operations},
-    problem::{Kind, Problem},
+    problem::{Problem, ProblemKind},
     state::Api,
 };
 use crate::telemetry::labels::StatusClass;
@@ -69,7 +69,7 @@ pub(super) fn around(router: Router, api: &Api, document: &utoipa::openapi::Open
         .layer(CatchPanicLayer::custom(|_panic| {
             // The panic's own line is in the log.
             Problem::new(
-                Kind::Internal,
+                ProblemKind::Internal,
                 "something broke in the service; its log says more under the request id",
             )
             .into_response()
@@ -155,12 +155,16 @@ async fn write_problems(request: Request, next: Next) -> Response {
 /// The problem of a status that axum or a layer answers with by itself.
 fn of_status(status: StatusCode) -> Option<Problem> {
     Some(match status {
-        StatusCode::METHOD_NOT_ALLOWED => Problem::new(Kind::MethodNotAllowed, "the path has no such method"),
+        StatusCode::METHOD_NOT_ALLOWED => {
+            Problem::new(ProblemKind::MethodNotAllowed, "the path has no such method")
+        }
         StatusCode::NOT_FOUND => Problem::not_found("there is nothing at this path"),
         StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(Kind::TooLarge, "the body has more bytes than are taken")
+            Problem::new(ProblemKind::TooLarge, "the body has more bytes than are taken")
         }
-        status if status.is_server_error() => Problem::new(Kind::Internal, "something broke in the service"),
+        status if status.is_server_error() => {
+            Problem::new(ProblemKind::Internal, "something broke in the service")
+        }
         _ => return None,
     })
 }
@@ -172,7 +176,7 @@ async fn in_time(State(timeout): State<Duration>, request: Request, next: Next) 
     let timeout = if is_test { timeout + TEST_BESIDES } else { timeout };
     tokio::time::timeout(timeout, next.run(request)).await.unwrap_or_else(|_| {
         let detail = format!("the request was not done within {}", humantime::format_duration(timeout));
-        Problem::new(Kind::Timeout, detail).into_response()
+        Problem::new(ProblemKind::Timeout, detail).into_response()
     })
 }
 

@@ -19,7 +19,7 @@ use utoipa::{
 
 use super::{
     extract::Query,
-    pagination::{self, Count, List, TOTAL_COUNT},
+    pagination::{self, CountMode, PageLinks, TOTAL_COUNT},
     problem::{FieldError, Problem},
 };
 use crate::{model::CompanyId, store};
@@ -36,7 +36,7 @@ pub struct Paging {
     /// `capped` tells in `X-Total-Count` how many rows there are: the number, or `10000+`. Left out where counting would
     /// take longer than a second.
     #[param(inline)]
-    pub count: Option<Count>,
+    pub count: Option<CountMode>,
 }
 
 /// A request for a page of a list.
@@ -61,7 +61,7 @@ impl PageRequest {
         &self,
         company: Option<CompanyId>,
     ) -> Result<RequestedPage<K>, Problem> {
-        let list = List::of(&self.uri, company);
+        let list = PageLinks::of(&self.uri, company);
         let rows = pagination::limit(self.paging.limit)?;
         let after = list.key(self.paging.cursor.as_deref())?;
         Ok(RequestedPage { list, rows, after, is_counted: self.paging.count.is_some() })
@@ -71,7 +71,7 @@ impl PageRequest {
 /// The page that is asked for.
 #[derive(Debug)]
 pub(super) struct RequestedPage<K> {
-    list: List,
+    list: PageLinks,
     rows: u32,
     /// The key of the last row of the page before; none for the first.
     pub after: Option<K>,

@@ -39,7 +39,7 @@ pub(crate) mod webhooks;
 use axum::{Router, extract::DefaultBodyLimit};
 use utoipa_axum::router::OpenApiRouter;
 
-pub(crate) use serve::Server;
+pub(crate) use serve::ApiServer;
 pub(crate) use state::{Api, Config, Parts};
 
 impl Api {

@@ -24,7 +24,7 @@ use utoipa::{
 };
 
 use super::access::BEARER;
-use super::problem::{CONTENT_TYPE, FieldError, Kind, PROBLEMS_PATH, Problem, ProblemBody};
+use super::problem::{CONTENT_TYPE, FieldError, PROBLEMS_PATH, Problem, ProblemBody, ProblemKind};
 
 /// Where the document is.
 pub const DOCUMENT_PATH: &str = "/v1/openapi.json";
@@ -98,20 +98,25 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
 
 /// The problems that an operation can answer with, from what it takes.
 fn complete(operation: &mut Operation) {
-    let mut kinds =
-        vec![Kind::Malformed, Kind::Timeout, Kind::TooManyRequests, Kind::Internal, Kind::Unavailable];
+    let mut kinds = vec![
+        ProblemKind::Malformed,
+        ProblemKind::Timeout,
+        ProblemKind::TooManyRequests,
+        ProblemKind::Internal,
+        ProblemKind::Unavailable,
+    ];
     if operation.security.as_ref().is_some_and(|security| !security.is_empty()) {
-        kinds.extend([Kind::Unauthenticated, Kind::Forbidden]);
+        kinds.extend([ProblemKind::Unauthenticated, ProblemKind::Forbidden]);
         operation.parameters.get_or_insert_default().push(company());
     }
     if operation.request_body.is_some() {
-        kinds.extend([Kind::TooLarge, Kind::UnsupportedMediaType, Kind::Invalid]);
+        kinds.extend([ProblemKind::TooLarge, ProblemKind::UnsupportedMediaType, ProblemKind::Invalid]);
     }
     for parameter in operation.parameters.iter().flatten() {
         let RefOr::T(parameter) = parameter else { continue };
         kinds.push(match parameter.parameter_in {
-            ParameterIn::Path => Kind::NotFound,
-            _ => Kind::Invalid,
+            ParameterIn::Path => ProblemKind::NotFound,
+            _ => ProblemKind::Invalid,
         });
     }
     let described = &mut operation.responses.responses;
@@ -146,13 +151,13 @@ fn company() -> RefOr<Parameter> {
 }
 
 /// A problem as an answer.
-pub(super) fn problem(kind: Kind) -> Described {
+pub(super) fn problem(kind: ProblemKind) -> Described {
     let described = ResponseBuilder::new().description(kind.title()).content(CONTENT_TYPE, problem_content());
     match kind {
-        Kind::TooManyRequests | Kind::Unavailable => {
+        ProblemKind::TooManyRequests | ProblemKind::Unavailable => {
             described.header("retry-after", header("In how many seconds to try again", Type::Integer)).build()
         }
-        Kind::Unauthenticated => {
+        ProblemKind::Unauthenticated => {
             described.header("www-authenticate", header("The scheme: Bearer", Type::String)).build()
         }
         _ => described.build(),
@@ -193,7 +198,7 @@ pub(super) fn pages(document: &OpenApi) -> Router {
 
 /// `GET /v1/problems/{kind}`: what a kind means, and what to do.
 async fn explain(Path(word): Path<String>) -> Response {
-    let Some(kind) = Kind::ALL.iter().find(|kind| kind.word() == word) else {
+    let Some(kind) = ProblemKind::ALL.iter().find(|kind| kind.word() == word) else {
         return Problem::not_found("there is no such kind of problem").into_response();
     };
     let (title, status, advice) = (kind.title(), kind.status(), kind.advice());

@@ -27,7 +27,7 @@ pub const TOTAL_COUNT: &str = "x-total-count";
 
 /// The list that cursors belong to: its company, its path, and all that narrows it.
 #[derive(Clone, Debug)]
-pub struct List {
+pub struct PageLinks {
     path: String,
     /// The parameters that narrow it, as they came, without limit and cursor.
     query: Vec<(String, String)>,
@@ -35,14 +35,14 @@ pub struct List {
 }
 
 #[derive(Serialize, Deserialize)]
-struct Sealed<K> {
+struct SealedCursor<K> {
     /// The mark of the list.
     l: u64,
     /// The key of the last row.
     k: K,
 }
 
-impl List {
+impl PageLinks {
     /// The list that a request asks for; `company` is none where it goes over all.
     ///
     /// # Panics
@@ -71,7 +71,7 @@ impl List {
         let wrong =
             || Problem::field("cursor", "is none of this list; begin without one, with the same filters");
         let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| wrong())?;
-        let sealed: Sealed<K> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
+        let sealed: SealedCursor<K> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
         if sealed.l == self.mark { Ok(Some(sealed.k)) } else { Err(wrong()) }
     }
 
@@ -83,7 +83,8 @@ impl List {
     pub fn next<K: Serialize>(&self, limit: u32, last: Option<K>) -> HeaderMap {
         let mut headers = HeaderMap::new();
         let Some(key) = last else { return headers };
-        let sealed = serde_json::to_vec(&Sealed { l: self.mark, k: key }).expect("keys always make JSON");
+        let sealed =
+            serde_json::to_vec(&SealedCursor { l: self.mark, k: key }).expect("keys always make JSON");
         let mut query = url::form_urlencoded::Serializer::new(String::new());
         query.extend_pairs(&self.query);
         query.append_pair("limit", &limit.to_string());
@@ -121,7 +122,7 @@ pub fn cut<T, K>(rows: &mut Vec<T>, limit: u32, key: impl Fn(&T) -> K) -> Option
 /// Whether a list is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Deserialize, utoipa::ToSchema)]
 #[serde(rename_all = "lowercase")]
-pub enum Count {
+pub enum CountMode {
     /// Up to 10,000.
     Capped,
 }
@@ -142,8 +143,8 @@ mod tests {
 
     use super::*;
 
-    fn list(company: u128, uri: &str) -> List {
-        List::of(&uri.parse().unwrap(), Some(CompanyId(Uuid::from_u128(company))))
+    fn list(company: u128, uri: &str) -> PageLinks {
+        PageLinks::of(&uri.parse().unwrap(), Some(CompanyId(Uuid::from_u128(company))))
     }
 
     fn cursor(headers: &HeaderMap) -> String {

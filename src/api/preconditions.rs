@@ -7,7 +7,7 @@ use axum::{
     http::{HeaderMap, HeaderValue, header, request::Parts},
 };
 
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 
 /// The header that names a state.
 #[must_use]
@@ -38,7 +38,7 @@ impl IfMatch {
     /// Fails where the state is none of those.
     ///
     /// # Errors
-    /// [`Kind::Changed`].
+    /// [`ProblemKind::Changed`].
     pub fn holds(&self, version: impl Display) -> Result<(), Problem> {
         let version = version.to_string();
         // A proxy that compresses answers makes our strong tags weak ones; they name the same state.
@@ -49,7 +49,7 @@ impl IfMatch {
         if self.0.is_empty() || self.0.iter().any(named) {
             Ok(())
         } else {
-            Err(Problem::new(Kind::Changed, "it is no longer as If-Match says; read it anew"))
+            Err(Problem::new(ProblemKind::Changed, "it is no longer as If-Match says; read it anew"))
         }
     }
 }

@@ -21,9 +21,9 @@ macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $word:literal, $status:ident, $title:literal, $advice:literal;)+) => {
         /// A kind of problem.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-        pub enum Kind { $($(#[$doc])* $kind),+ }
+        pub enum ProblemKind { $($(#[$doc])* $kind),+ }
 
-        impl Kind {
+        impl ProblemKind {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind),+];
 
@@ -114,7 +114,7 @@ pub const UNAVAILABLE_FOR: Duration = Duration::from_secs(5);
 /// A problem, on its way to the caller.
 #[derive(Clone, Debug)]
 pub struct Problem {
-    kind: Kind,
+    kind: ProblemKind,
     detail: Cow<'static, str>,
     errors: Vec<FieldError>,
     extensions: Map<String, Value>,
@@ -156,13 +156,13 @@ struct Extended<'a> {
 
 impl Problem {
     /// A problem of a kind, with what happened this time.
-    pub fn new(kind: Kind, detail: impl Into<Cow<'static, str>>) -> Self {
+    pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), retry_after: None }
     }
 
     /// There is no such thing: `Webhook not found`, as the guide says it.
     pub fn not_found(detail: &'static str) -> Self {
-        Self::new(Kind::NotFound, detail)
+        Self::new(ProblemKind::NotFound, detail)
     }
 
     /// Fields that are wrong. The detail says the first, for whoever looks at nothing else.
@@ -172,7 +172,7 @@ impl Problem {
             [one] => format!("`{}`: {}", one.field, one.message),
             [first, rest @ ..] => format!("`{}`: {} (and {} more)", first.field, first.message, rest.len()),
         };
-        Self { errors, ..Self::new(Kind::Invalid, detail) }
+        Self { errors, ..Self::new(ProblemKind::Invalid, detail) }
     }
 
     /// One field that is wrong.
@@ -182,7 +182,7 @@ impl Problem {
 
     /// Something that this service stands on is away.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
-        Self::new(Kind::Unavailable, detail).after(UNAVAILABLE_FOR)
+        Self::new(ProblemKind::Unavailable, detail).after(UNAVAILABLE_FOR)
     }
 
     /// Something broke. The caller learns that; the log learns what.
@@ -190,7 +190,10 @@ impl Problem {
         let sources = std::iter::successors(error.source(), |error| error.source());
         let chain: Vec<String> = sources.map(ToString::to_string).collect();
         tracing::error!(%error, sources = chain.join(": "), "a request could not be answered");
-        Self::new(Kind::Internal, "something broke in the service; its log says more under the request id")
+        Self::new(
+            ProblemKind::Internal,
+            "something broke in the service; its log says more under the request id",
+        )
     }
 
     /// When to try again.
@@ -208,7 +211,7 @@ impl Problem {
 
     /// Its kind.
     #[must_use]
-    pub const fn kind(&self) -> Kind {
+    pub const fn kind(&self) -> ProblemKind {
         self.kind
     }
 
@@ -237,7 +240,7 @@ impl Problem {
             let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
-        if self.kind == Kind::Unauthenticated {
+        if self.kind == ProblemKind::Unauthenticated {
             headers.insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
         }
         response
@@ -265,7 +268,7 @@ impl From<store::Error> for Problem {
         match &error {
             E::NameTaken => Self {
                 errors: vec![FieldError::new("name", "is taken by another webhook of this company")],
-                ..Self::new(Kind::Conflict, error.to_string())
+                ..Self::new(ProblemKind::Conflict, error.to_string())
             },
             E::Refused { field, reason } => Self::field(*field, reason),
             E::Unreachable(_) | E::NotLetIn(_) => {
@@ -273,18 +276,18 @@ impl From<store::Error> for Problem {
                 Self::unavailable("the database cannot be reached just now")
             }
             E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("57014") => {
-                Self::new(Kind::Timeout, "looking it up took too long; narrow what is asked for")
+                Self::new(ProblemKind::Timeout, "looking it up took too long; narrow what is asked for")
             }
             // A text with a NUL: JSON can hold one, PostgreSQL cannot.
             E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22021") => {
                 Self::new(
-                    Kind::Malformed,
+                    ProblemKind::Malformed,
                     "a text of the request holds a character that cannot be kept, as U+0000",
                 )
             }
             // A time that the parser knows and PostgreSQL does not, as a forged cursor may bear.
             E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22008") => {
-                Self::new(Kind::Malformed, "a time of the request lies beyond what can be kept")
+                Self::new(ProblemKind::Malformed, "a time of the request lies beyond what can be kept")
             }
             _ => Self::internal(&error),
         }
@@ -303,9 +306,11 @@ mod tests {
 
     #[test]
     fn the_list_of_kinds_has_every_address_once() {
-        let words: std::collections::HashSet<_> = Kind::ALL.iter().map(|kind| kind.word()).collect();
-        assert_eq!(words.len(), Kind::ALL.len());
-        assert!(Kind::ALL.iter().all(|kind| kind.status().as_u16() >= 400 && !kind.advice().is_empty()));
+        let words: std::collections::HashSet<_> = ProblemKind::ALL.iter().map(|kind| kind.word()).collect();
+        assert_eq!(words.len(), ProblemKind::ALL.len());
+        assert!(
+            ProblemKind::ALL.iter().all(|kind| kind.status().as_u16() >= 400 && !kind.advice().is_empty())
+        );
     }
 
     #[test]
@@ -322,7 +327,7 @@ mod tests {
     fn what_broke_inside_is_not_told() {
         let error = store::Error::Database(sqlx::Error::Protocol("password of the ledger".to_owned()));
         let problem = Problem::from(error);
-        assert_eq!(problem.kind(), Kind::Internal);
+        assert_eq!(problem.kind(), ProblemKind::Internal);
         assert!(!problem.detail.contains("password"), "{}", problem.detail);
     }
 }

@@ -19,10 +19,10 @@ use super::{
     access::{Caller, Tenant},
     audit,
     extract::{Id, Json, Query},
-    idempotency::{Claimed, Key, asked},
+    idempotency::{IdempotencyKey, KeyClaim, asked},
     listing::{Listed, PageOf, PageRequest, Paging, Reader, words_schema},
     pagination::{COUNT_MAX, cut},
-    problem::{Kind, Problem, ProblemBody},
+    problem::{Problem, ProblemBody, ProblemKind},
 };
 use crate::{
     model::{
@@ -31,7 +31,7 @@ use crate::{
     },
     store::{
         dead_letters, history,
-        replays::{self as table, Filter},
+        replays::{self as table, ReplayFilter},
         webhooks,
     },
 };
@@ -56,7 +56,7 @@ fn statuses() -> Schema {
 /// Which replays. Lists are separated by commas; of each list one must match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-struct Choice {
+struct ReplaysQuery {
     /// Only of these kinds: asked for (`replay`), of a webhook's `resume`, of its `recovery` from an outage.
     #[param(schema_with = kinds, style = Form, explode = false)]
     kind: Option<String>,
@@ -87,13 +87,13 @@ async fn replay_one(
     State(api): State<Api>,
     tenant: Tenant,
     Id(id): Id<DeliveryId>,
-    key: Key,
+    key: IdempotencyKey,
 ) -> Result<Response, Problem> {
     let known = history::known(&api.parts.reads, tenant.company, &[id.uuid()]).await?;
     if known.is_empty() {
         return Err(Problem::not_found("Delivery not found"));
     }
-    let filter = Filter { deliveries: known, ..Filter::default() };
+    let filter = ReplayFilter { deliveries: known, ..ReplayFilter::default() };
     let order = Order { company: tenant.company, webhook: None, filter: &filter, rate: RATE_DEFAULT };
     order.write(&api, &tenant.caller, key).await
 }
@@ -118,7 +118,7 @@ async fn replay_one(
 async fn create(
     State(api): State<Api>,
     tenant: Tenant,
-    key: Key,
+    key: IdempotencyKey,
     Json(new): Json<NewReplay>,
 ) -> Result<Response, Problem> {
     let (wanted, rate) = new.read()?;
@@ -147,7 +147,7 @@ impl Listed for Replay {
     path = "/v1/replays",
     tag = "Replays",
     operation_id = "listReplays",
-    params(Paging, Choice),
+    params(Paging, ReplaysQuery),
     responses(PageOf<Replay>),
     security(("bearer" = ["deliveries:read"])),
 )]
@@ -155,7 +155,7 @@ async fn list(
     State(api): State<Api>,
     tenant: Tenant,
     asked: PageRequest,
-    Query(choice): Query<Choice>,
+    Query(choice): Query<ReplaysQuery>,
 ) -> Result<Response, Problem> {
     let mut reader = Reader::default();
     let (kinds, statuses) = (
@@ -165,7 +165,8 @@ async fn list(
     reader.done()?;
     let page = asked.of(Some(tenant.company))?;
     let webhook = choice.webhook_id.map(WebhookId);
-    let (db, wanted) = (&api.parts.reads, table::Wanted { kinds, statuses, webhook, before: page.after });
+    let (db, wanted) =
+        (&api.parts.reads, table::ReplayListQuery { kinds, statuses, webhook, before: page.after });
     let mut rows = table::list(db, tenant.company, &wanted, i64::from(page.rows()) + 1).await?;
     let next = cut(&mut rows, page.rows(), |row| (row.started_at, row.id.uuid()));
     let count = page.counted(table::count(db, tenant.company, &wanted, COUNT_MAX).map_ok(Some)).await?;
@@ -201,9 +202,9 @@ async fn get(
 }
 
 /// Deliveries stay ids of deliveries, for a dead letter of one bears its id; messages are told apart from them.
-async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<Filter, Problem> {
+async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<ReplayFilter, Problem> {
     let deliveries = history::known(&api.parts.reads, company, ids).await?;
-    let mut filter = Filter { deliveries, ..Filter::default() };
+    let mut filter = ReplayFilter { deliveries, ..ReplayFilter::default() };
     for (id, kind) in dead_letters::known(&api.parts.reads, company, ids).await? {
         match kind.as_str() {
             "delivery" if !filter.deliveries.contains(&id) => filter.deliveries.push(id),
@@ -213,7 +214,7 @@ async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<Filter, P
     }
     match ids.iter().find(|id| !filter.deliveries.contains(id) && !filter.messages.contains(id)) {
         Some(unknown) => Err(Problem::new(
-            Kind::NotFound,
+            ProblemKind::NotFound,
             format!("no delivery and no dead letter of this company is {unknown}"),
         )),
         None => Ok(filter),
@@ -227,20 +228,25 @@ pub(super) struct Order<'a> {
     /// To which webhook, where it is about one.
     pub webhook: Option<WebhookId>,
     /// Which deliveries or messages.
-    pub filter: &'a Filter,
+    pub filter: &'a ReplayFilter,
     /// Deliveries a second.
     pub rate: i32,
 }
 
 impl Order<'_> {
     /// Writes the order down; feed finds it there.
-    pub(super) async fn write(self, api: &Api, caller: &Caller, key: Key) -> Result<Response, Problem> {
+    pub(super) async fn write(
+        self,
+        api: &Api,
+        caller: &Caller,
+        key: IdempotencyKey,
+    ) -> Result<Response, Problem> {
         let Self { company, webhook, filter, rate } = self;
         let mut tx = api.parts.changes.begin().await?;
         let asked = asked(&(filter, rate))?;
         let claim = match key.claim(&mut tx, caller, Some(company), &asked).await? {
-            Claimed::Again(answer) => return Ok(answer),
-            Claimed::First(claim) => claim,
+            KeyClaim::Again(answer) => return Ok(answer),
+            KeyClaim::First(claim) => claim,
         };
         let kind = ReplayKind::Replay;
         let id = table::create(&mut *tx, company, kind, webhook, filter, rate, &caller.actor).await?;

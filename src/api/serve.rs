@@ -29,13 +29,13 @@ const HEAD_BYTES_MAX: usize = 64 * 1024;
 
 /// A bound port, before it answers.
 #[derive(Debug)]
-pub struct Server {
+pub struct ApiServer {
     listener: TcpListener,
     address: SocketAddr,
     connections: Arc<Semaphore>,
 }
 
-impl Server {
+impl ApiServer {
     /// Takes the port.
     ///
     /// # Errors

@@ -10,7 +10,7 @@ use crate::{
     broker::{Broker, Publisher},
     clock::SystemClock,
     egress,
-    model::Limits,
+    model::EnvelopeLimits,
     telemetry::Metrics,
 };
 
@@ -68,11 +68,11 @@ pub struct Parts {
     /// Where events go.
     pub broker: Broker,
     /// Looks at receivers without sending anything.
-    pub client: egress::Client,
+    pub client: egress::ReceiverClient,
     /// Which receivers are taken.
     pub receivers: egress::Config,
     /// Which events are taken: the same as by any other door.
-    pub limits: Limits,
+    pub limits: EnvelopeLimits,
     /// The database's time.
     pub clock: SystemClock,
     /// What is counted.

@@ -28,8 +28,8 @@ use super::{
     access::{Caller, Tenant},
     audit,
     extract::{Id, Named, Object, Query},
-    idempotency::{Claimed, Key},
-    pagination::{self, COUNT_MAX, Count, List, TOTAL_COUNT},
+    idempotency::{IdempotencyKey, KeyClaim},
+    pagination::{self, COUNT_MAX, CountMode, PageLinks, TOTAL_COUNT},
     preconditions::{IfMatch, etag},
     problem::Problem,
 };
@@ -60,7 +60,7 @@ fn not_found() -> Problem {
     Problem::not_found(WebhookId::NOT_FOUND)
 }
 
-fn answer(row: table::Row, warnings: Vec<Warning>) -> Answer {
+fn answer(row: table::WebhookRow, warnings: Vec<Warning>) -> Answer {
     let headers = etag(row.version);
     (headers, axum::Json(Webhook { warnings, ..row.into() }))
 }
@@ -72,7 +72,7 @@ async fn locked(
     tenant: &Tenant,
     id: WebhookId,
     seen: &IfMatch,
-) -> Result<table::Row, Problem> {
+) -> Result<table::WebhookRow, Problem> {
     let row = table::lock(tx, tenant.company, id).await?.ok_or_else(not_found)?;
     seen.holds(row.version)?;
     Ok(row)
@@ -83,12 +83,13 @@ async fn written_down(
     tx: &mut PgConnection,
     caller: &Caller,
     action: &'static str,
-    before: Option<&table::Row>,
-    after: Option<&table::Row>,
+    before: Option<&table::WebhookRow>,
+    after: Option<&table::WebhookRow>,
 ) -> Result<(), Problem> {
     let Some(any) = before.or(after) else { return Ok(()) };
     let (company, subject) = (any.company_id, any.id.to_string());
-    let shown = |row: Option<&table::Row>| row.and_then(|row| audit::shown(&Webhook::from(row.clone())));
+    let shown =
+        |row: Option<&table::WebhookRow>| row.and_then(|row| audit::shown(&Webhook::from(row.clone())));
     let (before_shown, mut after_shown) = (shown(before), shown(after));
     if let (Some(before), Some(after), Some(fields)) = (before, after, after_shown.as_mut())
         && before.settings.secret != after.settings.secret
@@ -102,7 +103,7 @@ async fn written_down(
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]
-struct Wanted {
+struct WebhooksQuery {
     /// Rows of a page. Left out: all webhooks, 10,000 at most, unless there is a cursor.
     #[param(minimum = 1, maximum = 500, nullable = false)]
     limit: Option<u32>,
@@ -111,7 +112,7 @@ struct Wanted {
     cursor: Option<String>,
     /// `capped` adds the header `X-Total-Count`.
     #[param(inline, nullable = false)]
-    count: Option<Count>,
+    count: Option<CountMode>,
 }
 
 /// All webhooks of the company
@@ -122,7 +123,7 @@ struct Wanted {
     path = "/v1/webhooks",
     tag = "Webhooks",
     operation_id = "listWebhooks",
-    params(Wanted),
+    params(WebhooksQuery),
     responses((
         status = OK,
         description = "The webhooks, by name",
@@ -138,13 +139,13 @@ async fn list(
     State(api): State<Api>,
     tenant: Tenant,
     uri: Uri,
-    Query(wanted): Query<Wanted>,
+    Query(wanted): Query<WebhooksQuery>,
 ) -> Result<(HeaderMap, axum::Json<Vec<Webhook>>), Problem> {
     let (reads, company) = (&api.parts.reads, tenant.company);
     let (mut headers, rows) = if wanted.limit.is_none() && wanted.cursor.is_none() {
         (HeaderMap::new(), table::list(reads, company).await?)
     } else {
-        page(&api, company, &List::of(&uri, Some(company)), &wanted).await?
+        page(&api, company, &PageLinks::of(&uri, Some(company)), &wanted).await?
     };
     if wanted.count.is_some() {
         let count = table::count(reads, company, COUNT_MAX).await?;
@@ -156,9 +157,9 @@ async fn list(
 async fn page(
     api: &Api,
     company: CompanyId,
-    list: &List,
-    wanted: &Wanted,
-) -> Result<(HeaderMap, Vec<table::Row>), Problem> {
+    list: &PageLinks,
+    wanted: &WebhooksQuery,
+) -> Result<(HeaderMap, Vec<table::WebhookRow>), Problem> {
     let limit = pagination::limit(wanted.limit)?;
     let after: Option<(String, uuid::Uuid)> = list.key(wanted.cursor.as_deref())?;
     let after = after.as_ref().map(|(name, id)| (name.as_str(), WebhookId(*id)));
@@ -185,14 +186,19 @@ async fn page(
     ),
     security(("bearer" = ["webhooks:write"])),
 )]
-async fn create(State(api): State<Api>, tenant: Tenant, key: Key, body: Object) -> Result<Response, Problem> {
+async fn create(
+    State(api): State<Api>,
+    tenant: Tenant,
+    key: IdempotencyKey,
+    body: Object,
+) -> Result<Response, Problem> {
     let check::Checked { settings, events, mut warnings, .. } =
         check::settings(body.fields, None, &api.parts.receivers)?;
     warnings.extend(unknown_types(&api, tenant.company, events.as_ref()).await?);
     let mut tx = api.parts.changes.begin().await?;
     let claim = match key.claim(&mut tx, &tenant.caller, Some(tenant.company), &body.bytes).await? {
-        Claimed::Again(answer) => return Ok(answer),
-        Claimed::First(claim) => claim,
+        KeyClaim::Again(answer) => return Ok(answer),
+        KeyClaim::First(claim) => claim,
     };
     let new = Saved::New { by: &tenant.caller.actor };
     let row = table::save(&mut *tx, tenant.company, new, &settings).await?.ok_or_else(not_found)?;

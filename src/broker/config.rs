@@ -111,7 +111,7 @@ pub(super) mod tests {
     }
 
     #[derive(Parser)]
-    struct Cli {
+    struct ConfigCli {
         #[command(flatten)]
         broker: Config,
     }
@@ -119,7 +119,7 @@ pub(super) mod tests {
     #[test]
     fn a_bad_value_is_refused_with_the_name_of_its_flag() {
         let check = |flag: &str, value: &str, expected: bool| {
-            let parsed = Cli::try_parse_from(["x".to_owned(), format!("--{flag}={value}")]);
+            let parsed = ConfigCli::try_parse_from(["x".to_owned(), format!("--{flag}={value}")]);
             assert_eq!(parsed.is_ok(), expected, "{flag}={value}");
             if let Err(error) = parsed {
                 assert!(error.to_string().contains(flag), "{error}");
@@ -147,7 +147,7 @@ pub(super) mod tests {
 
     #[test]
     fn without_settings_the_defaults_hold() {
-        let Cli { broker } = Cli::try_parse_from(["x"]).expect("defaults");
+        let ConfigCli { broker } = ConfigCli::try_parse_from(["x"]).expect("defaults");
         // The URL is not compared: it may come from the environment, and nobody may print it.
         let shown = |config: Config| format!("{:?}", Config { amqp_url: SecretString::default(), ..config });
         assert_eq!(shown(broker), shown(defaults()));
@@ -155,7 +155,7 @@ pub(super) mod tests {
 
     #[test]
     fn the_password_cannot_be_printed() {
-        let cli = Cli::try_parse_from(["x", "--amqp-url", "amqp://u:hunter2@h/v"]).expect("a good URL");
+        let cli = ConfigCli::try_parse_from(["x", "--amqp-url", "amqp://u:hunter2@h/v"]).expect("a good URL");
         assert!(!format!("{:?}", cli.broker).contains("hunter2"));
     }
 }

@@ -27,14 +27,14 @@ type Confirm = Pin<Box<dyn Future<Output = lapin::Result<Confirmation>> + Send>>
 
 /// Which message of which call.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(super) struct Place {
+pub(super) struct BatchIndex {
     pub(super) call: u64,
     pub(super) message: usize,
 }
 
 /// A message that was handed to the library.
 struct UnderWay {
-    place: Place,
+    place: BatchIndex,
     message_id: ShortString,
     confirm: Confirm,
     waker: Waker,
@@ -44,7 +44,7 @@ struct UnderWay {
 
 /// A message whose confirm carried another's return, so that its own may still be waiting.
 struct Doubtful {
-    place: Place,
+    place: BatchIndex,
     message_id: ShortString,
     returned: bool,
 }
@@ -60,9 +60,9 @@ pub(super) struct Confirms {
 
 /// What one look found.
 #[derive(Debug, Default, PartialEq, Eq)]
-pub(super) struct Found {
+pub(super) struct ReturnedIndex {
     /// Fates that are now certain.
-    pub(super) fates: Vec<(Place, Fate)>,
+    pub(super) fates: Vec<(BatchIndex, Fate)>,
     /// The channel answered something that is not a confirm: it is of no more use.
     pub(super) broken: Option<String>,
 }
@@ -75,7 +75,7 @@ impl Confirms {
 
     /// Begins to publish: the first look at the future is what hands the message to the library, so the order
     /// of calls is the order on the wire.
-    pub(super) fn push(&mut self, place: Place, message_id: ShortString, confirm: Confirm) {
+    pub(super) fn push(&mut self, place: BatchIndex, message_id: ShortString, confirm: Confirm) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.under_way.push(None);
             self.under_way.len() - 1
@@ -98,8 +98,8 @@ impl Confirms {
     }
 
     /// Looks at everything that has completed.
-    pub(super) fn look(&mut self) -> Found {
-        let mut found = Found::default();
+    pub(super) fn look(&mut self) -> ReturnedIndex {
+        let mut found = ReturnedIndex::default();
         let mut completed = Vec::new();
         // Until there is nothing left: a fate may hang on what completed while we were looking.
         loop {
@@ -118,7 +118,7 @@ impl Confirms {
     }
 
     /// Gives up on the channel: whatever is under way may or may not be there.
-    pub(super) fn abandon(&mut self) -> Vec<(Place, Fate)> {
+    pub(super) fn abandon(&mut self) -> Vec<(BatchIndex, Fate)> {
         let under_way = std::mem::take(self);
         let places = under_way.under_way.into_iter().flatten().map(|message| message.place);
         let doubtful = under_way.doubtful.into_iter().map(|message| message.place);
@@ -135,7 +135,7 @@ impl Confirms {
         Some((self.under_way[slot].take()?, result))
     }
 
-    fn settle(&mut self, completed: Vec<(UnderWay, lapin::Result<Confirmation>)>, found: &mut Found) {
+    fn settle(&mut self, completed: Vec<(UnderWay, lapin::Result<Confirmation>)>, found: &mut ReturnedIndex) {
         let (mut returns, mut empty_handed) = (Vec::new(), false);
         let (mut certain, mut doubtful) = (Vec::new(), Vec::new());
         for (message, result) in completed {
@@ -183,7 +183,7 @@ impl Confirms {
     }
 
     /// Marks the message that came back: in doubt, just completed, or still under way.
-    fn returned(&mut self, id: &str, certain: &mut [(Place, ShortString, Fate)]) -> bool {
+    fn returned(&mut self, id: &str, certain: &mut [(BatchIndex, ShortString, Fate)]) -> bool {
         if let Some(message) = self.doubtful.iter_mut().find(|m| m.message_id.as_str() == id && !m.returned) {
             message.returned = true;
         } else if let Some((_, _, fate)) =
@@ -258,7 +258,7 @@ mod tests {
             let (answer, answered) = oneshot::channel();
             self.answers.insert(message, answer);
             let confirm = Box::pin(async move { answered.await.expect("every message is answered") });
-            confirms.push(Place { call: 0, message }, id(message), confirm);
+            confirms.push(BatchIndex { call: 0, message }, id(message), confirm);
         }
 
         fn answer(&mut self, message: usize, is_ack: bool) {
@@ -357,7 +357,7 @@ mod tests {
         let error = lapin::ErrorKind::InvalidChannelState(lapin::ChannelState::Closed, "gone").into();
         answer.send(Err(error)).expect("somebody waits");
         let found = confirms.look();
-        assert_eq!(found.fates, [(Place { call: 0, message: 1 }, Fate::Unknown)]);
+        assert_eq!(found.fates, [(BatchIndex { call: 0, message: 1 }, Fate::Unknown)]);
         assert!(found.broken.is_some_and(|reason| reason.contains("gone")));
         let left: Vec<_> =
             confirms.abandon().into_iter().map(|(place, fate)| (place.message, fate)).collect();
@@ -369,7 +369,7 @@ mod tests {
     fn a_message_without_an_answer_yet_is_told_nothing() {
         let (mut library, mut confirms) = (Library::default(), Confirms::default());
         library.publish(&mut confirms, 0);
-        assert_eq!(confirms.look(), Found::default());
+        assert_eq!(confirms.look(), ReturnedIndex::default());
         assert_eq!(confirms.len(), 1);
     }
 }

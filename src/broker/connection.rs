@@ -173,9 +173,9 @@ pub(super) enum LinkState {
 
 /// One of the two connections, whatever life it is in.
 #[derive(Clone)]
-pub(super) struct Link(watch::Receiver<LinkState>);
+pub(super) struct ManagedConnection(watch::Receiver<LinkState>);
 
-impl Link {
+impl ManagedConnection {
     /// Begins to connect, and does not stop before `closing`.
     pub(super) fn start(
         kind: ConnectionKind,

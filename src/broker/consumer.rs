@@ -20,7 +20,7 @@ use tokio::{
 };
 
 use super::{
-    CONTENT_TYPE_KEPT, Error, Headers, Inner, Queue,
+    BrokerInner, CONTENT_TYPE_KEPT, Error, Headers, Queue,
     acks::{self, Settle, Settled},
     connection::{CHANNEL_TIMEOUT, Session},
     error::on_channel,
@@ -91,17 +91,17 @@ impl Receipt {
 
 /// The messages of one queue.
 pub struct Consumer {
-    inner: Arc<Inner>,
+    inner: Arc<BrokerInner>,
     queue: Queue,
     prefetch: u16,
     paused: bool,
-    open: Option<Open>,
+    open: Option<OpenChannel>,
     /// A channel on its way. A task, so that a caller may drop `next` at any time without beginning anew.
-    opening: Option<JoinHandle<Option<Open>>>,
+    opening: Option<JoinHandle<Option<OpenChannel>>>,
 }
 
 /// A channel with its consumer, which is missing while paused.
-struct Open {
+struct OpenChannel {
     channel: Channel,
     session: Arc<Session>,
     settle: Settle,
@@ -115,7 +115,7 @@ struct Open {
 }
 
 impl Consumer {
-    pub(super) fn new(inner: Arc<Inner>, queue: Queue, prefetch: u16) -> Self {
+    pub(super) fn new(inner: Arc<BrokerInner>, queue: Queue, prefetch: u16) -> Self {
         Self { inner, queue, prefetch, paused: false, open: None, opening: None }
     }
 
@@ -212,7 +212,7 @@ impl Consumer {
     /// Opens a channel, or goes on consuming on the one that a pause left.
     async fn reopen(&mut self) {
         let opening = self.opening.get_or_insert_with(|| {
-            tokio::spawn(Open::begin(self.open.take(), self.inner.clone(), self.queue, self.prefetch))
+            tokio::spawn(OpenChannel::begin(self.open.take(), self.inner.clone(), self.queue, self.prefetch))
         });
         self.open = opening.await.unwrap_or_default();
         self.opening = None;
@@ -236,10 +236,10 @@ impl Consumer {
     }
 }
 
-impl Open {
+impl OpenChannel {
     /// Tries until it has a channel that consumes, first on the one at hand; none when the connection is closed
     /// for good.
-    async fn begin(held: Option<Self>, inner: Arc<Inner>, queue: Queue, prefetch: u16) -> Option<Self> {
+    async fn begin(held: Option<Self>, inner: Arc<BrokerInner>, queue: Queue, prefetch: u16) -> Option<Self> {
         if let Some(mut open) = held
             && open.consume(&inner, queue, prefetch).await.is_ok()
         {
@@ -257,7 +257,12 @@ impl Open {
         }
     }
 
-    async fn on(session: Arc<Session>, inner: &Inner, queue: Queue, prefetch: u16) -> Result<Self, Error> {
+    async fn on(
+        session: Arc<Session>,
+        inner: &BrokerInner,
+        queue: Queue,
+        prefetch: u16,
+    ) -> Result<Self, Error> {
         let channel = session.channel().await?;
         let (settle, acknowledging) = acks::start(channel.clone(), session.clone());
         // A stop waits for it, and it ends with the last receipt: nothing finished goes out unacknowledged.
@@ -270,7 +275,7 @@ impl Open {
     }
 
     /// Consumes on this channel. Should the queue be gone, everything is declared again for the next try.
-    async fn consume(&mut self, inner: &Inner, queue: Queue, prefetch: u16) -> Result<(), Error> {
+    async fn consume(&mut self, inner: &BrokerInner, queue: Queue, prefetch: u16) -> Result<(), Error> {
         let name = inner.shared.topology.name(queue);
         let begin = async {
             self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;

@@ -41,27 +41,27 @@ pub(crate) use publisher::Publisher;
 pub use publisher::{Destination, Fate, Outgoing};
 pub use topology::{Queue, Topology};
 pub(crate) use window::Window;
-pub use window::{Room, STALLED_AFTER};
+pub use window::{STALLED_AFTER, WindowRoom};
 
 use crate::{
     shutdown::Shutdown,
     telemetry::{Metrics, labels::ConnectionKind, metrics::BrokerMetrics},
 };
-use connection::{CLOSE_TIMEOUT, Declares, Link, LinkState, Shared};
+use connection::{CLOSE_TIMEOUT, Declares, LinkState, ManagedConnection, Shared};
 use publishing::Publishing;
 
 /// The two kept connections to RabbitMQ. Cheap to clone.
 #[derive(Clone)]
 pub struct Broker {
-    inner: Arc<Inner>,
+    inner: Arc<BrokerInner>,
     tasks: TaskTracker,
 }
 
 /// What consumers, publishers and windows stand on.
-struct Inner {
+struct BrokerInner {
     shared: Arc<Shared>,
-    consume: Link,
-    publish: Link,
+    consume: ManagedConnection,
+    publish: ManagedConnection,
     shutdown: Shutdown,
     /// The tasks that acknowledge; each ends with its last receipt.
     acknowledging: TaskTracker,
@@ -71,7 +71,7 @@ struct Inner {
 
 /// Whether the broker can be used, for readiness.
 #[derive(Clone, Debug)]
-pub enum State {
+pub enum ConnectionState {
     /// Both connections stand, and everything is declared.
     Connected,
     /// A connection is missing.
@@ -100,15 +100,20 @@ impl Broker {
     pub fn open_counted(config: Config, shutdown: Shutdown, metrics: BrokerMetrics) -> Self {
         let shared = Arc::new(Shared::new(config, Declares::Everything, metrics));
         let closing = CancellationToken::new();
-        let (consume, keep_consume) = Link::start(ConnectionKind::Consume, shared.clone(), closing.clone());
-        let (publish, keep_publish) = Link::start(ConnectionKind::Publish, shared.clone(), closing.clone());
+        let (consume, keep_consume) =
+            ManagedConnection::start(ConnectionKind::Consume, shared.clone(), closing.clone());
+        let (publish, keep_publish) =
+            ManagedConnection::start(ConnectionKind::Publish, shared.clone(), closing.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(keep_consume);
         tasks.spawn(keep_publish);
         tasks.close();
         let closing = closing.drop_guard();
         let acknowledging = TaskTracker::new();
-        Self { inner: Arc::new(Inner { shared, consume, publish, shutdown, acknowledging, closing }), tasks }
+        Self {
+            inner: Arc::new(BrokerInner { shared, consume, publish, shutdown, acknowledging, closing }),
+            tasks,
+        }
     }
 
     /// As [`Broker::open`], for one who only publishes events, as XTSystems does: over one connection, and
@@ -117,12 +122,16 @@ impl Broker {
     pub fn open_as_publisher(config: Config, shutdown: Shutdown) -> Self {
         let shared = Arc::new(Shared::new(config, Declares::Nothing, Metrics::new().broker.clone()));
         let closing = CancellationToken::new();
-        let (publish, keep) = Link::start(ConnectionKind::Publish, shared.clone(), closing.clone());
+        let (publish, keep) =
+            ManagedConnection::start(ConnectionKind::Publish, shared.clone(), closing.clone());
         let tasks = TaskTracker::new();
         tasks.spawn(keep);
         tasks.close();
         let (consume, closing, acknowledging) = (publish.clone(), closing.drop_guard(), TaskTracker::new());
-        Self { inner: Arc::new(Inner { shared, consume, publish, shutdown, acknowledging, closing }), tasks }
+        Self {
+            inner: Arc::new(BrokerInner { shared, consume, publish, shutdown, acknowledging, closing }),
+            tasks,
+        }
     }
 
     /// Resolves when both connections stand and everything is declared; at once, with the reason, when waiting
@@ -147,22 +156,24 @@ impl Broker {
 
     /// What readiness and the log should say now.
     #[must_use]
-    pub fn state(&self) -> State {
+    pub fn state(&self) -> ConnectionState {
         for link in [&self.inner.consume, &self.inner.publish] {
             match link.state() {
                 LinkState::Connected(session) => {
                     let blocked = session.blocked().borrow().clone();
                     if let Some(reason) = blocked {
-                        return State::Blocked { reason };
+                        return ConnectionState::Blocked { reason };
                     }
                 }
-                LinkState::Connecting { since, error } => return State::Connecting { since, error },
+                LinkState::Connecting { since, error } => {
+                    return ConnectionState::Connecting { since, error };
+                }
                 LinkState::Closed => {
-                    return State::Connecting { since: Instant::now(), error: Some(Error::Closed) };
+                    return ConnectionState::Connecting { since: Instant::now(), error: Some(Error::Closed) };
                 }
             }
         }
-        State::Connected
+        ConnectionState::Connected
     }
 
     /// Consumes a queue on a channel of its own. At most `prefetch` messages are held at a time.

@@ -13,7 +13,7 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-use super::{Headers, Inner, Queue, Topology, config::CONFIRM_TIMEOUT, headers::short, jobs};
+use super::{BrokerInner, Headers, Queue, Topology, config::CONFIRM_TIMEOUT, headers::short, jobs};
 use crate::{
     model::{Job, retry_policy::RetryTier},
     telemetry::labels::{self, QueueKind},
@@ -145,11 +145,11 @@ pub(super) struct Call {
 pub struct Publisher {
     calls: mpsc::Sender<Call>,
     /// Keeps the connections open for as long as somebody may publish.
-    inner: Arc<Inner>,
+    inner: Arc<BrokerInner>,
 }
 
 impl Publisher {
-    pub(super) const fn new(inner: Arc<Inner>, calls: mpsc::Sender<Call>) -> Self {
+    pub(super) const fn new(inner: Arc<BrokerInner>, calls: mpsc::Sender<Call>) -> Self {
         Self { calls, inner }
     }
 

@@ -24,8 +24,8 @@ use tokio::{
 use super::{
     Error, Fate, Outgoing,
     config::CONFIRM_TIMEOUT,
-    confirms::{Confirms, Place},
-    connection::{CHANNEL_TIMEOUT, Link, LinkState, Session, Shared},
+    confirms::{BatchIndex, Confirms},
+    connection::{CHANNEL_TIMEOUT, LinkState, ManagedConnection, Session, Shared},
     error::on_channel,
     publisher::{Addressed, CALLS_WAITING_MAX, Call},
 };
@@ -43,10 +43,10 @@ const OPEN_AGAIN: Duration = Duration::from_millis(100);
 /// How often messages that find no way make us declare everything again.
 const DECLARE_EVERY: Duration = Duration::from_secs(2);
 
-type Opening = Pin<Box<dyn Future<Output = Result<Open, Error>> + Send>>;
+type Opening = Pin<Box<dyn Future<Output = Result<PublishChannel, Error>> + Send>>;
 
 /// A call whose fates are not all known.
-struct Waiting {
+struct AwaitingConfirm {
     fates: Vec<Option<Fate>>,
     left: usize,
     deadline: Instant,
@@ -54,7 +54,7 @@ struct Waiting {
 }
 
 /// A channel in confirm mode.
-struct Open {
+struct PublishChannel {
     channel: Arc<Channel>,
     session: Arc<Session>,
     blocked: watch::Receiver<Option<String>>,
@@ -66,11 +66,11 @@ pub(super) struct Publishing {
     calls: mpsc::Receiver<Call>,
     arrived: Vec<Call>,
     /// By the number of the call, so in the order of their deadlines.
-    open_calls: BTreeMap<u64, Waiting>,
+    open_calls: BTreeMap<u64, AwaitingConfirm>,
     next_call: u64,
-    unsent: VecDeque<(Place, Outgoing)>,
+    unsent: VecDeque<(BatchIndex, Outgoing)>,
     confirms: Confirms,
-    open: Option<Open>,
+    open: Option<PublishChannel>,
     opening: Option<Opening>,
     /// When the channel last answered, or first had something to answer.
     heard: Instant,
@@ -79,7 +79,7 @@ pub(super) struct Publishing {
 
 impl Publishing {
     /// The task, and the way to it. It ends with the last publisher.
-    pub(super) fn new(shared: Arc<Shared>, link: &Link) -> (mpsc::Sender<Call>, Self) {
+    pub(super) fn new(shared: Arc<Shared>, link: &ManagedConnection) -> (mpsc::Sender<Call>, Self) {
         let (sender, calls) = mpsc::channel(CALLS_WAITING_MAX);
         let publishing = Self {
             shared,
@@ -126,9 +126,9 @@ impl Publishing {
             let call = self.next_call;
             self.next_call += 1;
             let left = messages.len();
-            self.open_calls.insert(call, Waiting { fates: vec![None; left], left, deadline, answer });
+            self.open_calls.insert(call, AwaitingConfirm { fates: vec![None; left], left, deadline, answer });
             let placed = messages.into_iter().enumerate();
-            self.unsent.extend(placed.map(|(message, outgoing)| (Place { call, message }, outgoing)));
+            self.unsent.extend(placed.map(|(message, outgoing)| (BatchIndex { call, message }, outgoing)));
         }
     }
 
@@ -169,7 +169,7 @@ impl Publishing {
         }
     }
 
-    fn tell(&mut self, fates: Vec<(Place, Fate)>) {
+    fn tell(&mut self, fates: Vec<(BatchIndex, Fate)>) {
         for (place, fate) in fates {
             let Some(call) = self.open_calls.get_mut(&place.call) else { continue };
             if call.fates[place.message].replace(fate).is_none() {
@@ -183,7 +183,7 @@ impl Publishing {
         }
     }
 
-    fn answer(call: Waiting) {
+    fn answer(call: AwaitingConfirm) {
         let fates: Vec<_> = call.fates.into_iter().map(|fate| fate.unwrap_or(Fate::Unknown)).collect();
         // Who asked may be gone; what was published stays so.
         let _gone = call.answer.send(fates);
@@ -223,7 +223,7 @@ impl Publishing {
         }
     }
 
-    fn opened(&mut self, opened: Result<Open, Error>) {
+    fn opened(&mut self, opened: Result<PublishChannel, Error>) {
         self.opening = None;
         match opened {
             Ok(open) => self.open = Some(open),
@@ -256,7 +256,7 @@ async fn send(channel: Arc<Channel>, message: Addressed) -> lapin::Result<Confir
     channel.basic_publish(exchange, routing_key, options, &body, properties).await?.await
 }
 
-async fn open(session: Arc<Session>) -> Result<Open, Error> {
+async fn open(session: Arc<Session>) -> Result<PublishChannel, Error> {
     let opened = async {
         let channel = session.channel().await?;
         match timeout(CHANNEL_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await {
@@ -268,7 +268,7 @@ async fn open(session: Arc<Session>) -> Result<Open, Error> {
     match opened.await {
         Ok(channel) => {
             let blocked = session.blocked();
-            Ok(Open { channel: Arc::new(channel), session, blocked })
+            Ok(PublishChannel { channel: Arc::new(channel), session, blocked })
         }
         Err(error) => {
             sleep(OPEN_AGAIN).await;
@@ -277,7 +277,7 @@ async fn open(session: Arc<Session>) -> Result<Open, Error> {
     }
 }
 
-async fn opened(opening: &mut Option<Opening>) -> Result<Open, Error> {
+async fn opened(opening: &mut Option<Opening>) -> Result<PublishChannel, Error> {
     match opening {
         Some(opening) => opening.await,
         None => std::future::pending().await,
@@ -285,7 +285,7 @@ async fn opened(opening: &mut Option<Opening>) -> Result<Open, Error> {
 }
 
 /// Resolves when the connection is over (true), or has been blocked or unblocked (false).
-async fn disturbed(open: &mut Option<Open>) -> bool {
+async fn disturbed(open: &mut Option<PublishChannel>) -> bool {
     let Some(open) = open else { return std::future::pending().await };
     tokio::select! {
         () = open.session.over.cancelled() => true,

@@ -14,7 +14,7 @@ pub const KIND: &str = "xtwebhooks.tide-mark.v1";
 
 /// A mark that came through.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct TideMark {
+pub struct Watermark {
     /// The queue that let it through: the shard of an ordinary one, and 64 more for a prompt one.
     pub shard: u8,
     /// Its number: microseconds since 1970 by the database's clock.
@@ -48,14 +48,14 @@ pub fn encode(shard: u8, number: i64) -> Outgoing {
 
 /// The mark of a message; none if the message is something else.
 #[must_use]
-pub fn decode(message: &Message) -> Option<TideMark> {
+pub fn decode(message: &Message) -> Option<Watermark> {
     read(message.kind.as_deref(), &message.headers)
 }
 
-fn read(kind: Option<&str>, headers: &Headers) -> Option<TideMark> {
+fn read(kind: Option<&str>, headers: &Headers) -> Option<Watermark> {
     (kind? == KIND).then_some(())?;
     let shard = u8::try_from(headers.get_i64("shard")?).ok()?;
-    Some(TideMark { shard, number: headers.get_i64("number")? })
+    Some(Watermark { shard, number: headers.get_i64("number")? })
 }
 
 #[cfg(test)]
@@ -73,10 +73,10 @@ mod tests {
     #[test]
     fn a_mark_is_read_as_it_was_written_and_nothing_else_is_a_mark() {
         let mark = encode(3, 1_700_000_000_000_000);
-        let check = |kind: Option<&str>, headers: &Headers, expected: Option<TideMark>| {
+        let check = |kind: Option<&str>, headers: &Headers, expected: Option<Watermark>| {
             assert_eq!(read(kind, headers), expected, "{kind:?} {headers:?}");
         };
-        check(Some(KIND), &mark.headers, Some(TideMark { shard: 3, number: 1_700_000_000_000_000 }));
+        check(Some(KIND), &mark.headers, Some(Watermark { shard: 3, number: 1_700_000_000_000_000 }));
         check(Some("xtwebhooks.job.v1"), &mark.headers, None);
         check(None, &mark.headers, None);
         check(Some(KIND), &Headers::default(), None);

@@ -16,7 +16,7 @@ use std::{
 use lapin::{Channel, options::QueueDeclareOptions, types::FieldTable};
 use tokio::time::{Instant, sleep_until, timeout};
 
-use super::{Error, Inner, Queue, error::on_channel};
+use super::{BrokerInner, Error, Queue, error::on_channel};
 
 /// How long a count is good.
 pub const COUNT_EVERY: Duration = Duration::from_millis(50);
@@ -29,7 +29,7 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 
 /// What waiting for room led to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Room {
+pub enum WindowRoom {
     /// There is some.
     Open,
     /// The queue is full and has not moved for [`STALLED_AFTER`]: the jobs are better left to feed.
@@ -39,7 +39,7 @@ pub enum Room {
 /// The room in each deliveries queue, or in each prompt one; clones share what they know.
 #[derive(Clone)]
 pub struct Window {
-    inner: Arc<Inner>,
+    inner: Arc<BrokerInner>,
     /// The queue of a shard.
     queue: fn(u8) -> Queue,
     jobs_max: usize,
@@ -48,7 +48,7 @@ pub struct Window {
 
 #[derive(Default)]
 struct Shard {
-    known: Mutex<Level>,
+    known: Mutex<QueueLevel>,
     /// One counts at a time, and the others take what it found.
     counting: tokio::sync::Mutex<Option<Channel>>,
     /// Whether a count that nobody waits for is on its way.
@@ -57,7 +57,7 @@ struct Shard {
 
 /// What is known of one queue.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-struct Level {
+struct QueueLevel {
     /// Unknown while the broker cannot be asked.
     ready: Option<usize>,
     /// Published here since the count.
@@ -67,7 +67,7 @@ struct Level {
     still_since: Option<Instant>,
 }
 
-impl Level {
+impl QueueLevel {
     fn room(&self, jobs_max: usize) -> usize {
         self.ready.map_or(0, |ready| jobs_max.saturating_sub(ready + self.took))
     }
@@ -99,7 +99,7 @@ impl Level {
 }
 
 impl Window {
-    pub(super) fn new(inner: Arc<Inner>, queue: fn(u8) -> Queue, jobs_max: u32) -> Self {
+    pub(super) fn new(inner: Arc<BrokerInner>, queue: fn(u8) -> Queue, jobs_max: u32) -> Self {
         let shards = (0..inner.shared.topology.shards()).map(|_| Shard::default()).collect();
         Self { inner, queue, jobs_max: jobs_max as usize, shards }
     }
@@ -136,19 +136,19 @@ impl Window {
 
     /// Waits until there is room for a job, but not for a queue that stands still: once it was found so, every
     /// call says so at once until it moves.
-    pub async fn wait_for_room(&self, bucket: u8) -> Room {
+    pub async fn wait_for_room(&self, bucket: u8) -> WindowRoom {
         loop {
             if self.room(bucket).await > 0 {
-                return Room::Open;
+                return WindowRoom::Open;
             }
             let level = *self.level(bucket);
             if level.is_stalled(Instant::now()) {
-                return Room::Stalled;
+                return WindowRoom::Stalled;
             }
             let next_count = level.next_count().unwrap_or_else(Instant::now);
             tokio::select! {
                 () = sleep_until(next_count) => {}
-                () = self.inner.shutdown.asked() => return Room::Stalled,
+                () = self.inner.shutdown.asked() => return WindowRoom::Stalled,
             }
         }
     }
@@ -185,7 +185,7 @@ impl Window {
         &self.shards[usize::from(self.shard(bucket))]
     }
 
-    fn level(&self, bucket: u8) -> MutexGuard<'_, Level> {
+    fn level(&self, bucket: u8) -> MutexGuard<'_, QueueLevel> {
         self.shard_of(bucket).known.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
@@ -213,7 +213,7 @@ mod tests {
 
     /// Counts at each millisecond: what is ready, what was taken before, and then the room and whether it stalled.
     fn check(steps: &[(u64, Option<usize>, usize, usize, bool)]) {
-        let (mut level, start) = (Level::default(), Instant::now());
+        let (mut level, start) = (QueueLevel::default(), Instant::now());
         for (ms, ready, took, room, is_stalled) in steps {
             let now = start + Duration::from_millis(*ms);
             level.took += took;
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_published_during_a_count_is_not_forgotten() {
-        let mut level = Level::default();
+        let mut level = QueueLevel::default();
         level.count(Some(0), 0, JOBS_MAX, Instant::now());
         level.took += 4;
         let took = level.took;

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, TimeDelta, Utc};
 use sqlx::PgPool;
 
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use crate::{
     clock::SystemClock,
     model::CompanyId,
@@ -17,14 +17,14 @@ const CONNECTIONS: u32 = 2;
 
 /// Where the ledger is, for a command.
 #[derive(clap::Args, Clone, Debug)]
-pub(super) struct Ledger {
+pub(super) struct LedgerArgs {
     #[command(flatten)]
     config: store::Config,
 }
 
-impl Ledger {
+impl LedgerArgs {
     /// Connects, and sees that the tables are there.
-    pub(super) async fn open(&self) -> Result<PgPool, Failure> {
+    pub(super) async fn open(&self) -> Result<PgPool, CommandFailure> {
         let pool = store::pool(&self.config, "cli", CONNECTIONS)?;
         pool::check_server(&pool).await?;
         migrate::check(&pool).await?;
@@ -34,7 +34,7 @@ impl Ledger {
 
 /// Whose things are meant.
 #[derive(clap::Args, Clone, Copy, Debug)]
-pub(super) struct Company {
+pub(super) struct CompanyArg {
     /// The company
     #[arg(long, value_name = "ID")]
     pub(super) company: CompanyId,

@@ -5,8 +5,8 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::{
     args::instant,
     client::Remote,
-    failure::Failure,
-    output::{Output, Table, time},
+    failure::CommandFailure,
+    output::{Output, OutputTable, time},
 };
 use crate::api::{audit_log::AuditEntry, pagination::PAGE_MAX};
 
@@ -14,12 +14,12 @@ use crate::api::{audit_log::AuditEntry, pagination::PAGE_MAX};
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List changes, newest first
-    List(List),
+    List(ListAudit),
 }
 
 /// Which changes.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListAudit {
     #[command(flatten)]
     remote: Remote,
     /// Only by them: `key xtwh_ab12cd34`, `user 5f0c…`
@@ -42,7 +42,7 @@ pub(super) struct List {
     limit: u32,
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     let Command::List(args) = command;
     let at = |time: Option<DateTime<Utc>>| time.map(|at| at.to_rfc3339_opts(SecondsFormat::Micros, true));
     let query = [
@@ -58,7 +58,7 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Fail
 }
 
 fn table_of(entries: &Vec<AuditEntry>) -> String {
-    let mut table = Table::new(&["AT", "WHO", "FROM", "WHAT", "SUBJECT", "BEFORE", "AFTER"]);
+    let mut table = OutputTable::new(&["AT", "WHO", "FROM", "WHAT", "SUBJECT", "BEFORE", "AFTER"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for entry in entries {
         table.row([

@@ -10,7 +10,7 @@ use secrecy::{ExposeSecret, SecretString};
 use serde::{Deserialize, Serialize, de::DeserializeOwned};
 use url::Url;
 
-use super::failure::Failure;
+use super::failure::CommandFailure;
 use crate::model::CompanyId;
 
 /// How long an answer may take; a test delivery has its webhook's timeout and its turn besides.
@@ -36,7 +36,7 @@ pub(super) struct Remote {
 
 impl Remote {
     /// A client with these credentials.
-    pub(super) fn client(&self) -> Result<Client, Failure> {
+    pub(super) fn client(&self) -> Result<ApiClient, CommandFailure> {
         let http = reqwest::Client::builder()
             .timeout(ANSWER_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
@@ -44,28 +44,28 @@ impl Remote {
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("xtwebhooks/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| Failure::Failed(error.into()))?;
-        Ok(Client { http, remote: self.clone() })
+            .map_err(|error| CommandFailure::Failed(error.into()))?;
+        Ok(ApiClient { http, remote: self.clone() })
     }
 }
 
 /// Asks the API.
 #[derive(Clone, Debug)]
-pub(super) struct Client {
+pub(super) struct ApiClient {
     http: reqwest::Client,
     remote: Remote,
 }
 
 /// An answer that is no problem.
 #[derive(Debug)]
-pub(super) struct Answer<T> {
+pub(super) struct ApiAnswer<T> {
     /// Its body.
     pub(super) body: T,
     /// Its headers.
     pub(super) headers: HeaderMap,
 }
 
-impl<T> Answer<T> {
+impl<T> ApiAnswer<T> {
     /// Where the next page is.
     fn next(&self) -> Option<String> {
         let link = self.headers.get(header::LINK)?.to_str().ok()?;
@@ -74,7 +74,7 @@ impl<T> Answer<T> {
     }
 }
 
-impl<T> Answer<T> {
+impl<T> ApiAnswer<T> {
     /// The cursor of the next page, for whoever asks for it by hand.
     pub(super) fn cursor(&self) -> Option<String> {
         let next = self.next()?;
@@ -86,7 +86,7 @@ impl<T> Answer<T> {
 
 /// What a command reads of a problem.
 #[derive(Debug, Deserialize)]
-struct Told {
+struct ReportedProblem {
     detail: String,
     #[serde(default)]
     errors: Vec<ToldField>,
@@ -98,13 +98,13 @@ struct ToldField {
     message: String,
 }
 
-impl Client {
+impl ApiClient {
     /// Reads something; `query` is what stands behind the `?`, without what is `None`.
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
         query: &[(&str, Option<String>)],
-    ) -> Result<Answer<T>, Failure> {
+    ) -> Result<ApiAnswer<T>, CommandFailure> {
         self.ask(Method::GET, &with_query(path, query), None::<&()>, &[]).await
     }
 
@@ -114,12 +114,12 @@ impl Client {
         path: &str,
         query: &[(&str, Option<String>)],
         rows_max: usize,
-    ) -> Result<Vec<T>, Failure> {
+    ) -> Result<Vec<T>, CommandFailure> {
         let mut rows = Vec::new();
         let mut next = Some(with_query(path, query));
         for _ in 0..PAGES_MAX {
             let Some(path) = next else { break };
-            let page: Answer<Vec<T>> = self.ask(Method::GET, &path, None::<&()>, &[]).await?;
+            let page: ApiAnswer<Vec<T>> = self.ask(Method::GET, &path, None::<&()>, &[]).await?;
             next = page.next();
             rows.extend(page.body);
             if rows.len() >= rows_max {
@@ -135,7 +135,7 @@ impl Client {
         &self,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<Answer<T>, Failure> {
+    ) -> Result<ApiAnswer<T>, CommandFailure> {
         self.ask(Method::POST, path, Some(body), &[]).await
     }
 
@@ -144,12 +144,15 @@ impl Client {
         &self,
         path: &str,
         body: &impl Serialize,
-    ) -> Result<Answer<T>, Failure> {
+    ) -> Result<ApiAnswer<T>, CommandFailure> {
         self.ask(Method::PUT, path, Some(body), &[]).await
     }
 
     /// Takes something away.
-    pub(super) async fn delete<T: DeserializeOwned>(&self, path: &str) -> Result<Answer<T>, Failure> {
+    pub(super) async fn delete<T: DeserializeOwned>(
+        &self,
+        path: &str,
+    ) -> Result<ApiAnswer<T>, CommandFailure> {
         self.ask(Method::DELETE, path, None::<&()>, &[]).await
     }
 
@@ -159,7 +162,7 @@ impl Client {
         path: &str,
         body: Option<&impl Serialize>,
         headers: &[(&'static str, String)],
-    ) -> Result<Answer<T>, Failure> {
+    ) -> Result<ApiAnswer<T>, CommandFailure> {
         let base = self.remote.api_url.as_str().trim_end_matches('/');
         let mut request = self
             .http
@@ -183,13 +186,13 @@ impl Client {
         let body = serde_json::from_slice(&bytes).map_err(|error| {
             anyhow::Error::from(error).context("the API's answer is not what this version expects")
         })?;
-        Ok(Answer { body, headers })
+        Ok(ApiAnswer { body, headers })
     }
 
-    fn unreachable(&self, error: reqwest::Error) -> Failure {
+    fn unreachable(&self, error: reqwest::Error) -> CommandFailure {
         let url = self.remote.api_url.clone();
         let error = anyhow::Error::from(error.without_url());
-        Failure::Unreachable(
+        CommandFailure::Unreachable(
             error.context(format!("the API does not answer at {url}; see that XTWEBHOOKS_URL names it")),
         )
     }
@@ -208,8 +211,8 @@ fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
 }
 
 /// What the API said, as the command ends with it.
-fn failure(status: StatusCode, body: &[u8]) -> Failure {
-    let text = match serde_json::from_slice::<Told>(body) {
+fn failure(status: StatusCode, body: &[u8]) -> CommandFailure {
+    let text = match serde_json::from_slice::<ReportedProblem>(body) {
         Ok(told) if told.errors.len() > 1 => told
             .errors
             .iter()
@@ -220,10 +223,10 @@ fn failure(status: StatusCode, body: &[u8]) -> Failure {
         Err(_) => format!("the API answered {status}"),
     };
     match status.as_u16() {
-        404 => Failure::NotFound(text),
-        503 => Failure::Unreachable(anyhow::anyhow!(text)),
-        400..500 => Failure::Refused(text),
-        _ => Failure::Failed(anyhow::anyhow!(text)),
+        404 => CommandFailure::NotFound(text),
+        503 => CommandFailure::Unreachable(anyhow::anyhow!(text)),
+        400..500 => CommandFailure::Refused(text),
+        _ => CommandFailure::Failed(anyhow::anyhow!(text)),
     }
 }
 

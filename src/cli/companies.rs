@@ -3,9 +3,9 @@
 use std::time::Duration;
 
 use super::{
-    client::{Client, Remote},
-    failure::Failure,
-    output::{Output, Table},
+    client::{ApiClient, Remote},
+    failure::CommandFailure,
+    output::{Output, OutputTable},
 };
 use crate::{api::companies::Erasure, model::CompanyId};
 
@@ -35,7 +35,7 @@ pub(super) enum Command {
     },
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     let erasure = match command {
         Command::Erase { id, wait, remote } => {
             let client = remote.client()?;
@@ -51,12 +51,12 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Fail
     Ok(output.show(&erasure, text)?)
 }
 
-async fn look(client: &Client, id: CompanyId) -> Result<Erasure, Failure> {
+async fn look(client: &ApiClient, id: CompanyId) -> Result<Erasure, CommandFailure> {
     Ok(client.get(&format!("/v1/companies/{id}/erasure"), &[]).await?.body)
 }
 
 fn text(erasure: &Erasure) -> String {
-    let mut table = Table::new(&["WHAT", "SO FAR"]);
+    let mut table = OutputTable::new(&["WHAT", "SO FAR"]);
     let counts = [
         ("webhooks removed", erasure.webhooks),
         ("deliveries emptied", erasure.deliveries),

@@ -7,8 +7,8 @@ use uuid::Uuid;
 use super::{
     args::{instant, rfc3339},
     client::Remote,
-    failure::Failure,
-    output::{Output, Table, fields, time},
+    failure::CommandFailure,
+    output::{Output, OutputTable, fields, time},
     replay,
 };
 use crate::{
@@ -20,18 +20,18 @@ use crate::{
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List dead letters, newest first
-    List(List),
+    List(ListDeadLetters),
     /// Show one dead letter with what it carried
-    Show(One),
+    Show(DeadLetterArg),
     /// Send one again, or take it in again where it is a message
-    Replay(One),
+    Replay(DeadLetterArg),
     /// Put one away that nobody wants any more
-    Discard(One),
+    Discard(DeadLetterArg),
 }
 
 /// A page of dead letters.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListDeadLetters {
     #[command(flatten)]
     remote: Remote,
     /// Of all companies, with those that say none: with a key of all companies that may do everything
@@ -65,7 +65,7 @@ pub(super) struct List {
 
 /// One dead letter.
 #[derive(clap::Args, Debug)]
-pub(super) struct One {
+pub(super) struct DeadLetterArg {
     #[command(flatten)]
     remote: Remote,
     /// Of any company, or of none
@@ -76,7 +76,7 @@ pub(super) struct One {
     id: Uuid,
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::List(args) => list(args, output).await,
         Command::Show(args) => {
@@ -100,7 +100,7 @@ fn address(id: Uuid, verb: &str) -> String {
     format!("/v1/dead-letters/{id}{verb}")
 }
 
-async fn list(args: List, output: Output) -> Result<(), Failure> {
+async fn list(args: ListDeadLetters, output: Output) -> Result<(), CommandFailure> {
     let query = [
         ("kind", args.kind),
         ("status", args.status.map(|status| status.as_str().to_owned())),
@@ -121,7 +121,7 @@ async fn list(args: List, output: Output) -> Result<(), Failure> {
 
 fn table_of(letters: &[DeadLetter]) -> String {
     let mut table =
-        Table::new(&["ID", "GIVEN UP", "KIND", "EVENT TYPE", "STATUS", "ATTEMPTS", "ANSWER", "REASON"]);
+        OutputTable::new(&["ID", "GIVEN UP", "KIND", "EVENT TYPE", "STATUS", "ATTEMPTS", "ANSWER", "REASON"]);
     for letter in letters {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         table.row([

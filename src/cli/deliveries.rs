@@ -4,30 +4,30 @@ use chrono::{DateTime, Utc};
 
 use super::{
     args::{instant, rfc3339},
-    client::{Client, Remote},
-    failure::Failure,
-    output::{Output, Table, fields, time},
+    client::{ApiClient, Remote},
+    failure::CommandFailure,
+    output::{Output, OutputTable, fields, time},
 };
 use crate::{
     api::{
         deliveries::{Attempt, Delivery},
         pagination,
     },
-    model::{DeliveryId, Status, WebhookId},
+    model::{DeliveryId, DeliveryStatus, WebhookId},
 };
 
 /// What is looked at.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List deliveries of a webhook, or of all, newest first
-    List(List),
+    List(ListDeliveries),
     /// Show one delivery with all its attempts
-    Show(Show),
+    Show(ShowDelivery),
 }
 
 /// A page of deliveries.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListDeliveries {
     #[command(flatten)]
     remote: Remote,
     /// Whose deliveries; all webhooks' where none is named
@@ -35,7 +35,7 @@ pub(super) struct List {
     webhook: Option<WebhookId>,
     /// Only in these states: pending, held, delivered, dead, cancelled
     #[arg(long, value_name = "STATES", value_delimiter = ',')]
-    status: Vec<Status>,
+    status: Vec<DeliveryStatus>,
     /// Only of these types: `ticket.created,asset.*`
     #[arg(long, value_name = "TYPES")]
     event_type: Option<String>,
@@ -67,7 +67,7 @@ pub(super) struct List {
 
 /// One delivery.
 #[derive(clap::Args, Debug)]
-pub(super) struct Show {
+pub(super) struct ShowDelivery {
     #[command(flatten)]
     remote: Remote,
     /// The delivery
@@ -78,14 +78,14 @@ pub(super) struct Show {
     full: bool,
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::List(args) => list(args, output).await,
         Command::Show(args) => show(args, output).await,
     }
 }
 
-async fn list(args: List, output: Output) -> Result<(), Failure> {
+async fn list(args: ListDeliveries, output: Output) -> Result<(), CommandFailure> {
     let client = args.remote.client()?;
     let path = match args.webhook {
         Some(webhook) => format!("/v1/webhooks/{webhook}/deliveries"),
@@ -112,18 +112,18 @@ async fn list(args: List, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(args: Show, output: Output) -> Result<(), Failure> {
-    let client: Client = args.remote.client()?;
+async fn show(args: ShowDelivery, output: Output) -> Result<(), CommandFailure> {
+    let client: ApiClient = args.remote.client()?;
     let delivery = client.get::<Delivery>(&format!("/v1/deliveries/{}", args.id), &[]).await?.body;
     Ok(output.show(&delivery, |delivery| page_of(delivery, args.full))?)
 }
 
 fn table_of(deliveries: &[Delivery]) -> String {
-    let mut table = Table::new(&["ID", "CREATED", "EVENT TYPE", "STATE", "ATTEMPTS", "ANSWER", "WHY"]);
+    let mut table = OutputTable::new(&["ID", "CREATED", "EVENT TYPE", "STATE", "ATTEMPTS", "ANSWER", "WHY"]);
     for delivery in deliveries {
         // Of what is not over, the state says more than the latest attempt.
         let why = match (delivery.status, &delivery.outcome_why) {
-            (Status::Delivered | Status::Dead, Some(why)) => why,
+            (DeliveryStatus::Delivered | DeliveryStatus::Dead, Some(why)) => why,
             _ => &delivery.why,
         };
         table.row([
@@ -140,7 +140,7 @@ fn table_of(deliveries: &[Delivery]) -> String {
 }
 
 fn page_of(delivery: &Delivery, full: bool) -> String {
-    let waits = matches!(delivery.status, Status::Pending | Status::Held);
+    let waits = matches!(delivery.status, DeliveryStatus::Pending | DeliveryStatus::Held);
     let mut page = fields(&[
         ("id", Some(delivery.id.to_string())),
         ("webhook", Some(delivery.webhook_id.to_string())),

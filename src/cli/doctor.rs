@@ -12,8 +12,8 @@ use serde::Serialize;
 use sqlx::PgPool;
 
 use super::{
-    failure::Failure,
-    output::{Output, Table},
+    failure::CommandFailure,
+    output::{Output, OutputTable},
     run::{self, Role},
 };
 use crate::{
@@ -55,7 +55,7 @@ fn replicas(text: &str) -> Result<(Role, u32), String> {
 /// How bad it is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
-enum Level {
+enum Severity {
     /// As it should be.
     Ok,
     /// It cannot be looked at from here.
@@ -66,7 +66,7 @@ enum Level {
     Fault,
 }
 
-impl Level {
+impl Severity {
     const fn as_str(self) -> &'static str {
         match self {
             Self::Ok => "ok",
@@ -82,7 +82,7 @@ impl Level {
 struct Finding {
     /// What was looked at.
     check: &'static str,
-    level: Level,
+    level: Severity,
     /// What was found, in a sentence.
     found: String,
     /// What to do about it.
@@ -92,10 +92,15 @@ struct Finding {
 
 impl Finding {
     fn ok(check: &'static str, found: impl Into<String>) -> Self {
-        Self { check, level: Level::Ok, found: found.into(), remedy: None }
+        Self { check, level: Severity::Ok, found: found.into(), remedy: None }
     }
 
-    fn bad(level: Level, check: &'static str, found: impl Into<String>, remedy: impl Into<String>) -> Self {
+    fn bad(
+        level: Severity,
+        check: &'static str,
+        found: impl Into<String>,
+        remedy: impl Into<String>,
+    ) -> Self {
         Self { check, level, found: found.into(), remedy: Some(remedy.into()) }
     }
 }
@@ -108,12 +113,12 @@ struct Report {
     is_unreachable: bool,
 }
 
-pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     let mut report = Report::default();
     report.findings.push(match args.settings.check() {
         Ok(()) => Finding::ok("settings", "the settings go together"),
         Err(failure) => Finding::bad(
-            Level::Fault,
+            Severity::Fault,
             "settings",
             failure.to_string(),
             "change them: the service would not start",
@@ -122,25 +127,25 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
     look_at_ledger(&args, &mut report).await?;
     look_at_broker(&args, &mut report).await?;
     output.show(&report.findings, |findings| text(findings))?;
-    let faults = report.findings.iter().filter(|finding| finding.level == Level::Fault).count();
+    let faults = report.findings.iter().filter(|finding| finding.level == Severity::Fault).count();
     match (report.is_unreachable, faults) {
-        (true, _) => {
-            Err(Failure::Unreachable(anyhow!("not all could be looked at, for a server does not answer")))
-        }
+        (true, _) => Err(CommandFailure::Unreachable(anyhow!(
+            "not all could be looked at, for a server does not answer"
+        ))),
         (false, 0) => Ok(()),
-        (false, faults) => Err(Failure::Failed(anyhow!("faults: {faults}"))),
+        (false, faults) => Err(CommandFailure::Failed(anyhow!("faults: {faults}"))),
     }
 }
 
-async fn look_at_ledger(args: &Args, report: &mut Report) -> Result<(), Failure> {
+async fn look_at_ledger(args: &Args, report: &mut Report) -> Result<(), CommandFailure> {
     let pool = store::pool(&args.settings.store, "doctor", 1)?;
     if let Err(error) = pool::check_server(&pool).await {
         report.is_unreachable |= !matches!(error, store::Error::TooOld { .. });
         let remedy = "see to the server and to DATABASE_URL; nothing else of the database was looked at";
         report.findings.push(Finding::bad(
-            Level::Fault,
+            Severity::Fault,
             "database",
-            Failure::from(error).to_string(),
+            CommandFailure::from(error).to_string(),
             remedy,
         ));
         return Ok(());
@@ -149,9 +154,9 @@ async fn look_at_ledger(args: &Args, report: &mut Report) -> Result<(), Failure>
         report.is_unreachable |= matches!(error, store::Error::Unreachable(_));
         let remedy = "it went away meanwhile, or does not allow what was asked; see its log";
         report.findings.push(Finding::bad(
-            Level::Fault,
+            Severity::Fault,
             "database",
-            Failure::from(error).to_string(),
+            CommandFailure::from(error).to_string(),
             remedy,
         ));
     }
@@ -169,7 +174,7 @@ async fn of_ledger(args: &Args, pool: &PgPool, findings: &mut Vec<Finding>) -> s
         Ok(()) => findings.push(Finding::ok("migrations", "every migration of this version is applied")),
         Err(error @ store::Error::NotMigrated { .. }) => {
             let remedy = "run `xtwebhooks migrate`; what stands in the tables was not looked at";
-            findings.push(Finding::bad(Level::Fault, "migrations", error.to_string(), remedy));
+            findings.push(Finding::bad(Severity::Fault, "migrations", error.to_string(), remedy));
             return Ok(());
         }
         Err(error) => return Err(error),
@@ -182,7 +187,7 @@ async fn of_ledger(args: &Args, pool: &PgPool, findings: &mut Vec<Finding>) -> s
     Ok(())
 }
 
-async fn look_at_broker(args: &Args, report: &mut Report) -> Result<(), Failure> {
+async fn look_at_broker(args: &Args, report: &mut Report) -> Result<(), CommandFailure> {
     use crate::broker::Error;
     match inspect(&args.settings.broker).await {
         Ok(inspection) => report.findings.extend(broker::of_inspection(&inspection, &args.settings)),
@@ -190,14 +195,14 @@ async fn look_at_broker(args: &Args, report: &mut Report) -> Result<(), Failure>
         Err(error) => {
             report.is_unreachable |= !matches!(error, Error::TooOld { .. });
             let remedy = "see to the server and to AMQP_URL; nothing else of the broker was looked at";
-            report.findings.push(Finding::bad(Level::Fault, "broker", error.to_string(), remedy));
+            report.findings.push(Finding::bad(Severity::Fault, "broker", error.to_string(), remedy));
         }
     }
     Ok(())
 }
 
 fn text(findings: &[Finding]) -> String {
-    let mut table = Table::new(&["", "CHECK", "FOUND"]);
+    let mut table = OutputTable::new(&["", "CHECK", "FOUND"]);
     for finding in findings {
         table.row([finding.level.as_str().to_owned(), finding.check.to_owned(), finding.found.clone()]);
         if let Some(remedy) = &finding.remedy {
@@ -242,7 +247,7 @@ mod tests {
     fn what_to_do_stands_below_what_was_found() {
         let shown = text(&[
             Finding::ok("clock", "0.2 ms off"),
-            Finding::bad(Level::Fault, "migrations", "2 lack", "run migrate"),
+            Finding::bad(Severity::Fault, "migrations", "2 lack", "run migrate"),
         ]);
         let expected =
             "         CHECK       FOUND\nok       clock       0.2 ms off\nfault    migrations  2 lack\n";

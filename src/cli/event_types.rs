@@ -8,8 +8,8 @@ use serde_json::value::RawValue;
 
 use super::{
     client::Remote,
-    failure::Failure,
-    output::{Output, Table, fields, time},
+    failure::CommandFailure,
+    output::{Output, OutputTable, fields, time},
 };
 use crate::{
     api::event_types::{EventType, EventTypeDeleted},
@@ -23,25 +23,25 @@ const TYPES_MAX: usize = 10_000;
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List event types, by name
-    List(List),
+    List(ListEventTypes),
     /// Show one event type with its sample and schemas
-    Show(One),
+    Show(EventTypeArg),
     /// Register an event type, or change what is registered; wants a key of all companies
-    Set(Box<Set>),
+    Set(Box<SetEventType>),
     /// Take an event type off the registry; wants a key of all companies
-    Delete(One),
+    Delete(EventTypeArg),
 }
 
 /// All types.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListEventTypes {
     #[command(flatten)]
     remote: Remote,
 }
 
 /// One type.
 #[derive(clap::Args, Debug)]
-pub(super) struct One {
+pub(super) struct EventTypeArg {
     #[command(flatten)]
     remote: Remote,
     /// The type, as `ticket.created`
@@ -51,9 +51,9 @@ pub(super) struct One {
 
 /// What is registered of a type; what is not given stays as it is.
 #[derive(clap::Args, Debug)]
-pub(super) struct Set {
+pub(super) struct SetEventType {
     #[command(flatten)]
-    one: One,
+    one: EventTypeArg,
     /// What it tells; a new type needs it
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
@@ -73,7 +73,7 @@ pub(super) struct Set {
 
 /// The body of a change.
 #[derive(Serialize)]
-struct Update {
+struct EventTypeChange {
     #[serde(skip_serializing_if = "Option::is_none")]
     description: Option<String>,
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -93,7 +93,7 @@ fn version(text: &str) -> Result<(u32, PathBuf), String> {
     parsed.ok_or_else(|| "write a version and a file: 1=ticket.schema.json".to_owned())
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::List(args) => list(&args, output).await,
         Command::Show(args) => {
@@ -113,11 +113,11 @@ fn path(name: &model::EventType) -> String {
     format!("/v1/event-types/{}", name.as_str().replace('/', "%2F"))
 }
 
-async fn list(args: &List, output: Output) -> Result<(), Failure> {
+async fn list(args: &ListEventTypes, output: Output) -> Result<(), CommandFailure> {
     let query = [("limit", Some("500".to_owned()))];
     let types: Vec<EventType> = args.remote.client()?.list("/v1/event-types", &query, TYPES_MAX).await?;
     Ok(output.show(&types, |types| {
-        let mut table = Table::new(&["TYPE", "7 DAYS", "UNMATCHED", "SCHEMAS", "DESCRIPTION"]);
+        let mut table = OutputTable::new(&["TYPE", "7 DAYS", "UNMATCHED", "SCHEMAS", "DESCRIPTION"]);
         for row in types {
             let versions: Vec<String> = row.schemas.keys().map(u32::to_string).collect();
             table.row([
@@ -132,15 +132,16 @@ async fn list(args: &List, output: Output) -> Result<(), Failure> {
     })?)
 }
 
-async fn set(args: Set, output: Output) -> Result<(), Failure> {
+async fn set(args: SetEventType, output: Output) -> Result<(), CommandFailure> {
     let mut schemas = BTreeMap::new();
     for (version, file) in args.schemas {
         let text = std::fs::read_to_string(&file)
             .with_context(|| format!("the schema of version {version} cannot be read: {}", file.display()))?;
-        let schema = json(&text).map_err(|bad| Failure::Usage(format!("{}: {bad}", file.display())))?;
+        let schema =
+            json(&text).map_err(|bad| CommandFailure::Usage(format!("{}: {bad}", file.display())))?;
         schemas.insert(version, schema);
     }
-    let update = Update {
+    let update = EventTypeChange {
         description: args.description,
         sample: args.sample,
         schemas: (args.no_schema || !schemas.is_empty()).then_some(schemas),

@@ -7,8 +7,8 @@ use chrono::{DateTime, Utc};
 use super::{
     args::instant,
     client::Remote,
-    failure::Failure,
-    output::{Output, Table, fields, time},
+    failure::CommandFailure,
+    output::{Output, OutputTable, fields, time},
 };
 use crate::{
     api::events::{Event, EventShown},
@@ -22,14 +22,14 @@ const PAGE_MAX: usize = 500;
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List events, newest first
-    List(List),
+    List(ListEvents),
     /// Show one event with its deliveries, or why it has none
-    Show(Show),
+    Show(ShowEvent),
 }
 
 /// Events of a company.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListEvents {
     #[command(flatten)]
     remote: Remote,
     /// Only of this type; `ticket.*` for all that begin so
@@ -54,7 +54,7 @@ pub(super) struct List {
 
 /// One event.
 #[derive(clap::Args, Debug)]
-pub(super) struct Show {
+pub(super) struct ShowEvent {
     #[command(flatten)]
     remote: Remote,
     /// The event
@@ -65,14 +65,14 @@ pub(super) struct Show {
     webhook: Option<WebhookId>,
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::List(args) => list(args, output).await,
         Command::Show(args) => show(args, output).await,
     }
 }
 
-async fn list(args: List, output: Output) -> Result<(), Failure> {
+async fn list(args: ListEvents, output: Output) -> Result<(), CommandFailure> {
     let wanted = args.limit as usize;
     let instant = |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339());
     let query = [
@@ -85,7 +85,7 @@ async fn list(args: List, output: Output) -> Result<(), Failure> {
     ];
     let events: Vec<Event> = args.remote.client()?.list("/v1/events", &query, wanted).await?;
     Ok(output.show(&events, |events| {
-        let mut table = Table::new(&["ID", "TYPE", "RECEIVED", "MATCHED", "EVENT ID", "VIOLATION"]);
+        let mut table = OutputTable::new(&["ID", "TYPE", "RECEIVED", "MATCHED", "EVENT ID", "VIOLATION"]);
         for event in events {
             table.row([
                 event.id.to_string(),
@@ -100,7 +100,7 @@ async fn list(args: List, output: Output) -> Result<(), Failure> {
     })?)
 }
 
-async fn show(args: Show, output: Output) -> Result<(), Failure> {
+async fn show(args: ShowEvent, output: Output) -> Result<(), CommandFailure> {
     let query = [("webhook_id", args.webhook.map(|webhook| webhook.to_string()))];
     let path = format!("/v1/events/{}", args.id);
     let shown: EventShown = args.remote.client()?.get(&path, &query).await?.body;
@@ -118,7 +118,7 @@ fn text_of(shown: &EventShown) -> String {
         ("violation", event.violation.clone()),
         ("data", event.data.as_ref().map(|data| data.get().to_owned())),
     ]);
-    let mut table = Table::new(&["DELIVERY", "WEBHOOK", "TRIGGER", "STATUS", "ATTEMPTS", "WHY"]);
+    let mut table = OutputTable::new(&["DELIVERY", "WEBHOOK", "TRIGGER", "STATUS", "ATTEMPTS", "WHY"]);
     for delivery in &shown.deliveries {
         table.row([
             delivery.id.to_string(),

@@ -6,7 +6,7 @@ use crate::{broker, store};
 
 /// Why a command did not do what was asked.
 #[derive(Debug)]
-pub(super) enum Failure {
+pub(super) enum CommandFailure {
     /// Something broke.
     Failed(anyhow::Error),
     /// The arguments do not go together.
@@ -19,7 +19,7 @@ pub(super) enum Failure {
     Refused(String),
 }
 
-impl Failure {
+impl CommandFailure {
     /// What the process ends with.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
@@ -37,7 +37,7 @@ impl Failure {
     }
 }
 
-impl fmt::Display for Failure {
+impl fmt::Display for CommandFailure {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::Failed(error) | Self::Unreachable(error) => f.write_str(&chain(error)),
@@ -46,13 +46,13 @@ impl fmt::Display for Failure {
     }
 }
 
-impl From<anyhow::Error> for Failure {
+impl From<anyhow::Error> for CommandFailure {
     fn from(error: anyhow::Error) -> Self {
         Self::Failed(error)
     }
 }
 
-impl From<store::Error> for Failure {
+impl From<store::Error> for CommandFailure {
     fn from(error: store::Error) -> Self {
         use store::Error as E;
         match error {
@@ -64,7 +64,7 @@ impl From<store::Error> for Failure {
     }
 }
 
-impl From<broker::Error> for Failure {
+impl From<broker::Error> for CommandFailure {
     fn from(error: broker::Error) -> Self {
         use broker::Error as E;
         match error {
@@ -95,7 +95,7 @@ mod tests {
 
     #[test]
     fn a_script_can_tell_the_failures_apart() {
-        let check = |failure: Failure, code: u8, text: &str| {
+        let check = |failure: CommandFailure, code: u8, text: &str| {
             assert_eq!(
                 format!("{:?}", failure.exit_code()),
                 format!("{:?}", ExitCode::from(code)),
@@ -110,9 +110,9 @@ mod tests {
         check(store::Error::NotLetIn(lost()).into(), 3, "DATABASE_URL");
         check(store::Error::BadUrl(lost()).into(), 2, "postgres://");
         check(store::Error::NotMigrated { missing: 2, known: 5 }.into(), 1, "xtwebhooks migrate");
-        check(Failure::refused("url", "is none"), 5, "`url`: is none");
-        check(Failure::NotFound("Webhook not found".to_owned()), 4, "Webhook not found");
-        check(Failure::Failed(anyhow::anyhow!("inner").context("outer")), 1, "outer: inner");
+        check(CommandFailure::refused("url", "is none"), 5, "`url`: is none");
+        check(CommandFailure::NotFound("Webhook not found".to_owned()), 4, "Webhook not found");
+        check(CommandFailure::Failed(anyhow::anyhow!("inner").context("outer")), 1, "outer: inner");
         check(broker::Error::Unreachable("refused".to_owned()).into(), 3, "RabbitMQ cannot be reached");
         check(broker::Error::Url("empty".to_owned()).into(), 2, "AMQP_URL");
         check(broker::Error::NoExchange { name: "x".to_owned() }.into(), 1, "`x`");

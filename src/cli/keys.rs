@@ -5,10 +5,10 @@ use secrecy::ExposeSecret;
 use serde_json::json;
 
 use super::{
-    args::{Actor, Ledger, duration},
+    args::{Actor, LedgerArgs, duration},
     client::Remote,
-    failure::Failure,
-    output::{Output, Table, fields, time},
+    failure::CommandFailure,
+    output::{Output, OutputTable, fields, time},
 };
 use crate::{
     api::{
@@ -24,18 +24,18 @@ use crate::{
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// Make a key, directly in the database; it is shown this once
-    Create(Create),
+    Create(CreateKey),
     /// List keys, newest first
-    List(List),
+    List(ListKeys),
     /// Revoke a key: it is refused from the next call on
     Revoke(Revoke),
 }
 
 /// A key to be made.
 #[derive(clap::Args, Debug)]
-pub(super) struct Create {
+pub(super) struct CreateKey {
     #[command(flatten)]
-    ledger: Ledger,
+    ledger: LedgerArgs,
     #[command(flatten)]
     actor: Actor,
     /// What people call it
@@ -54,7 +54,7 @@ pub(super) struct Create {
 
 /// The keys.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListKeys {
     #[command(flatten)]
     remote: Remote,
     /// How many
@@ -72,7 +72,7 @@ pub(super) struct Revoke {
     id: String,
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::Create(args) => create(args, output).await,
         Command::List(args) => list(args, output).await,
@@ -80,19 +80,19 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Fail
     }
 }
 
-async fn create(args: Create, output: Output) -> Result<(), Failure> {
+async fn create(args: CreateKey, output: Output) -> Result<(), CommandFailure> {
     let (db, now) = (args.ledger.open().await?, SystemClock::local());
     let expires_at = args.expires_in.map(|length| expiry(now, length)).transpose()?;
     let words: Vec<String> = args.scope.iter().map(|scope| scope.as_str().to_owned()).collect();
     let wanted = NewKey { name: args.name, scopes: words, expires_at, all_companies: args.company.is_none() };
-    wanted.check(now).map_err(|problem| Failure::Refused(problem.detail().to_owned()))?;
+    wanted.check(now).map_err(|problem| CommandFailure::Refused(problem.detail().to_owned()))?;
     let key = ApiKey::generate();
     // Where nobody says who it is, it is said once.
     let actor = match args.actor.by.as_str() {
         nobody @ "command line" => nobody.to_owned(),
         by => format!("command line {by}"),
     };
-    let new = table::New {
+    let new = table::KeyToInsert {
         id: &key.id,
         company: args.company.map(CompanyId::uuid),
         name: wanted.name.trim(),
@@ -103,7 +103,7 @@ async fn create(args: Create, output: Output) -> Result<(), Failure> {
     };
     let mut tx = db.begin().await.map_err(crate::store::Error::from)?;
     let made = Key::from(table::create(&mut *tx, new).await?);
-    let entry = audit_log::Entry {
+    let entry = audit_log::AuditRow {
         company: made.company_id,
         actor: actor.clone(),
         action: "key.create".to_owned(),
@@ -118,23 +118,23 @@ async fn create(args: Create, output: Output) -> Result<(), Failure> {
     Ok(output.show(&made, one)?)
 }
 
-fn expiry(now: DateTime<Utc>, length: std::time::Duration) -> Result<DateTime<Utc>, Failure> {
+fn expiry(now: DateTime<Utc>, length: std::time::Duration) -> Result<DateTime<Utc>, CommandFailure> {
     let length = chrono::TimeDelta::from_std(length).ok();
     let end = length.and_then(|length| now.checked_add_signed(length));
-    end.ok_or_else(|| Failure::refused("expires_in", "is longer than time is reckoned"))
+    end.ok_or_else(|| CommandFailure::refused("expires_in", "is longer than time is reckoned"))
 }
 
-async fn list(args: List, output: Output) -> Result<(), Failure> {
+async fn list(args: ListKeys, output: Output) -> Result<(), CommandFailure> {
     let page = args.limit.min(crate::api::pagination::PAGE_MAX).to_string();
     let client = args.remote.client()?;
     let keys: Vec<Key> = client.list("/v1/keys", &[("limit", Some(page))], args.limit as usize).await?;
     Ok(output.show(&keys, |keys| table_of(keys))?)
 }
 
-async fn revoke(args: Revoke, output: Output) -> Result<(), Failure> {
+async fn revoke(args: Revoke, output: Output) -> Result<(), CommandFailure> {
     // What is no name of a key cannot be part of a path either.
     if !args.id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
-        return Err(Failure::NotFound("Key not found".to_owned()));
+        return Err(CommandFailure::NotFound("Key not found".to_owned()));
     }
     let key = args.remote.client()?.delete::<Key>(&format!("/v1/keys/{}", args.id)).await?.body;
     Ok(output.show(&key, one)?)
@@ -145,7 +145,8 @@ fn company(key: &Key) -> String {
 }
 
 fn table_of(keys: &[Key]) -> String {
-    let mut table = Table::new(&["ID", "NAME", "COMPANY", "SCOPES", "MADE", "LAST USED", "ENDS", "REVOKED"]);
+    let mut table =
+        OutputTable::new(&["ID", "NAME", "COMPANY", "SCOPES", "MADE", "LAST USED", "ENDS", "REVOKED"]);
     let or_dash = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), time);
     for key in keys {
         table.row([

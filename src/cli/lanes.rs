@@ -4,7 +4,7 @@
 
 mod render;
 
-use super::{client::Remote, failure::Failure, output::Output};
+use super::{client::Remote, failure::CommandFailure, output::Output};
 use crate::{
     api::{
         lanes::{Lane, Transition},
@@ -20,16 +20,16 @@ const LANES_MAX: u32 = 10_000;
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List lanes: of a company, or of all those that are not healthy
-    List(List),
+    List(ListLanes),
     /// Show one lane, field by field
-    Show(Show),
+    Show(ShowLane),
     /// List the times at which a lane opened and closed, and its webhook was paused and resumed; newest first
     History(History),
 }
 
 /// Lanes of a company, or of all where the key holds for all and none is named.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListLanes {
     #[command(flatten)]
     remote: Remote,
     /// Only those that are not healthy: open, held back, failing or paused
@@ -45,7 +45,7 @@ pub(super) struct List {
 
 /// One lane.
 #[derive(clap::Args, Debug)]
-pub(super) struct Show {
+pub(super) struct ShowLane {
     #[command(flatten)]
     remote: Remote,
     /// The webhook
@@ -66,7 +66,7 @@ pub(super) struct History {
     limit: u32,
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::List(args) => list(args, output).await,
         Command::Show(args) => show(args, output).await,
@@ -74,7 +74,7 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Fail
     }
 }
 
-async fn list(args: List, output: Output) -> Result<(), Failure> {
+async fn list(args: ListLanes, output: Output) -> Result<(), CommandFailure> {
     let query = [
         ("failing", args.failing.then(|| "true".to_owned())),
         ("after", args.after.map(|after| after.to_string())),
@@ -89,13 +89,13 @@ async fn list(args: List, output: Output) -> Result<(), Failure> {
     Ok(())
 }
 
-async fn show(args: Show, output: Output) -> Result<(), Failure> {
+async fn show(args: ShowLane, output: Output) -> Result<(), CommandFailure> {
     let path = format!("/v1/webhooks/{}/lane", args.webhook);
     let lane: Lane = args.remote.client()?.get(&path, &[]).await?.body;
     Ok(output.show(&lane, render::one)?)
 }
 
-async fn history(args: History, output: Output) -> Result<(), Failure> {
+async fn history(args: History, output: Output) -> Result<(), CommandFailure> {
     let path = format!("/v1/webhooks/{}/lane/transitions", args.webhook);
     let query = [("limit", Some(args.limit.to_string()))];
     let transitions: Vec<Transition> = args.remote.client()?.get(&path, &query).await?.body;

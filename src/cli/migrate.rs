@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use super::{failure::Failure, output::Output};
+use super::{failure::CommandFailure, output::Output};
 use crate::store;
 
 /// What is migrated.
@@ -17,7 +17,7 @@ struct Migrated {
     applied: usize,
 }
 
-pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     let pool = store::pool(&args.store, "migrate", 1)?;
     let applied = store::migrate::migrate(&pool).await?;
     output.show(&Migrated { applied }, |migrated| match migrated.applied {

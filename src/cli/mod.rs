@@ -34,7 +34,7 @@ use std::process::ExitCode;
 
 use clap::{Parser, Subcommand};
 
-use self::{failure::Failure, output::Output};
+use self::{failure::CommandFailure, output::Output};
 use crate::telemetry::logging;
 
 /// Carries XTSystems' domain events to other people's servers: signed, retried, recorded, replayable
@@ -130,7 +130,7 @@ pub fn main() -> ExitCode {
     }
 }
 
-async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::Run(args) => run::execute(args).await,
         Command::Migrate(args) => migrate::execute(args, output).await,

@@ -1,9 +1,9 @@
 //! `xtwebhooks openapi`: the document of the API, for the committed `openapi.json` and for generators of clients.
 
-use super::{failure::Failure, output::Output};
+use super::{failure::CommandFailure, output::Output};
 use crate::api;
 
-pub(super) fn execute(output: Output) -> Result<(), Failure> {
+pub(super) fn execute(output: Output) -> Result<(), CommandFailure> {
     Ok(output.line(&pretty())?)
 }
 

@@ -40,11 +40,11 @@ impl Output {
 
 /// A table with columns as wide as their widest cell.
 #[derive(Debug)]
-pub(super) struct Table {
+pub(super) struct OutputTable {
     rows: Vec<Vec<String>>,
 }
 
-impl Table {
+impl OutputTable {
     /// A table with its head.
     pub(super) fn new(head: &[&str]) -> Self {
         Self { rows: vec![head.iter().map(|&cell| cell.to_owned()).collect()] }
@@ -102,7 +102,7 @@ mod tests {
 
     #[test]
     fn columns_are_as_wide_as_their_widest_cell() {
-        let mut table = Table::new(&["NAME", "N"]);
+        let mut table = OutputTable::new(&["NAME", "N"]);
         assert_eq!(table.render("nothing"), "nothing");
         table.row(["ä longer name".to_owned(), "1".to_owned()]);
         table.row(["b".to_owned(), "\u{1b}[2J\n".to_owned()]);

@@ -10,10 +10,10 @@ use std::time::Duration;
 use serde::Serialize;
 use uuid::Uuid;
 
-use self::input::{Event, Lines};
-use super::{failure::Failure, output::Output};
+use self::input::{EventInput, Lines};
+use super::{failure::CommandFailure, output::Output};
 use crate::{
-    broker::{self, Broker, Destination, Fate, Headers, Outgoing, Publisher, State},
+    broker::{self, Broker, ConnectionState, Destination, Fate, Headers, Outgoing, Publisher},
     clock::SystemClock,
     model::{CompanyId, EventType},
     shutdown::Shutdown,
@@ -52,7 +52,7 @@ pub(super) struct Args {
 
 /// What became of one event.
 #[derive(Serialize)]
-struct Told<'a> {
+struct PublishSummary<'a> {
     event_id: &'a str,
     fate: &'static str,
 }
@@ -67,7 +67,7 @@ struct Tally {
     bad: usize,
 }
 
-pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     let one = args.data.as_deref().map(|data| one_event(&args, data)).transpose()?;
     let broker = Broker::open_as_publisher(args.broker.clone(), Shutdown::default());
     connect(&broker).await?;
@@ -81,30 +81,30 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
     tally.verdict()
 }
 
-fn one_event(args: &Args, data: &str) -> Result<Event, Failure> {
+fn one_event(args: &Args, data: &str) -> Result<EventInput, CommandFailure> {
     let (Some(event_type), Some(company)) = (&args.event_type, args.company) else {
-        return Err(Failure::Usage("--data wants --type and --company beside it".to_owned()));
+        return Err(CommandFailure::Usage("--data wants --type and --company beside it".to_owned()));
     };
     let id = args.event_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let now = || SystemClock::local().timestamp().to_string();
     let timestamp = args.timestamp.clone().unwrap_or_else(now);
     let body = input::envelope(&id, event_type, data, company, &timestamp);
-    Event::read(body, event_type.as_str()).map_err(|why| Failure::Refused(why.to_string()))
+    EventInput::read(body, event_type.as_str()).map_err(|why| CommandFailure::Refused(why.to_string()))
 }
 
-async fn connect(broker: &Broker) -> Result<(), Failure> {
+async fn connect(broker: &Broker) -> Result<(), CommandFailure> {
     match tokio::time::timeout(CONNECT_TIMEOUT, broker.ready()).await {
         Ok(ready) => Ok(ready?),
         Err(_) => Err(match broker.state() {
-            State::Connecting { error: Some(error), .. } => error.into(),
-            _ => Failure::Unreachable(anyhow::anyhow!(
+            ConnectionState::Connecting { error: Some(error), .. } => error.into(),
+            _ => CommandFailure::Unreachable(anyhow::anyhow!(
                 "RabbitMQ does not answer; see that it runs and that AMQP_URL names it"
             )),
         }),
     }
 }
 
-async fn publish_lines(args: &Args, publisher: &Publisher, output: Output) -> Result<Tally, Failure> {
+async fn publish_lines(args: &Args, publisher: &Publisher, output: Output) -> Result<Tally, CommandFailure> {
     let mut lines = Lines::from_stdin(args.event_type.clone(), args.unchecked);
     let mut tally = Tally::default();
     loop {
@@ -121,7 +121,11 @@ async fn publish_lines(args: &Args, publisher: &Publisher, output: Output) -> Re
     }
 }
 
-async fn publish(publisher: &Publisher, events: Vec<Event>, output: Output) -> Result<Tally, Failure> {
+async fn publish(
+    publisher: &Publisher,
+    events: Vec<EventInput>,
+    output: Output,
+) -> Result<Tally, CommandFailure> {
     let ids: Vec<String> = events.iter().map(|event| event.id.clone()).collect();
     let fates = publisher.publish(events.into_iter().map(outgoing).collect()).await;
     let mut tally = Tally::default();
@@ -132,7 +136,7 @@ async fn publish(publisher: &Publisher, events: Vec<Event>, output: Output) -> R
             Fate::Refused => tally.refused += 1,
             Fate::Unknown => tally.unknown += 1,
         }
-        let told = Told { event_id: id, fate: fate.as_str() };
+        let told = PublishSummary { event_id: id, fate: fate.as_str() };
         output.show(&told, |told| match fate {
             Fate::Confirmed => told.event_id.to_owned(),
             _ => format!("{}  {}", told.event_id, told.fate.to_uppercase()),
@@ -141,7 +145,7 @@ async fn publish(publisher: &Publisher, events: Vec<Event>, output: Output) -> R
     Ok(tally)
 }
 
-fn outgoing(event: Event) -> Outgoing {
+fn outgoing(event: EventInput) -> Outgoing {
     Outgoing {
         to: Destination::Events { event_type: event.routing_key },
         message_id: event.id,
@@ -154,22 +158,22 @@ fn outgoing(event: Event) -> Outgoing {
 
 impl Tally {
     /// The exit code and its reason, by the worst that happened.
-    fn verdict(&self) -> Result<(), Failure> {
+    fn verdict(&self) -> Result<(), CommandFailure> {
         if self.unknown > 0 {
             let what = "the broker did not answer in time; what is not confirmed may have arrived, and may be published again with the same event id";
-            return Err(Failure::Unreachable(anyhow::anyhow!(what)));
+            return Err(CommandFailure::Unreachable(anyhow::anyhow!(what)));
         }
         if self.returned > 0 {
             let what = "no queue is bound to the exchange; start the service once, which binds its own";
-            return Err(Failure::Failed(anyhow::anyhow!(what)));
+            return Err(CommandFailure::Failed(anyhow::anyhow!(what)));
         }
         if self.refused > 0 {
-            return Err(Failure::Refused(
+            return Err(CommandFailure::Refused(
                 "the queue of events is full (EVENTS_QUEUE_BYTES_MAX); try again later".to_owned(),
             ));
         }
         if self.bad > 0 {
-            return Err(Failure::Refused(format!(
+            return Err(CommandFailure::Refused(format!(
                 "{} lines are no events; everything else is published",
                 self.bad
             )));

@@ -23,7 +23,7 @@ use serde::Serialize;
 use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
-use super::{args::duration, failure::Failure, output::Output};
+use super::{args::duration, failure::CommandFailure, output::Output};
 use crate::{
     clock::SystemClock,
     model::{Secret, signature},
@@ -69,7 +69,7 @@ struct Receiver {
 
 /// One request, as it is printed.
 #[derive(Serialize)]
-struct Arrival {
+struct ReceivedRequest {
     time: DateTime<Utc>,
     path: String,
     webhook_id: Option<String>,
@@ -85,7 +85,7 @@ struct Arrival {
     body: String,
 }
 
-pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     let listener = TcpListener::bind(args.listen).await;
     let listener = listener.with_context(|| format!("{} cannot be listened on", args.listen))?;
     let address = listener.local_addr().context("the address taken cannot be read")?;
@@ -146,9 +146,9 @@ fn arrival(
     verified: Option<Result<(), String>>,
     status: u16,
     body: &[u8],
-) -> Arrival {
+) -> ReceivedRequest {
     let text = |name: &str| header(headers, name).map(str::to_owned);
-    Arrival {
+    ReceivedRequest {
         time,
         path: uri.path().to_owned(),
         webhook_id: text("webhook-id"),
@@ -163,7 +163,7 @@ fn arrival(
     }
 }
 
-fn line(arrival: &Arrival) -> String {
+fn line(arrival: &ReceivedRequest) -> String {
     let or_dash = |text: &Option<String>| text.as_deref().unwrap_or("-").to_owned();
     let verified = match (arrival.verified, &arrival.why) {
         (Some(true), _) => "verified".to_owned(),

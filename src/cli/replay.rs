@@ -11,12 +11,12 @@ use uuid::Uuid;
 use super::{
     args::instant,
     client::Remote,
-    failure::Failure,
+    failure::CommandFailure,
     output::{Output, fields, time},
 };
 use crate::{
     api::replays::{IDS_MAX, NewReplay, RATE_DEFAULT, Replay},
-    model::{EventType, Status, WebhookId, replay::ReplayStatus},
+    model::{DeliveryStatus, EventType, WebhookId, replay::ReplayStatus},
 };
 
 /// How often `--wait` looks.
@@ -38,7 +38,7 @@ pub(super) struct Args {
     event_type: Option<EventType>,
     /// All in this state: dead, delivered, cancelled, held or pending [default: dead]
     #[arg(long, value_name = "STATE")]
-    status: Option<Status>,
+    status: Option<DeliveryStatus>,
     /// All of events since then: a time, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = instant)]
     since: Option<DateTime<Utc>>,
@@ -53,7 +53,7 @@ pub(super) struct Args {
     wait: bool,
 }
 
-pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     check(&args)?;
     let client = args.remote.client()?;
     let wanted = NewReplay {
@@ -78,17 +78,17 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), Failure> {
 }
 
 /// What does not go together, before anything is asked of the ledger.
-fn check(args: &Args) -> Result<(), Failure> {
+fn check(args: &Args) -> Result<(), CommandFailure> {
     let narrowed = args.webhook.is_some()
         || args.event_type.is_some()
         || args.status.is_some()
         || args.since.is_some()
         || args.until.is_some();
     if args.ids.is_empty() && !narrowed {
-        return Err(Failure::Usage("nothing says what to send again; give ids, or one of --webhook, --event-type, --status, --since, --until".to_owned()));
+        return Err(CommandFailure::Usage("nothing says what to send again; give ids, or one of --webhook, --event-type, --status, --since, --until".to_owned()));
     }
     if args.ids.len() > IDS_MAX {
-        return Err(Failure::Usage(format!(
+        return Err(CommandFailure::Usage(format!(
             "{} ids; at most {IDS_MAX} are taken, beyond that use a filter",
             args.ids.len()
         )));
@@ -96,7 +96,7 @@ fn check(args: &Args) -> Result<(), Failure> {
     if let (Some(since), Some(until)) = (args.since, args.until)
         && since >= until
     {
-        return Err(Failure::Usage("--since must be before --until".to_owned()));
+        return Err(CommandFailure::Usage("--since must be before --until".to_owned()));
     }
     Ok(())
 }

@@ -9,16 +9,16 @@ use anyhow::Context;
 use clap::ValueEnum;
 use tokio::sync::{broadcast, watch};
 
-use super::{args::duration, failure::Failure};
+use super::{args::duration, failure::CommandFailure};
 use crate::{
-    api::{self, Api, Server},
-    broker::{self, Broker, State},
+    api::{self, Api, ApiServer},
+    broker::{self, Broker, ConnectionState},
     clock::SystemClock,
     deliver::{self, Deliver, Webhooks},
     egress,
-    feed::{self, Feed},
-    ingest::{self, Ingest, Schemas, Subscriptions},
-    keep::Keep,
+    feed::{self, Scheduler},
+    ingest::{self, Ingest, SchemaCache, Subscriptions},
+    keep::DeadLetterStage,
     model::retry_policy,
     prune::{self, Prune},
     shutdown::Shutdown,
@@ -101,15 +101,15 @@ pub(super) struct Args {
 
 impl Args {
     /// Refuses settings that only together are wrong.
-    pub(super) fn check(&self) -> Result<(), Failure> {
+    pub(super) fn check(&self) -> Result<(), CommandFailure> {
         let longest_wait = Duration::from_secs(retry_policy::SCHEDULE_WAIT_SECONDS_MAX.into());
         let longest_wait = longest_wait.mul_f64(1.0 + retry_policy::JITTER).max(self.deliver.retry_after_max);
         self.prune
             .check(longest_wait, self.feed.park_max)
-            .map_err(|error| Failure::Usage(error.to_string()))?;
+            .map_err(|error| CommandFailure::Usage(error.to_string()))?;
         let needed = self.deliver.fresh_max + self.egress.timeout_max + self.deliver.lease_margin;
         if self.feed.rescue_grace <= needed {
-            return Err(Failure::Usage(format!(
+            return Err(CommandFailure::Usage(format!(
                 "RESCUE_GRACE {} must be longer than FRESH_MAX, TIMEOUT_MAX and LEASE_MARGIN together: more than \
                  {}, or a delivery could be rescued that is still on its way",
                 humantime::format_duration(self.feed.rescue_grace),
@@ -137,7 +137,7 @@ pub(super) fn connections(roles: &[Role]) -> u32 {
     UPKEEP_CONNECTIONS + of_roles + if listens { LISTEN_CONNECTIONS } else { 0 }
 }
 
-pub(super) async fn execute(args: Args) -> Result<(), Failure> {
+pub(super) async fn execute(args: Args) -> Result<(), CommandFailure> {
     args.check()?;
     // Each receiver and each connection kept needs a descriptor; many systems begin with 1,024.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
@@ -206,7 +206,7 @@ struct Service {
 
 impl Service {
     /// Builds the roles of this process and sets them going.
-    fn start(&self) -> Result<(), Failure> {
+    fn start(&self) -> Result<(), CommandFailure> {
         let (changes, _) = broadcast::channel(changes::CHANGES_MAX);
         if self.args.has(Role::Ingest) || self.args.has(Role::Deliver) {
             let options = self.args.store.listen_options("listen")?;
@@ -220,11 +220,12 @@ impl Service {
         }
         if self.args.has(Role::Keep) {
             let ledger = self.ledger("keep", ROLE_CONNECTIONS)?;
-            let keep = Keep::new(&self.broker, ledger, self.metrics.clone(), self.shutdown.clone());
+            let keep =
+                DeadLetterStage::new(&self.broker, ledger, self.metrics.clone(), self.shutdown.clone());
             self.stage("keep", keep.run());
         }
         if self.args.has(Role::Feed) {
-            let feed = Feed::new(
+            let feed = Scheduler::new(
                 &self.args.feed,
                 &feed::Parts {
                     broker: &self.broker,
@@ -252,35 +253,35 @@ impl Service {
     }
 
     /// Opens the API's port and answers there.
-    async fn api(&self) -> Result<(), Failure> {
-        let server = Server::bind(&self.args.api).await.context("the port of the API cannot be had")?;
+    async fn api(&self) -> Result<(), CommandFailure> {
+        let server = ApiServer::bind(&self.args.api).await.context("the port of the API cannot be had")?;
         tracing::info!(address = %server.address(), "api");
         let parts = api::Parts {
             changes: store::pool(&self.args.store, "api", API_CHANGES_CONNECTIONS)?,
             access: store::reading_pool(&self.args.store, "api-access", API_ACCESS_CONNECTIONS)?,
             reads: store::reading_pool(&self.args.store, "api-reads", API_READS_CONNECTIONS)?,
             broker: self.broker.clone(),
-            client: egress::Client::new(&self.args.egress)
-                .map_err(|error| Failure::Usage(error.to_string()))?,
+            client: egress::ReceiverClient::new(&self.args.egress)
+                .map_err(|error| CommandFailure::Usage(error.to_string()))?,
             receivers: self.args.egress.clone(),
             limits: self.args.ingest.limits(),
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
         };
-        let api =
-            Api::new(self.args.api.clone(), parts).map_err(|error| Failure::Usage(error.to_string()))?;
+        let api = Api::new(self.args.api.clone(), parts)
+            .map_err(|error| CommandFailure::Usage(error.to_string()))?;
         let (router, _document) = api.router();
         let end = self.shutdown.clone();
         self.stage("api", server.serve(router, async move { end.asked().await }));
         Ok(())
     }
 
-    fn ingest(&self, changes: &broadcast::Sender<changes::Change>) -> Result<(), Failure> {
+    fn ingest(&self, changes: &broadcast::Sender<changes::WebhookChange>) -> Result<(), CommandFailure> {
         let ledger = self.ledger("ingest", ROLE_CONNECTIONS)?;
         let parts = ingest::Parts {
             broker: &self.broker,
             subscriptions: Subscriptions::new(ledger.clone(), changes.subscribe(), &self.shutdown),
-            schemas: Schemas::new(ledger.clone(), changes.subscribe(), &self.shutdown),
+            schemas: SchemaCache::new(ledger.clone(), changes.subscribe(), &self.shutdown),
             ledger,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -293,14 +294,14 @@ impl Service {
         Ok(())
     }
 
-    fn deliver(&self, changes: &broadcast::Sender<changes::Change>) -> Result<(), Failure> {
+    fn deliver(&self, changes: &broadcast::Sender<changes::WebhookChange>) -> Result<(), CommandFailure> {
         let ledger = self.ledger("deliver", ROLE_CONNECTIONS)?;
         let parts = deliver::Parts {
             broker: &self.broker,
             webhooks: Webhooks::new(ledger.clone(), changes.subscribe(), &self.shutdown),
             ledger,
-            client: egress::Client::new(&self.args.egress)
-                .map_err(|error| Failure::Usage(error.to_string()))?,
+            client: egress::ReceiverClient::new(&self.args.egress)
+                .map_err(|error| CommandFailure::Usage(error.to_string()))?,
             timeout_max: self.args.egress.timeout_max,
             clock: self.clock.clone(),
             metrics: self.metrics.clone(),
@@ -312,7 +313,7 @@ impl Service {
     }
 
     /// A ledger for a role, which readiness follows.
-    fn ledger(&self, role: &'static str, connections: u32) -> Result<Ledger, Failure> {
+    fn ledger(&self, role: &'static str, connections: u32) -> Result<Ledger, CommandFailure> {
         let ledger = Ledger::new(store::hot_pool(&self.args.store, role, connections)?);
         let watched = ledger.clone();
         self.health.check(role, move || match watched.failing_for() {
@@ -383,9 +384,9 @@ fn watch_database(health: &Health) -> watch::Sender<Option<String>> {
 fn watch_broker(health: &Health, broker: &Broker) {
     let broker = broker.clone();
     health.check("broker", move || match broker.state() {
-        State::Connected => Ok(()),
-        State::Blocked { reason } => Err(format!("RabbitMQ takes no messages: {reason}")),
-        State::Connecting { since, error } => Err(format!(
+        ConnectionState::Connected => Ok(()),
+        ConnectionState::Blocked { reason } => Err(format!("RabbitMQ takes no messages: {reason}")),
+        ConnectionState::Connecting { since, error } => Err(format!(
             "no connection to RabbitMQ for {} s{}",
             since.elapsed().as_secs(),
             error.map(|error| format!(": {error}")).unwrap_or_default()

@@ -3,8 +3,8 @@
 use serde_json::{Value, json};
 
 use super::{
-    failure::Failure,
-    output::{Output, Table},
+    failure::CommandFailure,
+    output::{Output, OutputTable},
 };
 use crate::{
     api,
@@ -23,7 +23,7 @@ pub(super) struct Args {
     api: api::Config,
 }
 
-pub(super) fn execute(args: &Args, output: Output) -> Result<(), Failure> {
+pub(super) fn execute(args: &Args, output: Output) -> Result<(), CommandFailure> {
     let mut topology = Topology::new(&args.broker).to_json();
     if let Value::Object(parts) = &mut topology {
         let (api, probes) = (args.api.api_address.port(), args.probes.probes_address.port());
@@ -40,15 +40,15 @@ fn text(topology: &Value) -> String {
         pairs.map(|(name, value)| format!("{name}={value}")).collect::<Vec<_>>().join(" ")
     };
 
-    let mut exchanges = Table::new(&["EXCHANGE", "TYPE", "ARGUMENTS"]);
+    let mut exchanges = OutputTable::new(&["EXCHANGE", "TYPE", "ARGUMENTS"]);
     for exchange in listed("exchanges") {
         exchanges.row([word(&exchange, "name"), word(&exchange, "type"), arguments(&exchange)]);
     }
-    let mut queues = Table::new(&["QUEUE", "ARGUMENTS"]);
+    let mut queues = OutputTable::new(&["QUEUE", "ARGUMENTS"]);
     for queue in listed("queues") {
         queues.row([word(&queue, "name"), arguments(&queue)]);
     }
-    let mut ports = Table::new(&["PORT", "NUMBER"]);
+    let mut ports = OutputTable::new(&["PORT", "NUMBER"]);
     for (name, port) in topology["ports"].as_object().into_iter().flatten() {
         ports.row([name.clone(), port.to_string()]);
     }

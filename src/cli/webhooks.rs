@@ -12,8 +12,8 @@ use serde_json::json;
 
 use super::{
     args::duration,
-    client::{Client, Remote},
-    failure::Failure,
+    client::{ApiClient, Remote},
+    failure::CommandFailure,
     output::Output,
 };
 use crate::{
@@ -28,37 +28,37 @@ use crate::{
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// Register a webhook; prints its secret, this once
-    Create(arguments::Create),
+    Create(arguments::CreateWebhook),
     /// List the webhooks of a company
-    List(List),
+    List(ListWebhooks),
     /// Show one webhook
-    Show(One),
+    Show(WebhookArg),
     /// Change what is named; everything else stays as it is
-    Update(arguments::Update),
+    Update(arguments::UpdateWebhook),
     /// Delete a webhook: what is pending is cancelled, the history stays
-    Delete(One),
+    Delete(WebhookArg),
     /// Send nothing until it is resumed; what comes meanwhile is held
-    Pause(Pause),
+    Pause(PauseWebhook),
     /// Go on sending, and deliver or discard what was held
-    Resume(Resume),
+    Resume(ResumeWebhook),
     /// Give it a new secret; the old one signs too until the grace ends
-    RotateSecret(RotateSecret),
+    RotateSecret(RotateWebhookSecret),
     /// Send a test, and say what came of it
-    Test(One),
+    Test(WebhookArg),
     /// Look at a URL without sending anything: where it leads, and what TLS says
-    CheckUrl(Look),
+    CheckUrl(CheckUrlCommand),
 }
 
 /// All webhooks of a company.
 #[derive(clap::Args, Debug)]
-pub(super) struct List {
+pub(super) struct ListWebhooks {
     #[command(flatten)]
     remote: Remote,
 }
 
 /// One webhook.
 #[derive(clap::Args, Debug)]
-pub(super) struct One {
+pub(super) struct WebhookArg {
     #[command(flatten)]
     remote: Remote,
     /// The webhook
@@ -66,18 +66,18 @@ pub(super) struct One {
     id: WebhookId,
 }
 
-impl One {
+impl WebhookArg {
     /// A client, and the webhook's path with this behind it.
-    fn at(&self, behind: &str) -> Result<(Client, String), Failure> {
+    fn at(&self, behind: &str) -> Result<(ApiClient, String), CommandFailure> {
         Ok((self.remote.client()?, format!("/v1/webhooks/{}{behind}", self.id)))
     }
 }
 
 /// A pause.
 #[derive(clap::Args, Debug)]
-pub(super) struct Pause {
+pub(super) struct PauseWebhook {
     #[command(flatten)]
-    one: One,
+    one: WebhookArg,
     /// Why, for whoever sees it paused
     #[arg(long, value_name = "TEXT", default_value = "paused by hand")]
     reason: String,
@@ -85,9 +85,9 @@ pub(super) struct Pause {
 
 /// The end of a pause.
 #[derive(clap::Args, Debug)]
-pub(super) struct Resume {
+pub(super) struct ResumeWebhook {
     #[command(flatten)]
-    one: One,
+    one: WebhookArg,
     /// What becomes of the deliveries that were held
     #[arg(long, value_enum, default_value_t = Held::Deliver)]
     held: Held,
@@ -98,7 +98,7 @@ pub(super) struct Resume {
 
 /// Which secret signs the guide's header, which has room for one.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-enum GuideSignature {
+enum GuideSignatureArg {
     /// The new one, at once.
     New,
     /// The previous one, until the grace ends.
@@ -107,9 +107,9 @@ enum GuideSignature {
 
 /// A new secret.
 #[derive(clap::Args, Debug)]
-pub(super) struct RotateSecret {
+pub(super) struct RotateWebhookSecret {
     #[command(flatten)]
-    one: One,
+    one: WebhookArg,
     /// The new secret [default: one is made]
     #[arg(long, env = "WEBHOOK_SECRET", value_name = "TEXT", hide_env_values = true)]
     secret: Option<String>,
@@ -117,13 +117,13 @@ pub(super) struct RotateSecret {
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     grace: Duration,
     /// Which secret signs the guide's header until then
-    #[arg(long, value_enum, default_value_t = GuideSignature::New)]
-    guide_signature: GuideSignature,
+    #[arg(long, value_enum, default_value_t = GuideSignatureArg::New)]
+    guide_signature: GuideSignatureArg,
 }
 
 /// A look at a URL.
 #[derive(clap::Args, Debug)]
-pub(super) struct Look {
+pub(super) struct CheckUrlCommand {
     #[command(flatten)]
     remote: Remote,
     /// Where events would be posted to
@@ -131,7 +131,7 @@ pub(super) struct Look {
     url: String,
 }
 
-pub(super) async fn execute(command: Command, output: Output) -> Result<(), Failure> {
+pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
     match command {
         Command::Create(args) => create(args, output).await,
         Command::List(args) => list(args, output).await,
@@ -146,40 +146,40 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Fail
     }
 }
 
-async fn create(args: arguments::Create, output: Output) -> Result<(), Failure> {
+async fn create(args: arguments::CreateWebhook, output: Output) -> Result<(), CommandFailure> {
     let (remote, body) = args.asked()?;
     answer(&remote.client()?.post::<Webhook>("/v1/webhooks", &body).await?.body, output)
 }
 
-async fn list(args: List, output: Output) -> Result<(), Failure> {
+async fn list(args: ListWebhooks, output: Output) -> Result<(), CommandFailure> {
     let webhooks: Vec<Webhook> = args.remote.client()?.get("/v1/webhooks", &[]).await?.body;
     Ok(output.show(&webhooks, |webhooks| render::many(webhooks))?)
 }
 
-async fn show(args: One, output: Output) -> Result<(), Failure> {
+async fn show(args: WebhookArg, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.at("")?;
     answer(&client.get::<Webhook>(&path, &[]).await?.body, output)
 }
 
-async fn update(args: arguments::Update, output: Output) -> Result<(), Failure> {
+async fn update(args: arguments::UpdateWebhook, output: Output) -> Result<(), CommandFailure> {
     let (one, body) = args.asked()?;
     let (client, path) = one.at("")?;
     answer(&client.put::<Webhook>(&path, &body).await?.body, output)
 }
 
-async fn delete(args: One, output: Output) -> Result<(), Failure> {
+async fn delete(args: WebhookArg, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.at("")?;
     let message: Message = client.delete(&path).await?.body;
     Ok(output.show(&message, |message| message.message.clone())?)
 }
 
-async fn pause(args: Pause, output: Output) -> Result<(), Failure> {
+async fn pause(args: PauseWebhook, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.one.at("/pause")?;
     let body = wanted::Pause { reason: Some(args.reason) };
     answer(&client.post::<Webhook>(&path, &body).await?.body, output)
 }
 
-async fn resume(args: Resume, output: Output) -> Result<(), Failure> {
+async fn resume(args: ResumeWebhook, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.one.at("/resume")?;
     let body = wanted::Resume { held: Some(args.held), rate: Some(args.rate) };
     let resumed: Resumed = client.post(&path, &body).await?.body;
@@ -189,11 +189,11 @@ async fn resume(args: Resume, output: Output) -> Result<(), Failure> {
     answer(&resumed.webhook, output)
 }
 
-async fn rotate_secret(args: RotateSecret, output: Output) -> Result<(), Failure> {
+async fn rotate_secret(args: RotateWebhookSecret, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.one.at("/rotate-secret")?;
     let guide_signature = match args.guide_signature {
-        GuideSignature::New => wanted::GuideSignature::New,
-        GuideSignature::Previous => wanted::GuideSignature::Previous,
+        GuideSignatureArg::New => wanted::GuideSignature::New,
+        GuideSignatureArg::Previous => wanted::GuideSignature::Previous,
     };
     let body = wanted::RotateSecret {
         secret: args.secret,
@@ -203,20 +203,20 @@ async fn rotate_secret(args: RotateSecret, output: Output) -> Result<(), Failure
     answer(&client.post::<Webhook>(&path, &body).await?.body, output)
 }
 
-async fn test(args: One, output: Output) -> Result<(), Failure> {
+async fn test(args: WebhookArg, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.at("/test")?;
     let tested: Tested = client.post(&path, &json!({})).await?.body;
     Ok(output.show(&tested, render::tested)?)
 }
 
-async fn check_url(args: Look, output: Output) -> Result<(), Failure> {
+async fn check_url(args: CheckUrlCommand, output: Output) -> Result<(), CommandFailure> {
     let body = CheckUrl { url: args.url };
     let checked: CheckedUrl = args.remote.client()?.post("/v1/webhooks/check-url", &body).await?.body;
     note(&checked.warnings);
     Ok(output.show(&checked, render::checked)?)
 }
 
-fn answer(webhook: &Webhook, output: Output) -> Result<(), Failure> {
+fn answer(webhook: &Webhook, output: Output) -> Result<(), CommandFailure> {
     note(&webhook.warnings);
     Ok(output.show(webhook, render::one)?)
 }

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::hand::Hand;
+use super::hand::JobHandle;
 use crate::{
     model::DeliveryId,
     shutdown::Shutdown,
     store::{
         ledger::Ledger,
-        set_aside::{self, Aside, SetAside},
+        set_aside::{self, Disposed, Disposition},
     },
 };
 
@@ -18,15 +18,15 @@ use crate::{
 pub const ASIDE_BATCH_MAX: usize = 500;
 
 /// One delivery to be set aside.
-struct Entry {
-    hand: Arc<Hand>,
-    set: SetAside,
+struct Pending {
+    hand: Arc<JobHandle>,
+    set: Disposed,
 }
 
 /// The way to the task that writes them. What waits here is bounded by the jobs that the worker holds.
-pub(super) struct Asides(mpsc::UnboundedSender<Entry>);
+pub(super) struct Dispositions(mpsc::UnboundedSender<Pending>);
 
-impl Asides {
+impl Dispositions {
     pub(super) fn start(ledger: Ledger, shutdown: &Shutdown) -> Self {
         let (sender, entries) = mpsc::unbounded_channel();
         shutdown.spawn(write(ledger, entries));
@@ -34,21 +34,27 @@ impl Asides {
     }
 
     /// Sets a delivery aside and settles its part of the job once that is committed.
-    pub(super) fn send(&self, hand: &Arc<Hand>, delivery: DeliveryId, aside: Aside, holds_claim: bool) {
-        let set = SetAside { delivery, attempt: hand.job.attempt, aside, holds_claim };
+    pub(super) fn send(
+        &self,
+        hand: &Arc<JobHandle>,
+        delivery: DeliveryId,
+        aside: Disposition,
+        holds_claim: bool,
+    ) {
+        let set = Disposed { delivery, attempt: hand.job.attempt, aside, holds_claim };
         // The task lives as long as this sender.
-        let _ = self.0.send(Entry { hand: Arc::clone(hand), set });
+        let _ = self.0.send(Pending { hand: Arc::clone(hand), set });
     }
 }
 
-async fn write(ledger: Ledger, mut entries: mpsc::UnboundedReceiver<Entry>) {
+async fn write(ledger: Ledger, mut entries: mpsc::UnboundedReceiver<Pending>) {
     let mut batch = Vec::new();
     while entries.recv_many(&mut batch, ASIDE_BATCH_MAX).await > 0 {
-        let rows: Vec<SetAside> = batch.iter().map(|entry| entry.set).collect();
+        let rows: Vec<Disposed> = batch.iter().map(|entry| entry.set).collect();
         let rows = &rows;
         let written =
             ledger.persist("set aside", |pool| async move { set_aside::set_aside(&pool, rows).await }).await;
-        for Entry { hand, .. } in batch.drain(..) {
+        for Pending { hand, .. } in batch.drain(..) {
             match &written {
                 Ok(()) => hand.settle(false),
                 // Nothing in these rows comes from outside, so none can be bad; should one be, its job comes back.

@@ -6,8 +6,8 @@ use http::HeaderMap;
 use url::Url;
 
 use super::{
-    Place, Worker,
-    hand::{Hand, ProbeLease, Task},
+    DeliverWorker, Permit,
+    hand::{JobHandle, ProbeLease, Task},
 };
 use crate::{
     model::{
@@ -22,7 +22,7 @@ use crate::{
 pub(super) struct Finished {
     pub attempt: Attempt,
     pub next: NextStep,
-    pub hand: Arc<Hand>,
+    pub hand: Arc<JobHandle>,
     /// Whether it was the one probe of an open lane.
     pub probe: bool,
     /// The state of the webhook that it was made in.
@@ -38,7 +38,7 @@ pub(super) async fn attempt(
     task: Task,
     payload: Payload,
     traceparent: Option<String>,
-    place: Place,
+    place: Permit,
     holds_claim: bool,
 ) {
     let worker = Arc::clone(&place.worker);
@@ -169,7 +169,7 @@ fn fault(reason: String) -> Exchange {
 }
 
 /// One line with the whole attempt in it, and its figures.
-fn say(worker: &Worker, attempt: &Attempt, next: &NextStep) {
+fn say(worker: &DeliverWorker, attempt: &Attempt, next: &NextStep) {
     let Exchange { outcome, phases, address, response, repeated, .. } = &attempt.exchange;
     let class = outcome.class();
     worker.metrics.deliver_attempts.inc((class, attempt.trigger));

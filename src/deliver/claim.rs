@@ -11,14 +11,14 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::{Place, Worker, attempt, hand::Task};
+use super::{DeliverWorker, Permit, attempt, hand::Task};
 use crate::{
     model::DeliveryId,
     shutdown::Shutdown,
     store::{
-        claim::{self, Answer, Question},
+        claim::{self, ClaimAnswer, Question},
         ledger::{BadRow, Ledger},
-        set_aside::{self, Aside},
+        set_aside::{self, Disposition},
     },
     telemetry::labels::{JobResult, ParkedFor},
 };
@@ -26,26 +26,26 @@ use crate::{
 /// Questions put in one statement.
 pub const CLAIM_BATCH_MAX: usize = 200;
 
-type Asked = (Task, Place);
+type Asked = (Task, Permit);
 
 /// The way to the task that asks. What waits here has a place in a lane, and so a bound.
 pub(super) struct Claims(mpsc::UnboundedSender<Asked>);
 
 impl Claims {
-    pub(super) fn start(worker: Weak<Worker>, ledger: Ledger, shutdown: &Shutdown) -> Self {
+    pub(super) fn start(worker: Weak<DeliverWorker>, ledger: Ledger, shutdown: &Shutdown) -> Self {
         let (sender, asked) = mpsc::unbounded_channel();
         shutdown.spawn(ask(worker, ledger, asked));
         Self(sender)
     }
 
     /// Asks whether a task may start; it does so as soon as the answer is there.
-    pub(super) fn send(&self, task: Task, place: Place) {
+    pub(super) fn send(&self, task: Task, place: Permit) {
         // The task lives as long as this sender.
         let _ = self.0.send((task, place));
     }
 }
 
-async fn ask(worker: Weak<Worker>, ledger: Ledger, mut asked: mpsc::UnboundedReceiver<Asked>) {
+async fn ask(worker: Weak<DeliverWorker>, ledger: Ledger, mut asked: mpsc::UnboundedReceiver<Asked>) {
     let mut batch = Vec::new();
     while asked.recv_many(&mut batch, CLAIM_BATCH_MAX).await > 0 {
         let Some(worker) = worker.upgrade() else { return };
@@ -66,7 +66,7 @@ async fn ask(worker: Weak<Worker>, ledger: Ledger, mut asked: mpsc::UnboundedRec
     }
 }
 
-impl Worker {
+impl DeliverWorker {
     async fn claim(self: &std::sync::Arc<Self>, ledger: &Ledger, asked: Vec<Asked>) {
         let questions: Vec<Question> = asked
             .iter()
@@ -120,15 +120,15 @@ impl Worker {
     fn answered(
         self: &std::sync::Arc<Self>,
         task: Task,
-        place: Place,
-        answer: Answer,
+        place: Permit,
+        answer: ClaimAnswer,
         again: bool,
     ) -> Option<Task> {
         let (hand, delivery) = (&task.hand, task.delivery);
         let result = match answer {
-            Answer::Granted { payload, traceparent } => {
+            ClaimAnswer::Granted { payload, traceparent } => {
                 let Some(payload) = payload else {
-                    self.asides.send(hand, delivery, Aside::Expired, true);
+                    self.asides.send(hand, delivery, Disposition::Expired, true);
                     self.metrics.deliver_jobs.inc(JobResult::Superseded);
                     return None;
                 };
@@ -136,28 +136,28 @@ impl Worker {
                 tokio::spawn(attempt::attempt(task, payload, traceparent, place, true));
                 return None;
             }
-            Answer::Superseded => {
+            ClaimAnswer::Superseded => {
                 hand.settle(false);
                 JobResult::Superseded
             }
             // The answer that was lost may be that of a statement that was still committing: then the second found its row
             // locked, and knows nothing of the claim for which it waited. What is indeed not yet due waits in the ledger as well.
-            Answer::NotYetDue if again => {
+            ClaimAnswer::NotYetDue if again => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
                 return Some(task);
             }
-            Answer::NotYetDue => {
+            ClaimAnswer::NotYetDue => {
                 self.metrics.deliver_parked.inc(ParkedFor::NotDue);
-                self.asides.send(hand, delivery, Aside::Parked(Duration::ZERO), false);
+                self.asides.send(hand, delivery, Disposition::Parked(Duration::ZERO), false);
                 JobResult::Parked
             }
             // Whoever holds the claim may have died with this job, or it is our own, granted by an answer that was lost
             // with its connection: then nobody but feed will ask again.
-            Answer::Claimed if again || hand.redelivered() => {
+            ClaimAnswer::Claimed if again || hand.redelivered() => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
                 return Some(task);
             }
-            Answer::Claimed => {
+            ClaimAnswer::Claimed => {
                 hand.settle(false);
                 JobResult::Busy
             }

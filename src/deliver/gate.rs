@@ -12,24 +12,24 @@ use std::{
 use chrono::TimeDelta;
 
 use super::{
-    Worker,
-    hand::{Hand, Task},
+    DeliverWorker,
+    hand::{JobHandle, Task},
     lane::Offer,
 };
 use crate::{
-    broker::{self, Message, tide_marks::TideMark},
+    broker::{self, Message, tide_marks::Watermark},
     model::{
         DeliveryId, Trigger,
         lane::{May, Standing},
     },
-    store::{set_aside::Aside, test_delivery::NOT_IN_TIME, tide_marks},
+    store::{set_aside::Disposition, test_delivery::NOT_IN_TIME, tide_marks},
     telemetry::labels::JobResult,
 };
 
 /// How old a test may be when it begins: nobody waits longer for one than the longest timeout and five seconds.
 pub const TEST_BEGINS_WITHIN: TimeDelta = TimeDelta::seconds(65);
 
-impl Worker {
+impl DeliverWorker {
     /// A message of a deliveries queue: a job, a tide mark, or something that is neither.
     pub(super) async fn take(self: &Arc<Self>, message: Message, prompt: bool) {
         if let Some(mark) = broker::tide_marks::decode(&message) {
@@ -39,7 +39,8 @@ impl Worker {
         match broker::jobs::decode(&message) {
             Ok(job) => {
                 let number = self.jobs.fetch_add(1, Ordering::Relaxed);
-                self.take_job(Hand::new(job, number, prompt, message.redelivered, message.receipt)).await;
+                self.take_job(JobHandle::new(job, number, prompt, message.redelivered, message.receipt))
+                    .await;
             }
             Err(bad) => {
                 tracing::error!(%bad, "a message in a deliveries queue is no job; it is now a dead letter");
@@ -50,7 +51,7 @@ impl Worker {
     }
 
     /// Writes down that the mark came through. If that fails, the next mark says the same.
-    fn tide_mark(&self, mark: TideMark, message: Message) {
+    fn tide_mark(&self, mark: Watermark, message: Message) {
         let pool = self.ledger.pool().clone();
         self.shutdown.spawn(async move {
             if let Err(error) = tide_marks::through(&pool, mark.shard, mark.number).await {
@@ -61,7 +62,7 @@ impl Worker {
     }
 
     /// Looks at the present state of each webhook, sets aside what may not be sent, and offers the rest to the lanes.
-    async fn take_job(self: &Arc<Self>, hand: Arc<Hand>) {
+    async fn take_job(self: &Arc<Self>, hand: Arc<JobHandle>) {
         let mut missing = Vec::new();
         let mut known = HashMap::with_capacity(hand.job.deliveries.len());
         for (_, webhook) in &hand.job.deliveries {
@@ -106,7 +107,7 @@ impl Worker {
             self.cancel(&task.hand, task.delivery, "webhook inactive");
         } else if webhook.pause.is_some() && !test {
             self.metrics.deliver_jobs.inc(JobResult::Held);
-            self.asides.send(&task.hand, task.delivery, Aside::Held, false);
+            self.asides.send(&task.hand, task.delivery, Disposition::Held, false);
         } else if test || task.probe.is_some() || webhook.lane == Standing::default() {
             // Someone who tests a webhook wants to know how its receiver is now.
             self.offer(task);
@@ -163,8 +164,8 @@ impl Worker {
         });
     }
 
-    fn cancel(&self, hand: &Arc<Hand>, delivery: DeliveryId, reason: &'static str) {
+    fn cancel(&self, hand: &Arc<JobHandle>, delivery: DeliveryId, reason: &'static str) {
         self.metrics.deliver_jobs.inc(JobResult::Cancelled);
-        self.asides.send(hand, delivery, Aside::Cancelled(reason), false);
+        self.asides.send(hand, delivery, Disposition::Cancelled(reason), false);
     }
 }

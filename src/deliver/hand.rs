@@ -7,7 +7,7 @@ use std::sync::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{slow::JobNumber, taking::Waits, webhooks::Known};
+use super::{slow::JobNumber, taking::WaitGuard, webhooks::CachedWebhook};
 use crate::{
     broker::Receipt,
     model::{DeliveryId, Job, WebhookId},
@@ -16,7 +16,7 @@ use crate::{
 };
 
 /// A job whose receipt is still to be given.
-pub(super) struct Hand {
+pub(super) struct JobHandle {
     pub job: Job,
     /// Tells it from the worker's other jobs.
     pub number: JobNumber,
@@ -29,7 +29,7 @@ pub(super) struct Hand {
     receipt: Mutex<Option<Receipt>>,
 }
 
-impl Hand {
+impl JobHandle {
     pub(super) fn new(
         job: Job,
         number: JobNumber,
@@ -88,11 +88,11 @@ impl Hand {
 
 /// One delivery of a job on its way through the worker.
 pub(super) struct Task {
-    pub hand: Arc<Hand>,
+    pub hand: Arc<JobHandle>,
     pub delivery: DeliveryId,
-    pub known: Arc<Known>,
+    pub known: Arc<CachedWebhook>,
     /// Counts it while it waits in its lane.
-    pub waits: Option<Waits>,
+    pub waits: Option<WaitGuard>,
     /// Its turn, where its lane has a pace and it has got one.
     pub slot: Option<DateTime<Utc>>,
     /// Set where it tries whether a receiver is back.

@@ -61,7 +61,7 @@ pub(super) struct Lanes<T> {
 struct Lane<T> {
     in_flight: usize,
     limit: usize,
-    waiting: VecDeque<Waiting<T>>,
+    waiting: VecDeque<QueuedTask<T>>,
     turn: Turn,
     /// Starts since the last look for what is overdue, and between the two looks before.
     begun: usize,
@@ -75,7 +75,7 @@ struct Lane<T> {
 }
 
 #[derive(Debug)]
-struct Waiting<T> {
+struct QueuedTask<T> {
     since: Instant,
     job: JobNumber,
     task: T,
@@ -183,7 +183,7 @@ impl<T> Lanes<T> {
                 self.paced.remove(&webhook);
             }
         }
-        lane.waiting.push_back(Waiting { since: now, job: offer.job, task });
+        lane.waiting.push_back(QueuedTask { since: now, job: offer.job, task });
         self.give_turn(webhook);
     }
 
@@ -207,7 +207,7 @@ impl<T> Lanes<T> {
                 continue;
             }
             let slot = lane.pace.as_mut().and_then(|pace| pace.take());
-            let Some(Waiting { job, task, .. }) = lane.waiting.pop_front() else { continue };
+            let Some(QueuedTask { job, task, .. }) = lane.waiting.pop_front() else { continue };
             lane.in_flight += 1;
             lane.begun += 1;
             self.in_flight += 1;
@@ -397,7 +397,7 @@ impl<T> Lane<T> {
         out: &mut Vec<Overdue<T>>,
     ) {
         let stay = stay.min(self.waiting.len());
-        let late = |waiting: &Waiting<T>| since.is_none_or(|since| waiting.since < since);
+        let late = |waiting: &QueuedTask<T>| since.is_none_or(|since| waiting.since < since);
         let count = self.waiting.iter().skip(stay).take_while(|waiting| late(waiting)).count();
         let slots = self.pace.as_ref().map_or(0, |pace| pace.in_hand());
         for (n, waiting) in self.waiting.drain(stay..stay + count).enumerate() {

@@ -51,14 +51,14 @@ use tokio::{
 pub use webhooks::Webhooks;
 
 use self::{
-    aside::Asides,
+    aside::Dispositions,
     claim::Claims,
     hand::Task,
     lane::Lanes,
     outcomes::Outcomes,
-    pacing::{Keepers, Pacing},
+    pacing::{Keepers, SlotKeeper},
     recorder::Recorder,
-    taking::Crowds,
+    taking::Backlogs,
 };
 use crate::{
     broker::{Broker, Consumer, Queue},
@@ -126,7 +126,7 @@ pub struct Parts<'a> {
     /// What is known of webhooks.
     pub webhooks: Webhooks,
     /// The way out.
-    pub client: egress::Client,
+    pub client: egress::ReceiverClient,
     /// The longest timeout of an attempt.
     pub timeout_max: Duration,
     /// The database's time.
@@ -141,28 +141,28 @@ pub struct Parts<'a> {
 
 /// The stage.
 pub struct Deliver {
-    worker: Arc<Worker>,
+    worker: Arc<DeliverWorker>,
     /// Each with whether its jobs are prompt ones.
     consumers: Vec<(Consumer, bool)>,
     recorder: Recorder,
 }
 
 /// What the tasks of a worker share.
-struct Worker {
+struct DeliverWorker {
     lanes: Mutex<Lanes<Task>>,
     /// Told whenever the last request in flight may have ended.
     idle: Notify,
     /// What waits in the lanes.
-    crowds: Crowds,
+    crowds: Backlogs,
     /// Jobs taken so far, which numbers them.
     jobs: AtomicU64,
-    pacing: Pacing,
-    asked: probe::Asked,
+    pacing: SlotKeeper,
+    asked: probe::ProbeRequests,
     claims: Claims,
-    asides: Asides,
+    asides: Dispositions,
     finished: mpsc::UnboundedSender<attempt::Finished>,
     webhooks: Webhooks,
-    client: egress::Client,
+    client: egress::ReceiverClient,
     ledger: Ledger,
     clock: SystemClock,
     metrics: Metrics,
@@ -179,18 +179,18 @@ impl Deliver {
     #[must_use]
     pub fn new(config: &Config, parts: &Parts<'_>) -> Self {
         let (finished, recorded) = mpsc::unbounded_channel();
-        let worker = Arc::new_cyclic(|worker| Worker {
+        let worker = Arc::new_cyclic(|worker| DeliverWorker {
             lanes: Mutex::new(Lanes::new(
                 usize::try_from(config.in_flight_max).unwrap_or(usize::MAX),
                 parts.prefetch.into(),
             )),
             jobs: AtomicU64::new(0),
-            pacing: Pacing::default(),
-            asked: probe::Asked::default(),
+            pacing: SlotKeeper::default(),
+            asked: probe::ProbeRequests::default(),
             idle: Notify::new(),
-            crowds: Crowds::default(),
+            crowds: Backlogs::default(),
             claims: Claims::start(worker.clone(), parts.ledger.clone(), &parts.shutdown),
-            asides: Asides::start(parts.ledger.clone(), &parts.shutdown),
+            asides: Dispositions::start(parts.ledger.clone(), &parts.shutdown),
             finished,
             webhooks: parts.webhooks.clone(),
             client: parts.client.clone(),
@@ -268,7 +268,7 @@ async fn all(taking: &mut JoinSet<()>) -> Result<(), JoinError> {
 }
 
 /// Gives back to the ledger what has waited too long for its lane.
-async fn park(worker: Arc<Worker>) {
+async fn park(worker: Arc<DeliverWorker>) {
     let mut ticks = tokio::time::interval(PARK_AFTER);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
     loop {
@@ -288,7 +288,7 @@ async fn park(worker: Arc<Worker>) {
     }
 }
 
-impl Worker {
+impl DeliverWorker {
     /// Tells feed of lanes that have no room. If that fails they are told of again, with the next that is parked.
     fn report_full(&self, full: Vec<WebhookId>) {
         if full.is_empty() {
@@ -317,7 +317,7 @@ impl Worker {
                 self.admit_again(task);
                 continue;
             }
-            let place = Place { worker: Arc::clone(self), key: place, paced: slot.is_some() };
+            let place = Permit { worker: Arc::clone(self), key: place, paced: slot.is_some() };
             match &task.hand.job.payload {
                 Some(payload) if task.hand.is_fresh(self.clock.now(), self.fresh_max) => {
                     self.metrics.deliver_jobs.inc(JobResult::Fresh);
@@ -354,14 +354,14 @@ impl Worker {
 }
 
 /// A place in a lane, given back when dropped.
-struct Place {
-    worker: Arc<Worker>,
+struct Permit {
+    worker: Arc<DeliverWorker>,
     key: usize,
     /// Whether its lane has a pace.
     paced: bool,
 }
 
-impl Drop for Place {
+impl Drop for Permit {
     fn drop(&mut self) {
         self.worker.free(self.key);
         if self.paced {

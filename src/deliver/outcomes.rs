@@ -9,7 +9,7 @@ use super::attempt::Finished;
 use crate::{
     model::{
         OutcomeClass, Trigger,
-        breaker::{self, Heard, Policy, Shares},
+        breaker::{self, FailureRatios, Heard, Policy},
     },
     shutdown::Shutdown,
     store::{
@@ -24,13 +24,13 @@ use crate::{
 pub(super) struct Outcomes {
     pub policy: Policy,
     retry_after_max: Duration,
-    shares: Shares,
+    shares: FailureRatios,
 }
 
 impl Outcomes {
     /// Nothing heard yet.
     pub(super) fn new(policy: Policy, retry_after_max: Duration) -> Self {
-        Self { policy, retry_after_max, shares: Shares::new(Instant::now()) }
+        Self { policy, retry_after_max, shares: FailureRatios::new(Instant::now()) }
     }
 
     /// What an attempt says of its lane. A test asks a question, and nothing changes by the answer.

@@ -22,7 +22,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use tokio::sync::Notify;
 
 use super::{
-    PARK_AFTER, Worker,
+    DeliverWorker, PARK_AFTER,
     hand::Task,
     lane::Want,
     pace::{When, delta, when},
@@ -30,8 +30,8 @@ use super::{
 use crate::{
     model::WebhookId,
     store::{
-        lanes::{self, Reserved, Wanted},
-        set_aside::Aside,
+        lanes::{self, Reserved, SlotRequest},
+        set_aside::Disposition,
     },
     telemetry::labels::{JobResult, ParkedFor, SlotFate},
 };
@@ -44,7 +44,7 @@ const LEAD_MAX: Duration = Duration::from_millis(150);
 
 /// What the parts of a worker tell those that keep the pace.
 #[derive(Debug, Default)]
-pub(super) struct Pacing {
+pub(super) struct SlotKeeper {
     /// A lane may need slots.
     wanting: Notify,
     /// Slots have come.
@@ -53,7 +53,7 @@ pub(super) struct Pacing {
     claim_us: AtomicU64,
 }
 
-impl Pacing {
+impl SlotKeeper {
     /// A lane with a pace has changed.
     pub(super) fn look(&self) {
         self.wanting.notify_one();
@@ -76,7 +76,7 @@ impl Pacing {
 }
 
 /// Reserves slots whenever a lane needs some, in batches of whatever has gathered.
-pub(super) async fn reserve(worker: Weak<Worker>) {
+pub(super) async fn reserve(worker: Weak<DeliverWorker>) {
     loop {
         let Some(worker) = worker.upgrade() else { return };
         let looked = worker.pacing.wanting.notified();
@@ -98,7 +98,7 @@ pub(super) async fn reserve(worker: Weak<Worker>) {
 }
 
 /// Starts tasks as their slots come up.
-pub(super) async fn ripen(worker: Weak<Worker>) {
+pub(super) async fn ripen(worker: Weak<DeliverWorker>) {
     loop {
         let Some(worker) = worker.upgrade() else { return };
         let granted = worker.pacing.granted.notified();
@@ -117,11 +117,11 @@ pub(super) async fn ripen(worker: Weak<Worker>) {
     }
 }
 
-impl Worker {
+impl DeliverWorker {
     async fn reserve(&self, wants: &[Want]) {
-        let wanted: Vec<Wanted> = wants
+        let wanted: Vec<SlotRequest> = wants
             .iter()
-            .map(|want| Wanted { webhook: want.webhook, every: want.every, slots: want.slots })
+            .map(|want| SlotRequest { webhook: want.webhook, every: want.every, slots: want.slots })
             .collect();
         let (wanted, lead) = (&wanted, self.pacing.lead());
         let reserved = self
@@ -192,7 +192,7 @@ impl Worker {
     pub(super) fn park(&self, task: &Task, wait: Duration, why: ParkedFor, holds_claim: bool) {
         self.metrics.deliver_jobs.inc(JobResult::Parked);
         self.metrics.deliver_parked.inc(why);
-        self.asides.send(&task.hand, task.delivery, Aside::Parked(wait), holds_claim);
+        self.asides.send(&task.hand, task.delivery, Disposition::Parked(wait), holds_claim);
     }
 
     /// Parks until an instant, or a little later: what is parked together is not to come back together.
@@ -214,7 +214,7 @@ impl Worker {
 pub(super) struct Keepers([tokio::task::AbortHandle; 2]);
 
 impl Keepers {
-    pub(super) fn start(worker: &Arc<Worker>) -> Self {
+    pub(super) fn start(worker: &Arc<DeliverWorker>) -> Self {
         let weak = || Arc::downgrade(worker);
         Self([tokio::spawn(reserve(weak())).abort_handle(), tokio::spawn(ripen(weak())).abort_handle()])
     }

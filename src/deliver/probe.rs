@@ -13,12 +13,12 @@ use std::{
 use chrono::{DateTime, Utc};
 
 use super::{
-    PARKED_FOR, Worker,
+    DeliverWorker, PARKED_FOR,
     hand::{ProbeLease, Task},
 };
 use crate::{
     model::{WebhookId, lane::May},
-    store::lanes::{self, Probe as Answer},
+    store::lanes::{self, ProbeLeaseRequest as Answer},
     telemetry::labels::{ParkedFor, ProbeFate},
 };
 
@@ -27,9 +27,9 @@ pub const ASK_EVERY: Duration = Duration::from_secs(1);
 
 /// Which webhooks' probes were asked for in the last [`ASK_EVERY`].
 #[derive(Debug, Default)]
-pub(super) struct Asked(Mutex<HashMap<WebhookId, Instant>>);
+pub(super) struct ProbeRequests(Mutex<HashMap<WebhookId, Instant>>);
 
-impl Asked {
+impl ProbeRequests {
     /// Whether to ask now; if so, nobody else is to for a while.
     fn may_ask(&self, webhook: WebhookId, now: Instant) -> bool {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
@@ -40,7 +40,7 @@ impl Asked {
     }
 }
 
-impl Worker {
+impl DeliverWorker {
     /// Has a task be the probe, if the ledger leases it; parks it otherwise.
     pub(super) fn probe(self: &Arc<Self>, task: Task, now: DateTime<Utc>) {
         if !self.asked.may_ask(task.known.webhook.id, Instant::now()) {

@@ -14,7 +14,7 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::{attempt::Finished, hand::Hand, outcomes::Outcomes};
+use super::{attempt::Finished, hand::JobHandle, outcomes::Outcomes};
 use crate::{
     broker::{Destination, Fate, Publisher},
     model::{DeliveryId, Job, NextStep, RetryTier, Trigger, Wait, why},
@@ -22,7 +22,7 @@ use crate::{
     store::{
         self, dead_letters,
         ledger::{Ledger, bisect},
-        record_attempts::{self, After, Becomes, Recorded, Row},
+        record_attempts::{self, After, AttemptRow, Becomes, Recorded},
         set_aside,
     },
     telemetry::{Metrics, labels::Step},
@@ -54,7 +54,7 @@ impl Recorder {
         let size = u32::try_from(batch.len()).unwrap_or(u32::MAX);
         self.metrics.record_batch_attempts.observe(f64::from(size));
         let outcomes = &mut self.outcomes;
-        let rows: Vec<Row> = batch.iter_mut().map(|finished| row(finished, outcomes)).collect();
+        let rows: Vec<AttemptRow> = batch.iter_mut().map(|finished| row(finished, outcomes)).collect();
         let Recorded { deliveries: recorded, lanes } = self.write(&rows).await;
         self.outcomes.tell(lanes, &self.ledger, &self.metrics, &self.shutdown);
         let mut retries = Vec::new();
@@ -87,7 +87,7 @@ impl Recorder {
     }
 
     /// Writes rows, in halves where one is bad; a row that is bad alone is written without its texts.
-    async fn write(&self, rows: &[Row]) -> Recorded {
+    async fn write(&self, rows: &[AttemptRow]) -> Recorded {
         let policy = &self.outcomes.policy;
         let parts = bisect(rows, |part| {
             async move {
@@ -186,7 +186,7 @@ impl Recorder {
 struct Retry {
     job: Job,
     tier: RetryTier,
-    hand: Arc<Hand>,
+    hand: Arc<JobHandle>,
 }
 
 /// The job for the next attempt; its claim reads what is to be sent.
@@ -206,7 +206,7 @@ fn retry(finished: &Finished, queued_at: chrono::DateTime<chrono::Utc>) -> Job {
 }
 
 /// The row of an attempt. Its texts move into it: nobody reads them afterwards.
-fn row(finished: &mut Finished, outcomes: &mut Outcomes) -> Row {
+fn row(finished: &mut Finished, outcomes: &mut Outcomes) -> AttemptRow {
     let heard = outcomes.hear(finished);
     let Finished { attempt, next, .. } = finished;
     let exchange = &mut attempt.exchange;
@@ -214,7 +214,7 @@ fn row(finished: &mut Finished, outcomes: &mut Outcomes) -> Row {
     let response = exchange.response.as_ref();
     let us = |phase: Duration| i32::try_from(phase.as_micros()).unwrap_or(i32::MAX);
     let phases = &exchange.phases;
-    Row {
+    AttemptRow {
         delivery: attempt.delivery,
         number: attempt.number,
         webhook: attempt.webhook,

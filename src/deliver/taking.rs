@@ -10,7 +10,7 @@ use std::{
 
 use tokio::sync::{Notify, watch};
 
-use super::{Lanes, WAITING_MAX, Worker};
+use super::{DeliverWorker, Lanes, WAITING_MAX};
 use crate::broker::{Consumer, Message};
 
 /// After so long without a commit no request is started.
@@ -18,13 +18,13 @@ pub const TROUBLE_AFTER: Duration = Duration::from_secs(5);
 
 /// What waits in the lanes: of prompt jobs, and of all others.
 #[derive(Default)]
-pub(super) struct Crowds {
-    prompt: Arc<Crowd>,
-    others: Arc<Crowd>,
+pub(super) struct Backlogs {
+    prompt: Arc<Backlog>,
+    others: Arc<Backlog>,
 }
 
 #[derive(Default)]
-struct Crowd {
+struct Backlog {
     /// Deliveries.
     waiting: AtomicUsize,
     /// Told when there is room again.
@@ -32,28 +32,28 @@ struct Crowd {
 }
 
 /// One that waits; it does no more when this is dropped.
-pub(super) struct Waits(Arc<Crowd>);
+pub(super) struct WaitGuard(Arc<Backlog>);
 
-impl Crowds {
-    fn of(&self, prompt: bool) -> &Arc<Crowd> {
+impl Backlogs {
+    fn of(&self, prompt: bool) -> &Arc<Backlog> {
         if prompt { &self.prompt } else { &self.others }
     }
 
     /// Counts one more.
-    pub(super) fn join(&self, prompt: bool) -> Waits {
+    pub(super) fn join(&self, prompt: bool) -> WaitGuard {
         let crowd = self.of(prompt);
         crowd.waiting.fetch_add(1, Ordering::AcqRel);
-        Waits(Arc::clone(crowd))
+        WaitGuard(Arc::clone(crowd))
     }
 }
 
-impl Crowd {
+impl Backlog {
     fn has_room(&self) -> bool {
         self.waiting.load(Ordering::Acquire) < WAITING_MAX
     }
 }
 
-impl Drop for Waits {
+impl Drop for WaitGuard {
     fn drop(&mut self) {
         if self.0.waiting.fetch_sub(1, Ordering::AcqRel) == WAITING_MAX {
             self.0.room.notify_waiters();
@@ -62,7 +62,7 @@ impl Drop for Waits {
 }
 
 /// Takes jobs until shutdown; none while the ledger takes no commits.
-pub(super) async fn take(worker: Arc<Worker>, mut consumer: Consumer, prompt: bool) {
+pub(super) async fn take(worker: Arc<DeliverWorker>, mut consumer: Consumer, prompt: bool) {
     let mut ledger = worker.ledger.watch();
     loop {
         let message = tokio::select! {
@@ -112,7 +112,7 @@ async fn trouble(ledger: &mut watch::Receiver<Option<Instant>>) {
     }
 }
 
-impl Worker {
+impl DeliverWorker {
     /// The next message, once the lanes have room for what it may bring.
     async fn next(&self, consumer: &mut Consumer, prompt: bool) -> Option<Message> {
         let crowd = self.crowds.of(prompt);
@@ -156,11 +156,11 @@ mod tests {
 
     #[test]
     fn those_who_wait_keep_none_of_the_other_kind_out() {
-        let crowds = Crowds::default();
+        let crowds = Backlogs::default();
         let rooms = || (crowds.others.has_room(), crowds.prompt.has_room());
-        let mut others: Vec<Waits> = (0..WAITING_MAX).map(|_| crowds.join(false)).collect();
+        let mut others: Vec<WaitGuard> = (0..WAITING_MAX).map(|_| crowds.join(false)).collect();
         assert_eq!(rooms(), (false, true));
-        let prompt: Vec<Waits> = (0..WAITING_MAX).map(|_| crowds.join(true)).collect();
+        let prompt: Vec<WaitGuard> = (0..WAITING_MAX).map(|_| crowds.join(true)).collect();
         assert_eq!(rooms(), (false, false));
         others.pop();
         assert_eq!(rooms(), (true, false));

@@ -12,7 +12,7 @@ use crate::{
     shutdown::Shutdown,
     store::{
         self,
-        changes::{Change, Epochs},
+        changes::{Epochs, WebhookChange},
         ledger::{BadRow, Ledger},
         webhooks,
     },
@@ -25,14 +25,14 @@ pub const CACHED_WEBHOOKS_MAX: u64 = 50_000;
 
 /// A webhook, ready to be sent to.
 #[derive(Debug)]
-pub(super) struct Known {
+pub(super) struct CachedWebhook {
     pub webhook: Webhook,
     /// Its URL, parsed; what is wrong with it otherwise.
     pub url: Result<Url, String>,
     epoch: u64,
 }
 
-impl Known {
+impl CachedWebhook {
     /// Grows with each change of the webhook or its breaker, now and then without one.
     pub(super) fn version(&self) -> u64 {
         self.epoch
@@ -43,32 +43,35 @@ impl Known {
 #[derive(Clone)]
 pub struct Webhooks {
     ledger: Ledger,
-    known: Cache<WebhookId, Arc<Known>>,
+    known: Cache<WebhookId, Arc<CachedWebhook>>,
     epochs: Epochs,
 }
 
 impl Webhooks {
     /// An empty cache that follows `changes` until shutdown.
     #[must_use]
-    pub fn new(ledger: Ledger, changes: broadcast::Receiver<Change>, shutdown: &Shutdown) -> Self {
+    pub fn new(ledger: Ledger, changes: broadcast::Receiver<WebhookChange>, shutdown: &Shutdown) -> Self {
         let known = Cache::builder().time_to_live(TTL).max_capacity(CACHED_WEBHOOKS_MAX).build();
         Self { ledger, known, epochs: Epochs::follow(changes, |_company, webhook| webhook.0, shutdown) }
     }
 
     /// The webhook if the cache knows it for certain.
-    pub(super) async fn cached(&self, id: WebhookId) -> Option<Arc<Known>> {
+    pub(super) async fn cached(&self, id: WebhookId) -> Option<Arc<CachedWebhook>> {
         let known = self.known.get(&id).await?;
         self.is_current(&known).then_some(known)
     }
 
     /// Whether nothing is known to have changed since this was read. Costs next to nothing.
-    pub(super) fn is_current(&self, known: &Known) -> bool {
+    pub(super) fn is_current(&self, known: &CachedWebhook) -> bool {
         known.epoch == self.epochs.current(known.webhook.id.0)
     }
 
     /// Reads webhooks from the ledger, deleted ones too, waiting for it as long as it takes. One that is missing
     /// from the answer has never been there.
-    pub(super) async fn read(&self, ids: &[WebhookId]) -> Result<HashMap<WebhookId, Arc<Known>>, BadRow> {
+    pub(super) async fn read(
+        &self,
+        ids: &[WebhookId],
+    ) -> Result<HashMap<WebhookId, Arc<CachedWebhook>>, BadRow> {
         let epochs: HashMap<WebhookId, u64> = ids.iter().map(|id| (*id, self.epochs.current(id.0))).collect();
         let ids: Vec<Uuid> = ids.iter().map(|id| id.0).collect();
         let ids = &ids;
@@ -83,7 +86,7 @@ impl Webhooks {
             let id = webhook.id;
             let url = webhook.settings.url.parse().map_err(|error: url::ParseError| error.to_string());
             let epoch = epochs.get(&id).copied().unwrap_or_default();
-            let known = Arc::new(Known { webhook, url, epoch });
+            let known = Arc::new(CachedWebhook { webhook, url, epoch });
             self.known.insert(id, Arc::clone(&known)).await;
             read.insert(id, known);
         }

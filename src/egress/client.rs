@@ -13,15 +13,15 @@ use super::{
     connect::{Connector, reset},
     guard::{Guard, Target},
     hold_back,
-    link::Link,
+    link::ReceiverConnection,
     pool::Pool,
     resolver::Resolver,
-    timing::{Course, Deadline},
+    timing::{Deadline, Timeline},
     tls, words,
 };
 use crate::{
     clock::SystemClock,
-    model::{Exchange, Outcome, Unreachable, Waiting},
+    model::{AwaitedPhase, Exchange, Outcome, Unreachable},
 };
 
 /// Headers that frame a message or belong to a connection. They are ours to set; a webhook's own would let it
@@ -39,17 +39,17 @@ const NOT_THEIRS: [header::HeaderName; 8] = [
 
 /// Sends requests to receivers. Clones share connections, cached addresses and TLS sessions.
 #[derive(Clone)]
-pub struct Client {
-    inner: Arc<Inner>,
+pub struct ReceiverClient {
+    inner: Arc<ClientInner>,
 }
 
-struct Inner {
+struct ClientInner {
     connector: Connector,
     pool: Arc<Pool>,
     timeout_max: Duration,
 }
 
-impl Client {
+impl ReceiverClient {
     /// A client that follows these settings.
     ///
     /// # Errors
@@ -62,7 +62,7 @@ impl Client {
             tls: tls::config(config)?,
             timeout: config.connect_timeout,
         };
-        let inner = Inner { connector, pool: Arc::default(), timeout_max: config.timeout_max };
+        let inner = ClientInner { connector, pool: Arc::default(), timeout_max: config.timeout_max };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -77,7 +77,7 @@ impl Client {
     /// replaced. A request whose kept connection broke before the first byte of an answer is sent once more on
     /// a fresh one. Dropping the future closes the connection.
     pub async fn post(&self, url: &Url, headers: HeaderMap, body: Bytes, timeout: Duration) -> Exchange {
-        let mut course = Course::begin();
+        let mut course = Timeline::begin();
         let timeout = timeout.min(self.inner.timeout_max);
         let sleep = pin!(tokio::time::sleep(timeout));
         let mut deadline = Deadline::new(timeout, sleep);
@@ -88,7 +88,7 @@ impl Client {
     }
 }
 
-impl Inner {
+impl ClientInner {
     /// The steps of an attempt. An outcome comes out as an error where the steps that follow are left out.
     async fn post(
         &self,
@@ -96,7 +96,7 @@ impl Inner {
         headers: HeaderMap,
         body: Bytes,
         deadline: &mut Deadline<'_>,
-        course: &mut Course,
+        course: &mut Timeline,
     ) -> Result<Outcome, Outcome> {
         let target = self.connector.guard.admit(url)?;
         let request = request(url, headers, body)?;
@@ -120,20 +120,20 @@ impl Inner {
         &self,
         target: &Target<'_>,
         deadline: &mut Deadline<'_>,
-        course: &mut Course,
-    ) -> Result<Box<Link>, Outcome> {
+        course: &mut Timeline,
+    ) -> Result<Box<ReceiverConnection>, Outcome> {
         course.address = None;
-        deadline.within(Waiting::Connection, self.connector.open(target, course)).await?
+        deadline.within(AwaitedPhase::Connection, self.connector.open(target, course)).await?
     }
 
     /// Reads the body as far as it is kept, and keeps the connection if it can be used again.
     async fn answered(
         &self,
         origin: &str,
-        mut link: Box<Link>,
+        mut link: Box<ReceiverConnection>,
         head: Response<Incoming>,
         deadline: &mut Deadline<'_>,
-        course: &mut Course,
+        course: &mut Timeline,
     ) -> Result<Outcome, Outcome> {
         let (head, mut body) = head.into_parts();
         let response = course.response.insert(answer::begun(head.status, &head.headers));
@@ -142,7 +142,7 @@ impl Inner {
         // What the head says counts even when the body does not come to its end.
         course.hold_back = hold_back::asked(head.status, &head.headers, &[], now).hold_back;
         while !body.is_end_stream() {
-            let Some(part) = deadline.within(Waiting::Rest, link.frame(&mut body)).await? else { break };
+            let Some(part) = deadline.within(AwaitedPhase::Rest, link.frame(&mut body)).await? else { break };
             let part = part.map_err(|e| Outcome::Cut { status: response.status, detail: words::cut(&e) })?;
             if part.data_ref().is_some_and(|data| !answer::keep(response, data, max)) {
                 break;
@@ -183,19 +183,19 @@ struct Broken {
 }
 
 async fn send(
-    link: &mut Link,
+    link: &mut ReceiverConnection,
     request: Request<Full<Bytes>>,
     deadline: &mut Deadline<'_>,
-    course: &mut Course,
+    course: &mut Timeline,
 ) -> Result<Result<Response<Incoming>, Broken>, Outcome> {
-    let sent = deadline.within(Waiting::Answer, link.send(request)).await;
+    let sent = deadline.within(AwaitedPhase::Answer, link.send(request)).await;
     let first_byte = link.first_byte();
     course.first_byte(first_byte);
     match sent {
         Ok(sent) => Ok(sent.map_err(|error| Broken { error, answered: first_byte.is_some() })),
         // The head had begun, so it was the rest that did not come.
         Err(Outcome::TimedOut { after, .. }) if first_byte.is_some() => {
-            Err(Outcome::TimedOut { after, waiting: Waiting::Rest })
+            Err(Outcome::TimedOut { after, waiting: AwaitedPhase::Rest })
         }
         Err(timed_out) => Err(timed_out),
     }
@@ -207,7 +207,7 @@ fn is_of_connection(error: &hyper::Error) -> bool {
 }
 
 impl Broken {
-    fn outcome(self, link: &Link) -> Outcome {
+    fn outcome(self, link: &ReceiverConnection) -> Outcome {
         let Self { error, answered } = self;
         if answered {
             return Outcome::Cut { status: link.status(), detail: words::cut(&error) };

@@ -18,9 +18,9 @@ use url::Host;
 
 use super::{
     guard::{Guard, Target},
-    link::{Link, Stream},
+    link::{ReceiverConnection, Stream},
     resolver::Resolver,
-    timing::Course,
+    timing::Timeline,
     words,
 };
 use crate::model::{Outcome, Unreachable};
@@ -42,7 +42,11 @@ pub(super) struct Connector {
 
 impl Connector {
     /// Opens a connection to a target whose literal address, if it has one, is already judged.
-    pub async fn open(&self, target: &Target<'_>, course: &mut Course) -> Result<Box<Link>, Outcome> {
+    pub async fn open(
+        &self,
+        target: &Target<'_>,
+        course: &mut Timeline,
+    ) -> Result<Box<ReceiverConnection>, Outcome> {
         let addresses = self.addresses(target, course).await?;
         let started = Instant::now();
         let (stream, address) = self.dial(&addresses).await?;
@@ -56,11 +60,15 @@ impl Connector {
         } else {
             Stream::Plain(stream)
         };
-        Link::open(stream, address).await.map_err(|e| reset(Some(address), words::broken(&e)))
+        ReceiverConnection::open(stream, address).await.map_err(|e| reset(Some(address), words::broken(&e)))
     }
 
     /// Where to connect to: judged, of both families in turn, at most [`ADDRESSES_MAX`].
-    async fn addresses(&self, target: &Target<'_>, course: &mut Course) -> Result<Vec<SocketAddr>, Outcome> {
+    async fn addresses(
+        &self,
+        target: &Target<'_>,
+        course: &mut Timeline,
+    ) -> Result<Vec<SocketAddr>, Outcome> {
         let name = match target.host {
             Host::Ipv4(ip) => return Ok(vec![SocketAddr::new(ip.into(), target.port)]),
             Host::Ipv6(ip) => return Ok(vec![SocketAddr::new(ip.into(), target.port)]),

@@ -35,7 +35,7 @@ const ROUNDING: Duration = Duration::from_millis(100);
 
 /// What an answer asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Asked {
+pub(super) struct RequestedWait {
     /// By a 429 or a 503 of the request itself: it may come again after that.
     pub retry_after: Option<Duration>,
     /// Of all requests to this webhook; never zero.
@@ -48,7 +48,7 @@ pub(super) fn asked(
     headers: &HeaderMap,
     body: &[u8],
     now: impl Fn() -> SystemTime,
-) -> Asked {
+) -> RequestedWait {
     let reset = reset(headers, &now);
     let retry_after = match status {
         StatusCode::TOO_MANY_REQUESTS => {
@@ -61,7 +61,7 @@ pub(super) fn asked(
         StatusCode::SERVICE_UNAVAILABLE => retry_after(headers, &now),
         _ => None,
     };
-    Asked { retry_after, hold_back: retry_after.max(reset).filter(|wait| !wait.is_zero()) }
+    RequestedWait { retry_after, hold_back: retry_after.max(reset).filter(|wait| !wait.is_zero()) }
 }
 
 fn is_in_milliseconds(wait: Duration, reset: Duration) -> bool {
@@ -137,7 +137,7 @@ mod tests {
         httpdate::parse_http_date("Mon, 23 Nov 2026 12:00:00 GMT").unwrap()
     }
 
-    fn of(code: u16, pairs: &[(&'static str, &'static str)], body: &str) -> Asked {
+    fn of(code: u16, pairs: &[(&'static str, &'static str)], body: &str) -> RequestedWait {
         asked(StatusCode::from_u16(code).unwrap(), &headers(pairs), body.as_bytes(), now)
     }
 
@@ -146,7 +146,11 @@ mod tests {
         let check = |code: u16, pairs: &[(&'static str, &'static str)], expected: Option<u64>| {
             let expected = expected.map(Duration::from_secs);
             let hold_back = expected.filter(|wait| !wait.is_zero());
-            assert_eq!(of(code, pairs, ""), Asked { retry_after: expected, hold_back }, "{code} {pairs:?}");
+            assert_eq!(
+                of(code, pairs, ""),
+                RequestedWait { retry_after: expected, hold_back },
+                "{code} {pairs:?}"
+            );
         };
         let later = ("retry-after", "Mon, 23 Nov 2026 12:02:00 GMT");
         check(429, &[("retry-after", "120")], Some(120));
@@ -203,7 +207,11 @@ mod tests {
         let check = |pairs: &[(&'static str, &'static str)], body: &str, expected_ms: Option<u64>| {
             let found = of(429, pairs, body);
             let expected = expected_ms.map(Duration::from_millis);
-            assert_eq!(found, Asked { retry_after: expected, hold_back: expected }, "{pairs:?} {body}");
+            assert_eq!(
+                found,
+                RequestedWait { retry_after: expected, hold_back: expected },
+                "{pairs:?} {body}"
+            );
         };
         let body = r#"{"message": "You are being rate limited.", "retry_after": 64.57, "global": false}"#;
         let (used_up, left) = (("x-ratelimit-remaining", "0"), ("x-ratelimit-remaining", "9"));
@@ -222,8 +230,8 @@ mod tests {
         check(&[], r#"{"retry_after": -1.5}"#, None);
         check(&[], r#"{"retry_after": 0.25}"#, Some(250));
         check(&[], "slow down", None);
-        assert_eq!(of(200, &[], body), Asked::default(), "the body of a success is not looked into");
-        assert_eq!(of(503, &[], body), Asked::default());
+        assert_eq!(of(200, &[], body), RequestedWait::default(), "the body of a success is not looked into");
+        assert_eq!(of(503, &[], body), RequestedWait::default());
     }
 
     #[test]

@@ -28,7 +28,7 @@ use tokio::{
 };
 use tokio_rustls::client::TlsStream;
 
-use super::timing::Mark;
+use super::timing::FirstByteMark;
 
 /// The most bytes that an answer's head may have.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -49,20 +49,20 @@ const DRAIN_BYTES_MAX: usize = 64 * 1024;
 type Conn = Option<Connection<TokioIo<Wire>, Full<Bytes>>>;
 
 /// A connection, ready for a request or within one.
-pub(super) struct Link {
+pub(super) struct ReceiverConnection {
     sender: SendRequest<Full<Bytes>>,
     connection: Conn,
-    mark: Arc<Mark>,
+    mark: Arc<FirstByteMark>,
     /// The address connected to.
     pub address: SocketAddr,
     born: Instant,
     idle_since: Instant,
 }
 
-impl Link {
+impl ReceiverConnection {
     /// Puts HTTP/1.1 on a stream.
     pub async fn open(stream: Stream, address: SocketAddr) -> hyper::Result<Box<Self>> {
-        let mark = Arc::new(Mark::new());
+        let mark = Arc::new(FirstByteMark::new());
         let io = TokioIo::new(Wire { stream, mark: mark.clone() });
         let (sender, connection) = builder().handshake(io).await?;
         let now = Instant::now();
@@ -183,7 +183,7 @@ pub(super) enum Stream {
 /// A stream that marks the first byte of each answer.
 struct Wire {
     stream: Stream,
-    mark: Arc<Mark>,
+    mark: Arc<FirstByteMark>,
 }
 
 /// Calls a method of whichever stream it is.

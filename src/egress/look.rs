@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{Client, connect::Connector, guard::Target, link::Stream};
+use super::{ReceiverClient, connect::Connector, guard::Target, link::Stream};
 use crate::model::{Outcome, address::judge, why};
 
 /// The most time that a look takes.
@@ -50,7 +50,7 @@ pub struct Certificate {
     pub issuer: Option<String>,
 }
 
-impl Client {
+impl ReceiverClient {
     /// Looks where a URL leads.
     pub async fn look(&self, url: &Url) -> Looked {
         let mut looked = Looked::default();

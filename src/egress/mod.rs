@@ -26,7 +26,7 @@ mod timing;
 mod tls;
 mod words;
 
-pub use client::Client;
+pub use client::ReceiverClient;
 pub use config::{Config, DnsServers};
 pub(crate) use look::{Address, Looked};
 pub(crate) use operator::{ASK_TIMEOUT, AskError, OperatorClient};

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::link::Link;
+use super::link::ReceiverConnection;
 
 /// How many idle connections are kept per origin: a whole burst to one receiver finds its connections again.
 const IDLE_PER_ORIGIN_MAX: usize = 256;
@@ -26,13 +26,13 @@ const SWEEP_EVERY: Duration = Duration::from_secs(1);
 /// The idle connections of a client.
 #[derive(Default)]
 pub(super) struct Pool {
-    shelf: Mutex<Shelf>,
+    shelf: Mutex<IdlePool>,
 }
 
 #[derive(Default)]
-struct Shelf {
+struct IdlePool {
     /// By `scheme://host:port`, as the URL is normalised. The last one put is the first one taken.
-    idle: HashMap<String, Vec<Box<Link>>>,
+    idle: HashMap<String, Vec<Box<ReceiverConnection>>>,
     count: usize,
     /// Whether a task sweeps; it ends with the last idle connection.
     swept: bool,
@@ -40,7 +40,7 @@ struct Shelf {
 
 impl Pool {
     /// A connection to this origin that still lives.
-    pub async fn take(&self, origin: &str) -> Option<Box<Link>> {
+    pub async fn take(&self, origin: &str) -> Option<Box<ReceiverConnection>> {
         while let Some(mut link) = self.pop(origin) {
             if link.is_alive().await {
                 return Some(link);
@@ -50,13 +50,13 @@ impl Pool {
     }
 
     /// Keeps a connection for the next request to this origin, if there is room.
-    pub fn put(self: &Arc<Self>, origin: &str, link: Box<Link>) {
+    pub fn put(self: &Arc<Self>, origin: &str, link: Box<ReceiverConnection>) {
         if self.lock().put(origin, link) {
             self.sweep();
         }
     }
 
-    fn pop(&self, origin: &str) -> Option<Box<Link>> {
+    fn pop(&self, origin: &str) -> Option<Box<ReceiverConnection>> {
         self.lock().pop(origin)
     }
 
@@ -76,15 +76,15 @@ impl Pool {
         });
     }
 
-    fn lock(&self) -> MutexGuard<'_, Shelf> {
+    fn lock(&self) -> MutexGuard<'_, IdlePool> {
         // Nothing in here can be half done when a thread panics, so poison means nothing.
         self.shelf.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-impl Shelf {
+impl IdlePool {
     /// True when somebody must begin to sweep.
-    fn put(&mut self, origin: &str, link: Box<Link>) -> bool {
+    fn put(&mut self, origin: &str, link: Box<ReceiverConnection>) -> bool {
         if self.count >= IDLE_IN_ALL_MAX {
             return false;
         }
@@ -99,14 +99,14 @@ impl Shelf {
         !std::mem::replace(&mut self.swept, true)
     }
 
-    fn pop(&mut self, origin: &str) -> Option<Box<Link>> {
+    fn pop(&mut self, origin: &str) -> Option<Box<ReceiverConnection>> {
         let link = self.idle.get_mut(origin)?.pop()?;
         self.count -= 1;
         Some(link)
     }
 
     /// Takes out what is stale; true when nothing is left to sweep.
-    fn remove_stale(&mut self, now: Instant) -> (Vec<Box<Link>>, bool) {
+    fn remove_stale(&mut self, now: Instant) -> (Vec<Box<ReceiverConnection>>, bool) {
         let mut stale = Vec::new();
         self.idle.retain(|_, links| {
             stale.extend(links.extract_if(.., |link| link.is_stale(now)));

@@ -12,11 +12,11 @@ use std::{
 
 use tokio::time::{Instant, Sleep};
 
-use crate::model::{Exchange, Outcome, Phases, Response, Waiting};
+use crate::model::{AwaitedPhase, Exchange, Outcome, Phases, Response};
 
 /// What is known of a request so far.
 #[derive(Debug)]
-pub(super) struct Course {
+pub(super) struct Timeline {
     began: Instant,
     /// The phases that are over.
     pub phases: Phases,
@@ -30,7 +30,7 @@ pub(super) struct Course {
     pub hold_back: Option<Duration>,
 }
 
-impl Course {
+impl Timeline {
     pub fn begin() -> Self {
         let phases = Phases::default();
         Self {
@@ -68,7 +68,7 @@ impl<'a> Deadline<'a> {
     }
 
     /// Lets a step run until the time is up; the outcome then says what the step waited for.
-    pub async fn within<F: Future>(&mut self, waiting: Waiting, step: F) -> Result<F::Output, Outcome> {
+    pub async fn within<F: Future>(&mut self, waiting: AwaitedPhase, step: F) -> Result<F::Output, Outcome> {
         tokio::select! {
             // The step goes first: what arrived in time counts, even when the timer has fired since.
             biased;
@@ -82,7 +82,7 @@ impl<'a> Deadline<'a> {
 ///
 /// Shared by a connection and the stream beneath it: hyper reads ahead and tells neither.
 #[derive(Debug)]
-pub(super) struct Mark {
+pub(super) struct FirstByteMark {
     origin: Instant,
     /// Nanoseconds since `origin`; 0 while nothing has arrived.
     first_byte: AtomicU64,
@@ -90,7 +90,7 @@ pub(super) struct Mark {
     status: AtomicU16,
 }
 
-impl Mark {
+impl FirstByteMark {
     pub fn new() -> Self {
         Self { origin: Instant::now(), first_byte: AtomicU64::new(0), status: AtomicU16::new(0) }
     }
@@ -148,7 +148,7 @@ mod tests {
 
     #[test]
     fn only_the_first_byte_is_marked_until_the_mark_is_cleared() {
-        let mark = Mark::new();
+        let mark = FirstByteMark::new();
         mark.arrived(b"");
         assert_eq!(mark.first_byte(), None);
         mark.arrived(b"HTTP/1.1 201 Created");

@@ -7,14 +7,14 @@ use std::{
 
 use sqlx::types::Uuid;
 
-use super::{Feed, ROWS_MAX, Round, WEBHOOKS_MAX, is_full, lanes};
+use super::{ROWS_MAX, Round, Scheduler, WEBHOOKS_MAX, is_full, lanes};
 use crate::{
     broker::{Destination, Fate, Queue},
     model::{DeliveryId, Job, Trigger, WebhookId, id::BUCKETS},
     store::{
-        feed::{self as rows, Due},
+        feed::{self as rows, DueDelivery},
         set_aside,
-        waiting::{self, Since, Standing, Waiting, Which},
+        waiting::{self, Since, WaitingDeliveries, WebhookBacklog, Which},
     },
 };
 
@@ -22,7 +22,7 @@ use crate::{
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 /// The webhooks that a round is about.
-pub(super) struct Page {
+pub(super) struct DuePage {
     at: Instant,
     webhooks: Vec<WebhookId>,
     /// Whether there are no others.
@@ -31,7 +31,7 @@ pub(super) struct Page {
     is_busy: bool,
 }
 
-impl Page {
+impl DuePage {
     /// Before the first look.
     pub(super) fn none() -> Self {
         Self { at: Instant::now(), webhooks: Vec::new(), is_whole: false, is_busy: false }
@@ -40,7 +40,7 @@ impl Page {
 
 /// A webhook for which something waits, and what it gets of it in this round.
 struct Served<'a> {
-    waiting: &'a Waiting,
+    waiting: &'a WaitingDeliveries,
     /// What its lane allows; nothing where nothing is due.
     lane_room: i64,
     /// What it gets of its backlog, that is of neither replays nor recoveries.
@@ -54,7 +54,7 @@ struct Flags {
     none: Vec<WebhookId>,
 }
 
-impl Feed {
+impl Scheduler {
     /// Feeds what is due, an equal share to each webhook, while the window has room and as far as the lanes allow;
     /// returns how much.
     pub(super) async fn due(&self, round: &mut Round) -> sqlx::Result<usize> {
@@ -64,11 +64,11 @@ impl Feed {
         let asked: Vec<(WebhookId, Since)> =
             round.page.webhooks.iter().map(|webhook| (*webhook, round.seen.since(*webhook, now))).collect();
         let waiting = waiting::standing(pool, round.low, &asked).await?;
-        for closed in waiting.iter().filter(|w| w.standing == Standing::Closed) {
+        for closed in waiting.iter().filter(|w| w.standing == WebhookBacklog::Closed) {
             rows::cancel(pool, round.low, closed.webhook, "webhook deleted or inactive", ROWS_MAX).await?;
         }
         // A webhook whose next retry is hours away, or whose lane is shut, takes no share from those that can go on.
-        let mut served: Vec<Served<'_>> = (waiting.iter().filter(|w| w.standing == Standing::Open))
+        let mut served: Vec<Served<'_>> = (waiting.iter().filter(|w| w.standing == WebhookBacklog::Open))
             .map(|waiting| {
                 let due = waiting.due || waiting.again_due;
                 let lane_room = if due { round.lanes.room(waiting.webhook, &waiting.lane, now) } else { 0 };
@@ -76,10 +76,10 @@ impl Feed {
             })
             .collect();
         let share = self.share(served.iter().filter(|s| s.lane_room > 0).count()).await;
-        let rooms: Vec<rows::Room> = (served.iter())
+        let rooms: Vec<rows::LaneRoom> = (served.iter())
             .map(|s| (s.waiting.webhook, s.lane_room.min(share)))
             .filter(|(_, deliveries_max)| *deliveries_max > 0)
-            .map(|(webhook, deliveries_max)| rows::Room {
+            .map(|(webhook, deliveries_max)| rows::LaneRoom {
                 webhook,
                 deliveries_max,
                 since: round.seen.since(webhook, now),
@@ -88,7 +88,7 @@ impl Feed {
         let fed = if rooms.is_empty() { Vec::new() } else { rows::take(pool, round.low, &rooms).await? };
         let counts = count(&fed);
         for served in &mut served {
-            let Waiting { webhook, lane, .. } = served.waiting;
+            let WaitingDeliveries { webhook, lane, .. } = served.waiting;
             let (all, of_backlog) = counts.get(webhook).copied().unwrap_or_default();
             round.lanes.fed(*webhook, lane, all, now);
             served.got = of_backlog;
@@ -119,7 +119,7 @@ impl Feed {
             Some(last) if is_full(&webhooks) => *last,
             _ => WebhookId(Uuid::nil()),
         };
-        round.page = Page { at: now, webhooks, is_whole, is_busy: false };
+        round.page = DuePage { at: now, webhooks, is_whole, is_busy: false };
         Ok(is_whole)
     }
 
@@ -160,7 +160,7 @@ impl Feed {
 
     /// Publishes the jobs of rows that are marked. Such a job claims, so one too many does no harm: whatever is not
     /// confirmed goes back to the ledger and is fed again; returns how many.
-    async fn publish(&self, due: Vec<Due>) -> sqlx::Result<usize> {
+    async fn publish(&self, due: Vec<DueDelivery>) -> sqlx::Result<usize> {
         let due = self.without_killers(due).await?;
         if due.is_empty() {
             return Ok(0);
@@ -201,7 +201,7 @@ impl Feed {
 }
 
 /// How much of what is fed is of each webhook: in all, and of its backlog.
-fn count(fed: &[Due]) -> HashMap<WebhookId, (i64, i64)> {
+fn count(fed: &[DueDelivery]) -> HashMap<WebhookId, (i64, i64)> {
     let mut counts: HashMap<WebhookId, (i64, i64)> = HashMap::new();
     for due in fed {
         let (all, of_backlog) = counts.entry(due.webhook).or_default();
@@ -246,7 +246,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::{model::lane, store::waiting::Lane};
+    use crate::{model::lane, store::waiting::LaneToFeed};
 
     #[test]
     fn a_webhook_is_flagged_while_more_is_due_than_it_may_have() {
@@ -257,7 +257,7 @@ mod tests {
                 open: None,
                 held_back_until: shut.then(|| now + chrono::TimeDelta::seconds(9)),
             };
-            let lane = Lane {
+            let lane = LaneToFeed {
                 now,
                 standing,
                 probe_leased_until: None,
@@ -265,7 +265,14 @@ mod tests {
                 next_slot_at: None,
                 full_at: None,
             };
-            Waiting { webhook: id, standing: Standing::Open, resuming: false, due, again_due: true, lane }
+            WaitingDeliveries {
+                webhook: id,
+                standing: WebhookBacklog::Open,
+                resuming: false,
+                due,
+                again_due: true,
+                lane,
+            }
         };
         let check = |(due, shut): (bool, bool), lane_room, got, share, was: bool, expected: Option<bool>| {
             let waiting = waiting(due, shut);

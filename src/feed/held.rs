@@ -2,13 +2,13 @@
 
 use sqlx::types::Uuid;
 
-use super::{Feed, ROWS_MAX, Round, WEBHOOKS_MAX, is_full};
+use super::{ROWS_MAX, Round, Scheduler, WEBHOOKS_MAX, is_full};
 use crate::store::{
     feed as rows,
-    waiting::{self, Standing, Which},
+    waiting::{self, WebhookBacklog, Which},
 };
 
-impl Feed {
+impl Scheduler {
     /// Releases what is held for webhooks that are not paused, unless a resume does so at its rate: a worker with an
     /// old view may hold a delivery a moment after its webhook was resumed.
     pub(super) async fn held(&self, round: &mut Round) -> sqlx::Result<()> {
@@ -19,16 +19,16 @@ impl Feed {
             let all: Vec<_> = page.iter().map(|webhook| (*webhook, None)).collect();
             for held in &waiting::standing(pool, round.low, &all).await? {
                 match held.standing {
-                    Standing::Open if !held.resuming => {
+                    WebhookBacklog::Open if !held.resuming => {
                         if rows::release_held(pool, round.low, held.webhook, ROWS_MAX).await? > 0 {
                             round.seen.forget(held.webhook);
                         }
                     }
-                    Standing::Closed => {
+                    WebhookBacklog::Closed => {
                         rows::cancel(pool, round.low, held.webhook, "webhook deleted or inactive", ROWS_MAX)
                             .await?;
                     }
-                    Standing::Open | Standing::Paused => {}
+                    WebhookBacklog::Open | WebhookBacklog::Paused => {}
                 }
             }
             match page.last() {

@@ -13,13 +13,13 @@ use std::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::paces::{Paces, Pacing};
+use super::paces::{LanePaces, Paces};
 use crate::{
     model::{
         WebhookId,
         lane::{May, SLOTS_AHEAD, slot_interval},
     },
-    store::waiting::Lane,
+    store::waiting::LaneToFeed,
 };
 
 /// A paced lane begins with as much as starts within this time: enough to bridge two rounds of feed.
@@ -72,7 +72,7 @@ enum Limit {
     Paced { interval: Duration, slots: i64 },
 }
 
-fn limit(lane: &Lane) -> Limit {
+fn limit(lane: &LaneToFeed) -> Limit {
     match (lane.standing.may(lane.now), lane.rate_limit) {
         (May::Wait(_), _) => Limit::Closed,
         (May::Probe, _) if lane.probe_leased_until.is_some_and(|until| until > lane.now) => Limit::Closed,
@@ -98,19 +98,19 @@ fn limit(lane: &Lane) -> Limit {
 }
 
 /// Whether the lane itself lets nothing start now, whatever its pace.
-pub(super) fn is_shut(lane: &Lane) -> bool {
+pub(super) fn is_shut(lane: &LaneToFeed) -> bool {
     lane.standing.may(lane.now) != May::Start
 }
 
 impl Lanes {
     /// How many deliveries of a webhook may be fed now.
-    pub(super) fn room(&mut self, webhook: WebhookId, lane: &Lane, now: Instant) -> i64 {
+    pub(super) fn room(&mut self, webhook: WebhookId, lane: &LaneToFeed, now: Instant) -> i64 {
         match limit(lane) {
             Limit::Closed => 0,
             Limit::Free => match self.narrowed(webhook, lane, now) {
                 None => i64::MAX,
                 Some(per_second) => {
-                    let pacing = Pacing { per_second, begins_with: Duration::ZERO, most: SLOTS_AHEAD };
+                    let pacing = LanePaces { per_second, begins_with: Duration::ZERO, most: SLOTS_AHEAD };
                     self.paces.allowed(webhook.0, pacing, now).max(0)
                 }
             },
@@ -122,14 +122,14 @@ impl Lanes {
             }
             Limit::Paced { interval, slots } => {
                 let per_second = interval.as_secs_f64().recip();
-                let pacing = Pacing { per_second, begins_with: PACED_BEGINS_WITH, most: SLOTS_AHEAD };
+                let pacing = LanePaces { per_second, begins_with: PACED_BEGINS_WITH, most: SLOTS_AHEAD };
                 self.paces.allowed(webhook.0, pacing, now).min(slots)
             }
         }
     }
 
     /// Takes note of what was fed.
-    pub(super) fn fed(&mut self, webhook: WebhookId, lane: &Lane, count: i64, now: Instant) {
+    pub(super) fn fed(&mut self, webhook: WebhookId, lane: &LaneToFeed, count: i64, now: Instant) {
         match limit(lane) {
             Limit::One(of) if count > 0 => {
                 self.offered.insert(webhook, Offered { of, at: now });
@@ -141,7 +141,7 @@ impl Lanes {
     }
 
     /// How much a second a lane is fed because it had no room lately.
-    fn narrowed(&mut self, webhook: WebhookId, lane: &Lane, now: Instant) -> Option<f64> {
+    fn narrowed(&mut self, webhook: WebhookId, lane: &LaneToFeed, now: Instant) -> Option<f64> {
         let full_at = lane.full_at.filter(|at| lane.now - *at < FULL_LASTS);
         let Some(known) = self.narrowed.get_mut(&webhook) else {
             let full_at = full_at?;
@@ -174,7 +174,7 @@ impl Lanes {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::model::lane::{Open, Standing};
+    use crate::model::lane::{OpenBreaker, Standing};
 
     const WEBHOOK: WebhookId = WebhookId(uuid::Uuid::from_u128(1));
 
@@ -182,8 +182,8 @@ mod tests {
         DateTime::from_timestamp_millis(1_700_000_000_000 + ms).expect("a time")
     }
 
-    fn lane() -> Lane {
-        Lane {
+    fn lane() -> LaneToFeed {
+        LaneToFeed {
             now: at(0),
             standing: Standing::default(),
             probe_leased_until: None,
@@ -195,25 +195,26 @@ mod tests {
 
     fn open(next_probe_at: i64) -> Standing {
         Standing {
-            open: Some(Open { since: at(-60_000), next_probe_at: at(next_probe_at) }),
+            open: Some(OpenBreaker { since: at(-60_000), next_probe_at: at(next_probe_at) }),
             held_back_until: None,
         }
     }
 
     #[test]
     fn a_lane_says_how_much_may_be_fed() {
-        let check = |lane: Lane, expected: i64| {
+        let check = |lane: LaneToFeed, expected: i64| {
             assert_eq!(Lanes::default().room(WEBHOOK, &lane, Instant::now()), expected, "{lane:?}");
         };
         check(lane(), i64::MAX);
         let held_back = |ms| Standing { held_back_until: Some(at(ms)), ..Standing::default() };
-        check(Lane { standing: held_back(1), ..lane() }, 0);
-        check(Lane { standing: held_back(0), ..lane() }, i64::MAX);
-        check(Lane { standing: open(1), ..lane() }, 0);
-        check(Lane { standing: open(0), ..lane() }, 1);
-        check(Lane { standing: open(0), probe_leased_until: Some(at(1)), ..lane() }, 0);
-        check(Lane { standing: open(0), probe_leased_until: Some(at(0)), ..lane() }, 1);
-        let paced = |rate, next_slot| Lane { rate_limit: Some(rate), next_slot_at: next_slot, ..lane() };
+        check(LaneToFeed { standing: held_back(1), ..lane() }, 0);
+        check(LaneToFeed { standing: held_back(0), ..lane() }, i64::MAX);
+        check(LaneToFeed { standing: open(1), ..lane() }, 0);
+        check(LaneToFeed { standing: open(0), ..lane() }, 1);
+        check(LaneToFeed { standing: open(0), probe_leased_until: Some(at(1)), ..lane() }, 0);
+        check(LaneToFeed { standing: open(0), probe_leased_until: Some(at(0)), ..lane() }, 1);
+        let paced =
+            |rate, next_slot| LaneToFeed { rate_limit: Some(rate), next_slot_at: next_slot, ..lane() };
         // A quarter of a second's worth of 50/s less the twentieth by which slots are wider apart.
         check(paced(50.0, None), 11);
         check(paced(50.0, Some(at(-9_000))), 11);
@@ -227,7 +228,7 @@ mod tests {
         check(paced(0.01, Some(at(1_001))), 0);
         check(paced(0.01, Some(at(3_600_000))), 1);
         check(paced(0.01, None), 1);
-        check(Lane { standing: open(0), ..paced(0.01, Some(at(60_000))) }, 1);
+        check(LaneToFeed { standing: open(0), ..paced(0.01, Some(at(60_000))) }, 1);
     }
 
     #[test]
@@ -238,7 +239,7 @@ mod tests {
             let mut fed = 0;
             for ms in (n * 1_000..(n + 1) * 1_000).step_by(50) {
                 let full_at = full.then(|| at(ms - ms % 250));
-                let lane = Lane { now: at(ms), full_at, ..lane() };
+                let lane = LaneToFeed { now: at(ms), full_at, ..lane() };
                 let now = start + Duration::from_millis(u64::try_from(ms).expect("positive"));
                 let room = lanes.room(WEBHOOK, &lane, now).min(32);
                 lanes.fed(WEBHOOK, &lane, room, now);
@@ -259,14 +260,14 @@ mod tests {
     #[test]
     fn a_probe_is_offered_once_until_it_moves_or_nobody_takes_it() {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
-        let due = Lane { standing: open(0), ..lane() };
+        let due = LaneToFeed { standing: open(0), ..lane() };
         assert_eq!(lanes.room(WEBHOOK, &due, now), 1);
         // Nothing was there to be fed: it is still on offer.
         lanes.fed(WEBHOOK, &due, 0, now);
         assert_eq!(lanes.room(WEBHOOK, &due, now), 1);
         lanes.fed(WEBHOOK, &due, 1, now);
         assert_eq!(lanes.room(WEBHOOK, &due, now), 0);
-        let next = Lane { standing: open(-1), ..lane() };
+        let next = LaneToFeed { standing: open(-1), ..lane() };
         assert_eq!(lanes.room(WEBHOOK, &next, now), 1);
         let later = now + OFFERED_AGAIN_AFTER;
         assert_eq!(lanes.room(WEBHOOK, &due, later), 1);
@@ -280,7 +281,7 @@ mod tests {
         // Fed as fast as it may be, by rounds of any length.
         for (rate, round_ms) in [(50.0, 50_u64), (50.0, 333), (1_000.0, 50), (10.0, 1_700), (7.0, 90)] {
             let (mut lanes, start, lane) =
-                (Lanes::default(), Instant::now(), Lane { rate_limit: Some(rate), ..lane() });
+                (Lanes::default(), Instant::now(), LaneToFeed { rate_limit: Some(rate), ..lane() });
             let (mut fed, mut ms) = (0, 0);
             while ms < 60_000 {
                 let now = start + Duration::from_millis(ms);
@@ -314,8 +315,12 @@ mod tests {
             for _ in 0..arrived {
                 next_slot = next_slot.max(ms) + interval_ms;
             }
-            let lane =
-                Lane { now: at(ms), rate_limit: Some(2.0), next_slot_at: Some(at(next_slot)), ..lane() };
+            let lane = LaneToFeed {
+                now: at(ms),
+                rate_limit: Some(2.0),
+                next_slot_at: Some(at(next_slot)),
+                ..lane()
+            };
             let now = start + Duration::from_millis(u64::try_from(ms).expect("positive"));
             let room = lanes.room(WEBHOOK, &lane, now);
             lanes.fed(WEBHOOK, &lane, room, now);

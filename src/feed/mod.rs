@@ -102,7 +102,7 @@ pub struct Config {
 }
 
 /// The stage.
-pub struct Feed {
+pub struct Scheduler {
     ledger: Ledger,
     publisher: Publisher,
     window: Window,
@@ -143,7 +143,7 @@ struct Round {
     /// Up to where it has been looked for what waits for too long; nil where that begins anew.
     expired_upto: Uuid,
     /// The webhooks that rounds are about just now.
-    page: due::Page,
+    page: due::DuePage,
     /// Up to when their backlogs have been fed.
     seen: seen::Seen,
     /// Behind which order the next look at orders goes on.
@@ -154,11 +154,11 @@ struct Round {
     lanes: lanes::Lanes,
     /// Webhooks that ingest leaves to us.
     flagged: HashSet<WebhookId>,
-    next: Due,
+    next: DueState,
 }
 
 /// When each of the slower duties is next.
-struct Due {
+struct DueState {
     lease: Instant,
     low: Instant,
     orders: Instant,
@@ -169,7 +169,7 @@ struct Due {
     auto_pause: Instant,
 }
 
-impl Due {
+impl DueState {
     fn at_once() -> Self {
         let now = Instant::now();
         Self {
@@ -200,7 +200,7 @@ fn is_full<T>(page: &[T]) -> bool {
     i64::try_from(page.len()).is_ok_and(|n| n >= WEBHOOKS_MAX)
 }
 
-impl Feed {
+impl Scheduler {
     /// Builds the stage.
     #[must_use]
     pub fn new(config: &Config, parts: &Parts<'_>) -> Self {
@@ -259,13 +259,13 @@ impl Feed {
             low: Uuid::nil(),
             after: WebhookId(Uuid::nil()),
             expired_upto: Uuid::nil(),
-            page: due::Page::none(),
+            page: due::DuePage::none(),
             seen: seen::Seen::nothing(),
             orders_after: Uuid::nil(),
             paces: paces::Paces::default(),
             lanes: lanes::Lanes::default(),
             flagged: waiting::flagged(pool).await?.into_iter().collect(),
-            next: Due::at_once(),
+            next: DueState::at_once(),
         };
         while !self.shutdown.is_asked() {
             if is_due(&mut round.next.lease, LEASE_EVERY)

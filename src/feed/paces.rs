@@ -9,7 +9,7 @@ use sqlx::types::Uuid;
 
 /// A rate, and how far ahead of it one may be.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Pacing {
+pub(super) struct LanePaces {
     /// How many a second.
     pub per_second: f64,
     /// As many seconds' worth are allowed at once in the beginning; one at least.
@@ -21,18 +21,18 @@ pub(super) struct Pacing {
 /// What is allowed of each. Nothing is made up for: what could not be taken while feed stood still, or before it
 /// became active here, comes at the rate as well.
 #[derive(Default)]
-pub(super) struct Paces(HashMap<Uuid, Pace>);
+pub(super) struct Paces(HashMap<Uuid, Tokens>);
 
-struct Pace {
+struct Tokens {
     at: Instant,
     allowed: f64,
 }
 
 impl Paces {
     /// How many more may be taken now.
-    pub(super) fn allowed(&mut self, of: Uuid, pacing: Pacing, now: Instant) -> i64 {
+    pub(super) fn allowed(&mut self, of: Uuid, pacing: LanePaces, now: Instant) -> i64 {
         let worth = |time: Duration| (pacing.per_second * time.as_secs_f64()).max(1.0);
-        let pace = self.0.entry(of).or_insert(Pace { at: now, allowed: worth(pacing.begins_with) });
+        let pace = self.0.entry(of).or_insert(Tokens { at: now, allowed: worth(pacing.begins_with) });
         let gained = now.saturating_duration_since(pace.at).as_secs_f64() * pacing.per_second;
         pace.allowed = (pace.allowed + gained).min(worth(pacing.most));
         pace.at = now;
@@ -72,7 +72,7 @@ mod tests {
 
     fn check(rate: f64, begins_with: Duration, taken_at_ms: &[u64], expected: &[i64]) {
         let (start, of, mut paces) = (Instant::now(), Uuid::from_u128(1), Paces::default());
-        let pacing = Pacing { per_second: rate, begins_with, most: SECOND };
+        let pacing = LanePaces { per_second: rate, begins_with, most: SECOND };
         let take = |ms: &u64| {
             let allowed = paces.allowed(of, pacing, start + Duration::from_millis(*ms));
             paces.took(of, allowed);
@@ -96,7 +96,7 @@ mod tests {
     #[test]
     fn what_is_allowed_and_not_taken_stays() {
         let (now, of, mut paces) = (Instant::now(), Uuid::from_u128(1), Paces::default());
-        let pacing = Pacing { per_second: 10.0, begins_with: SECOND, most: SECOND };
+        let pacing = LanePaces { per_second: 10.0, begins_with: SECOND, most: SECOND };
         assert_eq!(paces.allowed(of, pacing, now), 10);
         paces.took(of, 3);
         assert_eq!(paces.allowed(of, pacing, now), 7);

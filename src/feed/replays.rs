@@ -4,14 +4,14 @@ use std::time::{Duration, Instant};
 
 use sqlx::types::Uuid;
 
-use super::{Feed, ROWS_MAX, Round, paces::Pacing};
+use super::{ROWS_MAX, Round, Scheduler, paces::LanePaces};
 use crate::{
     broker::{CONTENT_TYPE_KEPT, Destination, Fate, Headers, Outgoing, Queue},
     model::{id::first_at, replay::ReplayKind, webhook::Held},
     store::{
         fault::{Fault, fault},
         feed as rows, partitions,
-        replay_rows::{self as orders, Letter},
+        replay_rows::{self as orders, OpenDeadLetter},
         replay_sources::next_chunk,
         replays::Open,
     },
@@ -28,7 +28,7 @@ const AHEAD: Duration = Duration::from_secs(1);
 /// An order that did not come round for so long is done; one that did after all begins a second ahead again.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 
-impl Feed {
+impl Scheduler {
     /// Goes on with the next open orders.
     pub(super) async fn orders(&self, round: &mut Round) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
@@ -57,7 +57,7 @@ impl Feed {
     }
 
     async fn go_on(&self, round: &mut Round, order: &Open) -> sqlx::Result<()> {
-        let pacing = Pacing { per_second: order.rate.into(), begins_with: AHEAD, most: AHEAD };
+        let pacing = LanePaces { per_second: order.rate.into(), begins_with: AHEAD, most: AHEAD };
         let allowed = round.paces.allowed(order.id.0, pacing, Instant::now()).min(ROWS_MAX);
         if allowed == 0 {
             return Ok(());
@@ -130,7 +130,7 @@ impl Feed {
     }
 }
 
-fn outgoing(letter: &Letter) -> Outgoing {
+fn outgoing(letter: &OpenDeadLetter) -> Outgoing {
     let mut headers = Headers::default();
     let kept: serde_json::Map<String, serde_json::Value> =
         serde_json::from_str(&letter.headers).unwrap_or_default();

@@ -4,13 +4,13 @@ use std::time::Duration;
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{Feed, ROWS_MAX, Round};
+use super::{ROWS_MAX, Round, Scheduler};
 use crate::{
     broker::tide_marks::{encode, shards},
     store::tide_marks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
 };
 
-impl Feed {
+impl Scheduler {
     /// Publishes a mark into each deliveries queue. A mark that is lost is made up for by the next.
     pub(super) async fn publish_marks(&self) -> sqlx::Result<()> {
         let number = tide_marks::number(self.ledger.pool()).await?;

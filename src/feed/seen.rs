@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     model::{Trigger, WebhookId},
-    store::{feed::Due, waiting::Since},
+    store::{feed::DueDelivery, waiting::Since},
 };
 
 /// The distance of a mark: longer than a commit of ingest or of the recorder should take.
@@ -55,7 +55,7 @@ impl Seen {
     }
 
     /// Takes note of what was fed: the oldest that there was of each webhook.
-    pub(super) fn fed(&mut self, fed: &[Due]) {
+    pub(super) fn fed(&mut self, fed: &[DueDelivery]) {
         // What replays made comes last, whatever its time, and says nothing of the backlog.
         for due in fed.iter().filter(|due| !matches!(due.trigger, Trigger::Replay | Trigger::Recovery)) {
             let mark = due.due_at - BEHIND;
@@ -76,7 +76,7 @@ mod tests {
     fn a_mark_follows_what_was_fed_at_a_distance_and_is_forgotten() {
         let at = |s: i64| DateTime::from_timestamp(1_700_000_000 + s, 0).expect("a time");
         let webhook = WebhookId(Uuid::from_u128(1));
-        let due = |s: i64, trigger| Due {
+        let due = |s: i64, trigger| DueDelivery {
             delivery: DeliveryId(Uuid::nil()),
             company: CompanyId(Uuid::nil()),
             webhook,

@@ -6,29 +6,29 @@
 //! [`SUSPECT_AFTER_DEATHS`] a delivery goes to the queue where everybody is asked for alone, so that its neighbours are
 //! out of danger and a further death is its own doing.
 
-use super::Feed;
+use super::Scheduler;
 use crate::{
     broker::topology::SUSPECT_DELIVERY_LIMIT,
     model::DeadReason,
     store::{
-        feed::Due,
+        feed::DueDelivery,
         give_up::{SUSPECT_AFTER_DEATHS, give_up},
     },
     telemetry::labels::DeadLetterKind,
 };
 
-impl Feed {
+impl Scheduler {
     /// Whether a delivery is to be asked for alone.
-    pub(super) fn is_suspect(due: &Due) -> bool {
+    pub(super) fn is_suspect(due: &DueDelivery) -> bool {
         due.deaths >= SUSPECT_AFTER_DEATHS
     }
 
     /// Gives up what has ended its workers alone as well, and returns the others.
-    pub(super) async fn without_killers(&self, due: Vec<Due>) -> sqlx::Result<Vec<Due>> {
+    pub(super) async fn without_killers(&self, due: Vec<DueDelivery>) -> sqlx::Result<Vec<DueDelivery>> {
         let deaths_max = SUSPECT_AFTER_DEATHS + SUSPECT_DELIVERY_LIMIT;
-        let (killers, others): (Vec<Due>, Vec<Due>) =
+        let (killers, others): (Vec<DueDelivery>, Vec<DueDelivery>) =
             due.into_iter().partition(|due| due.deaths >= deaths_max);
-        for Due { delivery, attempt, deaths, .. } in killers {
+        for DueDelivery { delivery, attempt, deaths, .. } in killers {
             let reason = format!("{} {deaths} times", DeadReason::EndedTheWorker);
             tracing::error!(%delivery, reason, "a delivery was given up");
             give_up(self.ledger.pool(), &[delivery], attempt, &reason).await?;

@@ -12,10 +12,10 @@
 
 use std::time::Instant;
 
-use super::{Feed, ROWS_MAX, Round, TELL_AGAIN};
+use super::{ROWS_MAX, Round, Scheduler, TELL_AGAIN};
 use crate::{
     broker::{Destination, Fate, Headers, Outgoing, Queue},
-    model::operational::{Announcement, Changed, TOLD_PER_HOUR_MAX, Transition},
+    model::operational::{Announcement, LaneAnnouncement, TOLD_PER_HOUR_MAX, WebhookStatus},
     store::lane_transitions::{self as transitions, Unannounced},
     telemetry::labels::Told,
 };
@@ -47,7 +47,7 @@ impl Progress {
     }
 }
 
-impl Feed {
+impl Scheduler {
     /// Tells what is not yet told, the oldest first.
     pub(super) async fn tell(&self, round: &mut Round) -> sqlx::Result<()> {
         let progress = [self.tell_transitions().await, self.tell_dead_letters().await];
@@ -71,10 +71,11 @@ impl Feed {
     async fn tell_transitions(&self) -> sqlx::Result<Progress> {
         let pool = self.ledger.pool();
         let rows = transitions::unannounced(pool, TOLD_AT_ONCE_MAX).await?;
-        for row in rows.iter().filter(|row| row.auto_recover && row.changed.transition == Transition::Closed)
+        for row in
+            rows.iter().filter(|row| row.auto_recover && row.changed.transition == LaneAnnouncement::Closed)
         {
             if transitions::recover(pool, &row.changed, rate(row)).await? {
-                let Changed { company, webhook, .. } = row.changed;
+                let WebhookStatus { company, webhook, .. } = row.changed;
                 tracing::info!(%company, %webhook, "an outage has ended; what was given up in it is sent again");
                 self.metrics.feed_recoveries.inc();
             }

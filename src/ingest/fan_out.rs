@@ -6,12 +6,12 @@ use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
 
 use crate::{
-    broker::{Receipt, Room},
+    broker::{Receipt, WindowRoom},
     model::{
         DeliveryId, Event, Job, Payload, Rejected, Trigger, id::bucket, job::JOB_DATA_BYTES_MAX, subscription,
     },
     store::{
-        ingest_batch::{self, Begins, Continued, Inserted, NewDelivery, NewEvent},
+        ingest_batch::{self, Begins, Continued, EventToInsert, Inserted, NewDelivery},
         ledger::{BadRow, bisect},
         subscribed::Subscribed,
     },
@@ -19,9 +19,9 @@ use crate::{
 };
 
 use super::{
-    Worker,
-    hint::Hints,
-    intake::{Letter, Taken},
+    IngestWorker,
+    hint::PendingJobs,
+    intake::{Original, TakenEvent},
 };
 
 /// Deliveries of one event that a statement writes; an event with more webhooks goes in chunks of so many.
@@ -42,16 +42,16 @@ pub(super) struct Owed {
     prompt: bool,
     violation: Option<String>,
     receipts: Vec<Receipt>,
-    letter: Letter,
+    letter: Original,
 }
 
-impl Worker {
+impl IngestWorker {
     /// Matches each event against the webhooks of its company, decides where each delivery begins, and commits.
-    pub(super) async fn fan_out(&self, taken: Vec<Taken>) {
+    pub(super) async fn fan_out(&self, taken: Vec<TakenEvent>) {
         let mut owed: Vec<Owed> = Vec::with_capacity(taken.len());
         let mut gathered = 0;
         let mut rooms: HashMap<u8, usize> = HashMap::new();
-        for Taken { event, violation, receipts, letter } in taken {
+        for TakenEvent { event, violation, receipts, letter } in taken {
             let company = self.subscriptions.of(event.company).await;
             let wanted: Vec<&Subscribed> = company
                 .webhooks
@@ -122,8 +122,8 @@ impl Worker {
     /// How many jobs may be published to a bucket's queue, once any may; none where it stands still.
     async fn room(&self, bucket: u8) -> usize {
         match self.ordinary.window.wait_for_room(bucket).await {
-            Room::Open => self.ordinary.window.room(bucket).await,
-            Room::Stalled => 0,
+            WindowRoom::Open => self.ordinary.window.room(bucket).await,
+            WindowRoom::Stalled => 0,
         }
     }
 
@@ -174,7 +174,7 @@ impl Worker {
                 }
             }
         }
-        let mut hints = Hints::default();
+        let mut hints = PendingJobs::default();
         for owed in batch {
             match (refused.remove(&owed.event.id), at.get(&owed.event.id)) {
                 (Some(bad), _) => self.refuse(owed, &bad),
@@ -193,7 +193,7 @@ impl Worker {
     }
 
     /// The event and its first chunk stand in the ledger: the other chunks follow, then the acknowledgement.
-    async fn finish_new(&self, mut owed: Owed, at: DateTime<Utc>, hints: &mut Hints) {
+    async fn finish_new(&self, mut owed: Owed, at: DateTime<Utc>, hints: &mut PendingJobs) {
         self.metrics.ingest_messages.inc(Intake::Committed);
         let payload = Payload::take(&mut owed.event);
         let (first, rest) = owed.deliveries.split_at(owed.deliveries.len().min(CHUNK_DELIVERIES_MAX));
@@ -210,7 +210,7 @@ impl Worker {
     }
 
     /// The event was there: a repeat, or one whose fan-out somebody did not finish.
-    async fn finish_known(&self, mut owed: Owed, hints: &mut Hints) {
+    async fn finish_known(&self, mut owed: Owed, hints: &mut PendingJobs) {
         let payload = Payload::take(&mut owed.event);
         let mut rest = owed.deliveries.as_slice();
         loop {
@@ -298,9 +298,9 @@ fn takes_room(room: &mut usize, queued: &mut usize, bundle: usize) -> bool {
 
 /// Writes the events of a part, each with its first chunk.
 async fn insert(pool: &sqlx::PgPool, part: &[Owed], writer: i32) -> sqlx::Result<Inserted> {
-    let events: Vec<NewEvent<'_>> = part
+    let events: Vec<EventToInsert<'_>> = part
         .iter()
-        .map(|owed| NewEvent {
+        .map(|owed| EventToInsert {
             event: &owed.event,
             matched: i32::try_from(owed.deliveries.len()).unwrap_or(i32::MAX),
             matched_as_of: owed.matched_as_of,

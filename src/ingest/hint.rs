@@ -16,7 +16,7 @@ use crate::{
     store::set_aside,
 };
 
-use super::{PUBLISHING_BATCHES_MAX, Worker, share::Shares};
+use super::{IngestWorker, PUBLISHING_BATCHES_MAX, share::FairShares};
 
 /// One of the two ways.
 #[derive(Clone)]
@@ -43,18 +43,18 @@ impl Way {
 
 /// The jobs of a batch, by the way they go.
 #[derive(Default)]
-pub(super) struct Hints {
+pub(super) struct PendingJobs {
     pub ordinary: Vec<Job>,
     pub prompt: Vec<Job>,
 }
 
-impl Hints {
+impl PendingJobs {
     pub(super) fn of(&mut self, prompt: bool) -> &mut Vec<Job> {
         if prompt { &mut self.prompt } else { &mut self.ordinary }
     }
 }
 
-impl Worker {
+impl IngestWorker {
     /// Whether the jobs of an event may go by a prompt queue: there is room for all of them by what is known, and its
     /// company has not had its share. If so they count from now on. Nobody waits for room here: what finds none, stands
     /// in line.
@@ -67,15 +67,15 @@ impl Worker {
         prompt
     }
 
-    fn shares(&self) -> MutexGuard<'_, Shares> {
+    fn shares(&self) -> MutexGuard<'_, FairShares> {
         self.shares.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     /// Publishes jobs in the background, the prompt ones first. Whatever happens to them, the ledger knows what is
     /// owed: a returned job is handed to feed; one whose fate is not known may be in its queue, and rescue finds it
     /// missing if it is not.
-    pub(super) async fn publish(&self, hints: Hints) {
-        let Hints { ordinary, prompt } = hints;
+    pub(super) async fn publish(&self, hints: PendingJobs) {
+        let PendingJobs { ordinary, prompt } = hints;
         let Way { publisher, window, .. } = &self.prompt;
         let shard = |job: &Job| Queue::Prompt(window.shard(job.bucket()));
         let messages = publisher.encode(prompt.iter().map(|job| (job, Destination::Queue(shard(job)))));

@@ -13,7 +13,7 @@ use crate::{
     telemetry::labels::Intake,
 };
 
-use super::{Worker, schemas::Judge};
+use super::{IngestWorker, schemas::Judge};
 
 /// The header with the tenant, where the body names none.
 const COMPANY_HEADER: &str = "company_id";
@@ -37,12 +37,12 @@ pub(super) struct Arrival {
     pub violation: Option<(Violation, OnViolation)>,
     pub receipts: Vec<Receipt>,
     /// As it came, should its row be refused.
-    pub letter: Letter,
+    pub letter: Original,
 }
 
 /// What a dead letter keeps of a message.
 #[derive(Clone)]
-pub(super) struct Letter {
+pub(super) struct Original {
     body: bytes::Bytes,
     headers: Headers,
     routing_key: String,
@@ -51,7 +51,7 @@ pub(super) struct Letter {
     content_type: Option<String>,
 }
 
-impl Letter {
+impl Original {
     /// The key that XTSystems published it with: ours does not count where we published it again.
     fn routing_key(&self) -> &str {
         self.headers.get_str(ROUTING_KEY_HEADER).unwrap_or(&self.routing_key)
@@ -71,15 +71,15 @@ impl Letter {
 }
 
 /// An event with its id, and the receipts that wait for its commit.
-pub(super) struct Taken {
+pub(super) struct TakenEvent {
     pub event: Event,
     /// What its type's schema has to complain of.
     pub violation: Option<Violation>,
     pub receipts: Vec<Receipt>,
-    pub letter: Letter,
+    pub letter: Original,
 }
 
-impl Worker {
+impl IngestWorker {
     /// Decodes what has come. What cannot be decoded is made a dead letter in the background.
     pub(super) fn decode(&self, messages: Vec<Message>, judge: &Judge) -> Vec<Arrival> {
         let mut arrivals = Vec::with_capacity(messages.len());
@@ -95,7 +95,7 @@ impl Worker {
                 receipt,
                 ..
             } = message;
-            let letter = Letter { body, headers, routing_key, exchange, message_id, content_type };
+            let letter = Original { body, headers, routing_key, exchange, message_id, content_type };
             let incoming = Incoming {
                 body: &letter.body,
                 routing_key: letter.routing_key(),
@@ -126,7 +126,7 @@ impl Worker {
     }
 
     /// Publishes a dead letter that says which field is wrong, and acknowledges the message once that is confirmed.
-    pub(super) fn give_up(&self, letter: Letter, rejected: Rejected, receipts: Vec<Receipt>) {
+    pub(super) fn give_up(&self, letter: Original, rejected: Rejected, receipts: Vec<Receipt>) {
         tracing::warn!(
             routing_key = letter.routing_key(),
             message_id = letter.message_id,
@@ -191,8 +191,8 @@ impl Worker {
     }
 
     /// Gives every event its id and joins the copies that one batch holds.
-    pub(super) async fn place(&self, arrivals: Vec<Arrival>) -> Vec<Taken> {
-        let mut taken: Vec<Taken> = Vec::with_capacity(arrivals.len());
+    pub(super) async fn place(&self, arrivals: Vec<Arrival>) -> Vec<TakenEvent> {
+        let mut taken: Vec<TakenEvent> = Vec::with_capacity(arrivals.len());
         let mut by_id: HashMap<EventId, usize> = HashMap::with_capacity(arrivals.len());
         for Arrival { decoded, violation, receipts, letter } in arrivals {
             let now = self.clock.now();
@@ -209,7 +209,7 @@ impl Worker {
                 },
             };
             if let Some(&first) = by_id.get(&id) {
-                let first: &mut Taken = &mut taken[first];
+                let first: &mut TakenEvent = &mut taken[first];
                 first.receipts.extend(receipts);
                 self.repeated(&first.event, decoded.body_hash);
                 continue;
@@ -234,7 +234,7 @@ impl Worker {
                 body_hash: decoded.body_hash,
                 traceparent: decoded.traceparent,
             };
-            taken.push(Taken { event, violation, receipts, letter });
+            taken.push(TakenEvent { event, violation, receipts, letter });
         }
         taken
     }

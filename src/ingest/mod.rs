@@ -29,15 +29,15 @@ use std::sync::{Arc, Mutex};
 use clap::Args;
 use futures_util::FutureExt;
 
-pub(crate) use schemas::Schemas;
+pub(crate) use schemas::SchemaCache;
 pub use share::SHARE_JOBS;
 pub(crate) use subscriptions::Subscriptions;
 
-use self::{dropped::Dropped, hint::Way, share::Shares};
+use self::{dropped::Dropped, hint::Way, share::FairShares};
 use crate::{
     broker::{Broker, Consumer, Message, Queue},
     clock::SystemClock,
-    model::Limits,
+    model::EnvelopeLimits,
     shutdown::Shutdown,
     store::ledger::Ledger,
     telemetry::Metrics,
@@ -70,8 +70,8 @@ pub(crate) struct Config {
 impl Config {
     /// What may come in, by this or by any other door.
     #[must_use]
-    pub fn limits(&self) -> Limits {
-        Limits {
+    pub fn limits(&self) -> EnvelopeLimits {
+        EnvelopeLimits {
             event_bytes_max: usize::try_from(self.event_bytes_max).unwrap_or(usize::MAX),
             dedupe_identical: self.dedupe_identical,
         }
@@ -81,23 +81,23 @@ impl Config {
 /// The stage.
 pub(crate) struct Ingest {
     consumer: Consumer,
-    worker: Worker,
+    worker: IngestWorker,
 }
 
 /// What a batch is worked on with.
 #[derive(Clone)]
-struct Worker {
+struct IngestWorker {
     ledger: Ledger,
     /// Where jobs go, and the way of those that stand in line with no backlog.
     ordinary: Way,
     prompt: Way,
-    shares: Arc<Mutex<Shares>>,
+    shares: Arc<Mutex<FairShares>>,
     subscriptions: Subscriptions,
-    schemas: Schemas,
+    schemas: SchemaCache,
     dropped: Dropped,
     clock: SystemClock,
     metrics: Metrics,
-    limits: Limits,
+    limits: EnvelopeLimits,
     /// Who adds to the counts: no two processes contend for a row.
     writer: i32,
     job_deliveries_max: usize,
@@ -114,7 +114,7 @@ pub(crate) struct Parts<'a> {
     /// Who wants what.
     pub subscriptions: Subscriptions,
     /// What the types of events must look like.
-    pub schemas: Schemas,
+    pub schemas: SchemaCache,
     /// The database's time.
     pub clock: SystemClock,
     /// What is counted.
@@ -130,7 +130,7 @@ impl Ingest {
     /// which are taken one by one.
     #[must_use]
     pub fn both(config: &Config, parts: &Parts<'_>) -> [Self; 2] {
-        let worker = Worker {
+        let worker = IngestWorker {
             ledger: parts.ledger.clone(),
             ordinary: Way::new(parts.broker.publisher(), parts.broker.window()),
             prompt: Way::new(parts.broker.publisher(), parts.broker.prompt_window()),
@@ -167,7 +167,7 @@ impl Ingest {
     }
 }
 
-impl Worker {
+impl IngestWorker {
     /// The way of a batch, in the order in which it happens.
     async fn take(&self, messages: Vec<Message>) {
         let judge = self.schemas.clone().now().await;

@@ -11,11 +11,11 @@ use tokio::sync::{broadcast, watch};
 use crate::{
     model::{
         Decoded,
-        event_schema::{OnViolation, Schemas as OfType},
+        event_schema::{OnViolation, TypeSchemas as OfType},
     },
     shutdown::Shutdown,
     store::{
-        changes::Change,
+        changes::WebhookChange,
         event_types::{self, WithSchemas},
         ledger::Ledger,
     },
@@ -29,12 +29,12 @@ type Compiled = HashMap<String, Arc<OfType>>;
 
 /// The schemas as they are now; cheap to clone.
 #[derive(Clone)]
-pub struct Schemas(watch::Receiver<Option<Arc<Compiled>>>);
+pub struct SchemaCache(watch::Receiver<Option<Arc<Compiled>>>);
 
-impl Schemas {
+impl SchemaCache {
     /// Reads the schemas, and follows `changes` until shutdown.
     #[must_use]
-    pub fn new(ledger: Ledger, changes: broadcast::Receiver<Change>, shutdown: &Shutdown) -> Self {
+    pub fn new(ledger: Ledger, changes: broadcast::Receiver<WebhookChange>, shutdown: &Shutdown) -> Self {
         let (told, schemas) = watch::channel(None);
         let stop = shutdown.clone();
         shutdown.spawn(async move {
@@ -76,7 +76,7 @@ impl Judge {
 
 async fn follow(
     ledger: Ledger,
-    mut changes: broadcast::Receiver<Change>,
+    mut changes: broadcast::Receiver<WebhookChange>,
     told: watch::Sender<Option<Arc<Compiled>>>,
 ) {
     let mut known: Option<Vec<WithSchemas>> = None;
@@ -93,8 +93,8 @@ async fn follow(
         let changed = async {
             loop {
                 match changes.recv().await {
-                    Ok(Change::Webhook(..)) => {}
-                    Ok(Change::EventTypes | Change::Everything)
+                    Ok(WebhookChange::Webhook(..)) => {}
+                    Ok(WebhookChange::EventTypes | WebhookChange::Everything)
                     | Err(broadcast::error::RecvError::Lagged(_)) => return,
                     Err(broadcast::error::RecvError::Closed) => std::future::pending().await,
                 }

@@ -24,12 +24,12 @@ const WHOLE_AFTER: Duration = JOB.saturating_mul(SHARE_JOBS);
 
 /// The shares of all companies.
 #[derive(Debug, Default)]
-pub(super) struct Shares {
+pub(super) struct FairShares {
     whole_at: HashMap<CompanyId, Instant>,
     swept_at: Option<Instant>,
 }
 
-impl Shares {
+impl FairShares {
     /// Takes the place of so many jobs from the share of a company; takes none if there is not enough for all.
     pub(super) fn take(&mut self, company: CompanyId, jobs: usize, now: Instant) -> bool {
         self.sweep(now);
@@ -67,7 +67,7 @@ mod tests {
 
     /// At each millisecond: how many jobs are asked for, and whether they are granted.
     fn check(steps: &[(u64, usize, bool)]) {
-        let (mut shares, start) = (Shares::default(), Instant::now());
+        let (mut shares, start) = (FairShares::default(), Instant::now());
         for (ms, jobs, granted) in steps {
             let now = start + Duration::from_millis(*ms);
             assert_eq!(shares.take(company(1), *jobs, now), *granted, "{jobs} at {ms} of {steps:?}");
@@ -85,21 +85,21 @@ mod tests {
 
     #[test]
     fn in_no_time_is_more_granted_than_the_whole_and_what_came_back() {
-        let (mut shares, start) = (Shares::default(), Instant::now());
+        let (mut shares, start) = (FairShares::default(), Instant::now());
         let granted = (0..10_000).filter(|ms| shares.take(company(1), 1, start + Duration::from_millis(*ms)));
         assert_eq!(granted.count(), 100 + 999);
     }
 
     #[test]
     fn one_company_takes_nothing_from_another() {
-        let (mut shares, now) = (Shares::default(), Instant::now());
+        let (mut shares, now) = (FairShares::default(), Instant::now());
         assert!(shares.take(company(1), 100, now) && !shares.take(company(1), 1, now));
         assert!(shares.take(company(2), 100, now));
     }
 
     #[test]
     fn companies_are_forgotten_and_no_more_are_remembered_than_there_may_be() {
-        let (mut shares, now) = (Shares::default(), Instant::now());
+        let (mut shares, now) = (FairShares::default(), Instant::now());
         assert!((0..COMPANIES_MAX).all(|n| shares.take(company(n), 1, now)));
         assert!(!shares.take(company(COMPANIES_MAX), 1, now), "there is no place for it");
         assert!(shares.take(company(7), 1, now), "who is known is served");

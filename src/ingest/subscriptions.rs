@@ -12,7 +12,7 @@ use crate::{
     model::CompanyId,
     shutdown::Shutdown,
     store::{
-        changes::{Change, Epochs},
+        changes::{Epochs, WebhookChange},
         ledger::Ledger,
         subscribed::{self, OfCompany, Subscribed},
     },
@@ -25,7 +25,7 @@ pub const CACHED_WEBHOOKS_MAX: u64 = 200_000;
 
 /// The active webhooks of a company at an instant.
 #[derive(Debug)]
-pub(super) struct Company {
+pub(super) struct CompanySubscriptions {
     pub as_of: DateTime<Utc>,
     pub webhooks: Vec<Subscribed>,
     /// Whether it is to be forgotten: what comes for it is dropped.
@@ -37,18 +37,18 @@ pub(super) struct Company {
 #[derive(Clone)]
 pub struct Subscriptions {
     ledger: Ledger,
-    companies: Cache<CompanyId, Arc<Company>>,
+    companies: Cache<CompanyId, Arc<CompanySubscriptions>>,
     epochs: Epochs,
 }
 
 impl Subscriptions {
     /// An empty cache that follows `changes` until shutdown.
     #[must_use]
-    pub fn new(ledger: Ledger, changes: broadcast::Receiver<Change>, shutdown: &Shutdown) -> Self {
+    pub fn new(ledger: Ledger, changes: broadcast::Receiver<WebhookChange>, shutdown: &Shutdown) -> Self {
         let companies = Cache::builder()
             .time_to_live(TTL)
             .max_capacity(CACHED_WEBHOOKS_MAX)
-            .weigher(|_, company: &Arc<Company>| {
+            .weigher(|_, company: &Arc<CompanySubscriptions>| {
                 u32::try_from(company.webhooks.len() + 1).unwrap_or(u32::MAX)
             })
             .build();
@@ -57,7 +57,7 @@ impl Subscriptions {
     }
 
     /// The active webhooks of a company; waits for the ledger as long as it takes.
-    pub(super) async fn of(&self, company: CompanyId) -> Arc<Company> {
+    pub(super) async fn of(&self, company: CompanyId) -> Arc<CompanySubscriptions> {
         if let Some(cached) = self.companies.get(&company).await
             && cached.epoch == self.epochs.current(company.0)
         {
@@ -68,7 +68,7 @@ impl Subscriptions {
         loaded
     }
 
-    async fn load(&self, company: CompanyId) -> Company {
+    async fn load(&self, company: CompanyId) -> CompanySubscriptions {
         loop {
             let epoch = self.epochs.current(company.0);
             let loaded = self
@@ -76,7 +76,7 @@ impl Subscriptions {
                 .read("subscriptions", |pool| async move { subscribed::of_company(&pool, company).await });
             match loaded.await {
                 Ok(OfCompany { as_of, webhooks, erased }) => {
-                    return Company { as_of, webhooks, erased, epoch };
+                    return CompanySubscriptions { as_of, webhooks, erased, epoch };
                 }
                 Err(bad) => {
                     // A reading has no bad rows; whatever this is, it is ours, and nothing is decided without it.

@@ -22,7 +22,7 @@ use crate::{
         Broker, CONTENT_TYPE_KEPT, Consumer, Death, Destination, Fate, Message, Outgoing, Publisher, Queue,
         Topology, jobs, tide_marks, topology::SUSPECT_DELIVERY_LIMIT,
     },
-    model::{DeadReason, DeliveryId, Incoming, Job, Status, envelope::company_of},
+    model::{DeadReason, DeliveryId, DeliveryStatus, Incoming, Job, envelope::company_of},
     shutdown::Shutdown,
     store::{
         self, claim,
@@ -39,7 +39,7 @@ const PREFETCH: u16 = 50;
 const PUBLISH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
 /// The stage.
-pub struct Keep {
+pub struct DeadLetterStage {
     consumer: Consumer,
     publisher: Publisher,
     topology: Topology,
@@ -58,7 +58,7 @@ enum Cause {
     DiedAlone,
 }
 
-impl Keep {
+impl DeadLetterStage {
     /// Builds the stage.
     #[must_use]
     pub fn new(broker: &Broker, ledger: Ledger, metrics: Metrics, shutdown: Shutdown) -> Self {
@@ -130,7 +130,7 @@ impl Keep {
             .ledger
             .persist("keep", |pool| async move { claim::standing(&pool, ids).await }.boxed())
             .await?;
-        for standing in standing.iter().filter(|standing| standing.status == Status::Dead) {
+        for standing in standing.iter().filter(|standing| standing.status == DeliveryStatus::Dead) {
             self.metrics.keep_dead_letters.inc(DeadLetterKind::Delivery);
             tracing::info!(
                 company = %standing.company,

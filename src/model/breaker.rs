@@ -25,7 +25,7 @@ use super::{
 
 mod share;
 
-pub use share::{SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, Shares, WATCHED_MAX};
+pub use share::{FailureRatios, SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, WATCHED_MAX};
 
 /// The longest wait for the next probe, before jitter.
 pub const PROBE_WAIT_MAX: Duration = Duration::from_mins(5);
@@ -99,7 +99,7 @@ pub struct Heard {
     clippy::struct_excessive_bools,
     reason = "facts that do not exclude each other, a column each in the ledger's statement"
 )]
-pub struct Change {
+pub struct LaneChange {
     /// How many attempts it is made of.
     pub attempts: u32,
     /// Whether there was a success.
@@ -122,7 +122,7 @@ pub struct Change {
     pub hold_back: Duration,
 }
 
-impl Change {
+impl LaneChange {
     /// Adds the next attempt; `why` is its outcome in words.
     pub fn add(&mut self, heard: &Heard, why: &str) {
         self.attempts = self.attempts.saturating_add(1);

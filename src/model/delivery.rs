@@ -9,7 +9,7 @@ use super::words::words;
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[schema(as = DeliveryStatus)]
 #[serde(rename_all = "snake_case")]
-pub enum Status {
+pub enum DeliveryStatus {
     /// An attempt is owed. In from ingest, a replay, or `held`; out by an attempt, a pause, a cancellation.
     Pending,
     /// Its webhook is paused. Out by resume (`pending`), discard (`cancelled`) or age (`dead`).
@@ -37,5 +37,5 @@ pub enum Trigger {
     Recovery,
 }
 
-words!(Status { Pending = "pending", Held = "held", Delivered = "delivered", Dead = "dead", Cancelled = "cancelled" });
+words!(DeliveryStatus { Pending = "pending", Held = "held", Delivered = "delivered", Dead = "dead", Cancelled = "cancelled" });
 words!(Trigger { Event = "event", Test = "test", Replay = "replay", Recovery = "recovery" });

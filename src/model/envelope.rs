@@ -21,7 +21,7 @@ use uuid::Uuid;
 pub use self::cloud_event::{Attributes, Value};
 use self::{
     cloud_event::Mode,
-    fields::{Fields, GUIDE, present, string, text_of},
+    fields::{EnvelopeFields, GUIDE, present, string, text_of},
 };
 use super::{
     event::EventType,
@@ -67,7 +67,7 @@ pub struct Incoming<'a> {
 
 /// What is taken at most, and how messages without an id are told apart.
 #[derive(Clone, Copy, Debug)]
-pub struct Limits {
+pub struct EnvelopeLimits {
     /// The longest body: `EVENT_BYTES_MAX`.
     pub event_bytes_max: usize,
     /// Whether equal messages without an id are one event: `DEDUPE_IDENTICAL`.
@@ -125,7 +125,7 @@ fn rejected(field: &'static str, reason: impl Into<String>) -> Rejected {
 }
 
 /// Reads a message. Nothing in it is trusted, and no effort grows faster than its length.
-pub fn decode(incoming: &Incoming<'_>, limits: &Limits) -> Result<Decoded, Rejected> {
+pub fn decode(incoming: &Incoming<'_>, limits: &EnvelopeLimits) -> Result<Decoded, Rejected> {
     let mode = cloud_event::mode(incoming)?;
     if mode == Some(Mode::Binary) {
         return cloud_event::binary(incoming, limits);
@@ -176,7 +176,7 @@ pub fn company_of(incoming: &Incoming<'_>) -> Option<CompanyId> {
         return cloud_event::company_of(Mode::Binary, None, incoming);
     }
     let fields = envelope(incoming.body, usize::MAX).ok();
-    if mode == Some(Mode::Structured) || fields.as_ref().is_some_and(Fields::is_cloud_event) {
+    if mode == Some(Mode::Structured) || fields.as_ref().is_some_and(EnvelopeFields::is_cloud_event) {
         let fields = fields.filter(|fields| fields.once(&["companyid"]).is_ok());
         return cloud_event::company_of(Mode::Structured, fields.as_ref(), incoming);
     }
@@ -184,11 +184,11 @@ pub fn company_of(incoming: &Incoming<'_>) -> Option<CompanyId> {
     company(given, incoming.company_id).ok()
 }
 
-fn envelope(body: &[u8], bytes_max: usize) -> Result<Fields<'_>, Rejected> {
+fn envelope(body: &[u8], bytes_max: usize) -> Result<EnvelopeFields<'_>, Rejected> {
     if body.is_empty() {
         return Err(rejected("body", "is empty"));
     }
-    Fields::of(text_of(body, bytes_max)?)
+    EnvelopeFields::of(text_of(body, bytes_max)?)
 }
 
 fn event_type(given: Option<&RawValue>, routing_key: &str) -> Result<EventType, Rejected> {

@@ -70,14 +70,14 @@ impl std::fmt::Display for Violation {
 
 /// The schemas of a type, compiled.
 #[derive(Debug)]
-pub struct Schemas {
+pub struct TypeSchemas {
     /// The newest first.
     versions: Vec<(u32, Validator)>,
     /// What becomes of what fits none of them.
     pub on_violation: OnViolation,
 }
 
-impl Schemas {
+impl TypeSchemas {
     /// Compiles the versions of a type.
     ///
     /// # Errors
@@ -131,8 +131,8 @@ mod tests {
 
     use super::*;
 
-    fn schemas(versions: &[(u32, Value)]) -> Schemas {
-        Schemas::compile(&versions.iter().cloned().collect(), OnViolation::Flag).unwrap()
+    fn schemas(versions: &[(u32, Value)]) -> TypeSchemas {
+        TypeSchemas::compile(&versions.iter().cloned().collect(), OnViolation::Flag).unwrap()
     }
 
     #[test]
@@ -141,7 +141,7 @@ mod tests {
         let new = json!({"type": "object", "properties": {"priority": {"enum": ["low", "high"]}},
                          "required": ["priority"]});
         let both = schemas(&[(1, old), (2, new.clone())]);
-        let check = |schemas: &Schemas, data: &str, expected: Option<(&str, &str)>| {
+        let check = |schemas: &TypeSchemas, data: &str, expected: Option<(&str, &str)>| {
             let found = schemas.judge(data);
             let told = found.as_ref().map(|v| (v.field.as_str(), v.rule.as_str()));
             assert_eq!(told, expected, "{data}");
@@ -168,7 +168,7 @@ mod tests {
     #[test]
     fn nothing_is_fetched_and_no_pattern_may_take_for_ever() {
         let check = |schema: Value, said: &str| {
-            let bad = Schemas::compile(&BTreeMap::from([(3, schema)]), OnViolation::Flag).unwrap_err();
+            let bad = TypeSchemas::compile(&BTreeMap::from([(3, schema)]), OnViolation::Flag).unwrap_err();
             assert!(bad.0 == 3 && bad.1.contains(said), "{bad:?}");
         };
         check(json!({"$ref": "http://127.0.0.1:1/schema"}), "127.0.0.1");

@@ -6,8 +6,8 @@ use chrono::{DateTime, Utc};
 use uuid::Uuid;
 
 use super::{
-    CompanyId, DeliveryId, EventId, EventType, Outcome, OutcomeClass, Secret, Unreachable, Waiting, Webhook,
-    WebhookId, lane::Standing, webhook::Settings,
+    AwaitedPhase, CompanyId, DeliveryId, EventId, EventType, Outcome, OutcomeClass, Secret, Unreachable,
+    Webhook, WebhookId, lane::Standing, webhook::Settings,
 };
 
 pub(crate) fn company() -> CompanyId {
@@ -65,7 +65,7 @@ pub(crate) fn outcome(class: OutcomeClass) -> Outcome {
         OutcomeClass::Throttled => Outcome::Throttled { retry_after: None },
         OutcomeClass::ServerError => Outcome::ServerError { status: 500, retry_after: None },
         OutcomeClass::TimedOut => {
-            Outcome::TimedOut { after: Duration::from_secs(30), waiting: Waiting::Answer }
+            Outcome::TimedOut { after: Duration::from_secs(30), waiting: AwaitedPhase::Answer }
         }
         OutcomeClass::Unreachable => Outcome::Unreachable {
             how: Unreachable::Connect,

@@ -25,14 +25,14 @@ pub fn slot_interval(rate: f64) -> Duration {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Set while its breaker is open.
-    pub open: Option<Open>,
+    pub open: Option<OpenBreaker>,
     /// A `Retry-After` holds all of it back until then.
     pub held_back_until: Option<DateTime<Utc>>,
 }
 
 /// An open breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Open {
+pub struct OpenBreaker {
     /// Since when.
     pub since: DateTime<Utc>,
     /// When one request may try whether the receiver is back.
@@ -95,7 +95,7 @@ mod tests {
     fn a_lane_says_when_a_request_may_start() {
         let check = |probe: Option<i64>, held: Option<i64>, expected: May| {
             let standing = Standing {
-                open: probe.map(|s| Open { since: at(-60), next_probe_at: at(s) }),
+                open: probe.map(|s| OpenBreaker { since: at(-60), next_probe_at: at(s) }),
                 held_back_until: held.map(at),
             };
             assert_eq!(standing.may(at(0)), expected, "{standing:?}");
@@ -113,7 +113,7 @@ mod tests {
     #[test]
     fn what_lasts_longer_is_why_nothing_starts() {
         let check = |held: Option<i64>, probe: Option<i64>, expected: WhyNot| {
-            let open = probe.map(|s| Open { since: at(-60), next_probe_at: at(s) });
+            let open = probe.map(|s| OpenBreaker { since: at(-60), next_probe_at: at(s) });
             let standing = Standing { open, held_back_until: held.map(at) };
             assert_eq!(standing.why_not(at(0)), expected, "{standing:?}");
         };

@@ -29,17 +29,17 @@ pub(crate) mod why;
 pub(crate) mod words;
 
 pub use attempt::Exchange;
-pub use delivery::{Status, Trigger};
+pub use delivery::{DeliveryStatus, Trigger};
 pub use id::{CompanyId, DeliveryId, EventId, ReplayId, WebhookId};
 pub use job::Job;
 pub use next_step::RetryTier;
-pub use outcome::{Outcome, OutcomeClass, Unreachable, Waiting};
+pub use outcome::{AwaitedPhase, Outcome, OutcomeClass, Unreachable};
 pub use payload::Payload;
 pub use webhook::Webhook;
 
 pub(crate) use attempt::{Attempt, Phases, Response};
 
-pub(crate) use envelope::{Decoded, Incoming, Limits, Placed, Rejected};
+pub(crate) use envelope::{Decoded, EnvelopeLimits, Incoming, Placed, Rejected};
 pub(crate) use event::{Event, EventType};
 pub(crate) use next_step::{DeadReason, NextStep, Wait};
 pub(crate) use retry_policy::RetryPolicy;

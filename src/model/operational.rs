@@ -23,7 +23,7 @@ const SENTENCE_CHARS_MAX: usize = 500;
 
 /// What happened to a webhook, as the ledger's table of transitions has it.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Transition {
+pub enum LaneAnnouncement {
     /// Its breaker opened.
     Opened,
     /// Its breaker closed.
@@ -34,7 +34,7 @@ pub enum Transition {
     Resumed,
 }
 
-impl Transition {
+impl LaneAnnouncement {
     /// The word in the ledger.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -69,9 +69,9 @@ pub const DEAD_LETTERED: &str = "delivery.dead_lettered";
 
 /// A change of a webhook that is to be told.
 #[derive(Clone, Debug)]
-pub struct Changed {
+pub struct WebhookStatus {
     /// What changed.
-    pub transition: Transition,
+    pub transition: LaneAnnouncement,
     /// When.
     pub at: DateTime<Utc>,
     /// Whose it is.
@@ -128,7 +128,7 @@ pub struct Announcement {
     pub body: Bytes,
 }
 
-impl Changed {
+impl WebhookStatus {
     /// What is told of it, if anything.
     #[must_use]
     pub fn announcement(&self) -> Option<Announcement> {
@@ -139,14 +139,14 @@ impl Changed {
             ("reason", self.reason.as_deref().map(sentence)),
         ]);
         data.extend(match self.transition {
-            Transition::Paused => {
+            LaneAnnouncement::Paused => {
                 facts(&[("since", Some(time(self.at))), ("by", self.by.as_ref().map(|by| json!(by)))])
             }
-            Transition::Opened => facts(&[
+            LaneAnnouncement::Opened => facts(&[
                 ("since", Some(time(self.failing_since.unwrap_or(self.at)))),
                 ("opened_at", Some(time(self.at))),
             ]),
-            Transition::Closed | Transition::Resumed => facts(&[
+            LaneAnnouncement::Closed | LaneAnnouncement::Resumed => facts(&[
                 ("since", self.failing_since.or(self.opened_at).map(time)),
                 ("opened_at", self.opened_at.map(time)),
                 ("recovered_at", Some(time(self.at))),
@@ -217,8 +217,8 @@ mod tests {
         DateTime::from_timestamp(1_700_000_000 + s, 250_000_000).expect("a time")
     }
 
-    fn changed(transition: Transition) -> Changed {
-        Changed {
+    fn changed(transition: LaneAnnouncement) -> WebhookStatus {
+        WebhookStatus {
             transition,
             at: at(60),
             company: CompanyId(Uuid::from_u128(7)),
@@ -251,31 +251,38 @@ mod tests {
             assert!(!data[more].is_null(), "{more} in {body}");
             assert!(told.message_id.contains(event_type) && told.message_id.len() < 255);
         };
-        check(Transition::Paused, "webhook.paused", "2023-11-14T22:14:20.250Z", "by");
-        check(Transition::Opened, "webhook.failing", "2023-11-14T22:13:20.250Z", "opened_at");
-        check(Transition::Closed, "webhook.recovered", "2023-11-14T22:13:20.250Z", "recovered_at");
-        assert_eq!(changed(Transition::Resumed).announcement(), None);
+        check(LaneAnnouncement::Paused, "webhook.paused", "2023-11-14T22:14:20.250Z", "by");
+        check(LaneAnnouncement::Opened, "webhook.failing", "2023-11-14T22:13:20.250Z", "opened_at");
+        check(LaneAnnouncement::Closed, "webhook.recovered", "2023-11-14T22:13:20.250Z", "recovered_at");
+        assert_eq!(changed(LaneAnnouncement::Resumed).announcement(), None);
     }
 
     #[test]
     fn telling_it_twice_makes_one_message_and_another_instant_another() {
-        let first = changed(Transition::Opened).announcement();
-        assert_eq!(first, changed(Transition::Opened).announcement());
-        let later =
-            Changed { at: at(60) + chrono::TimeDelta::microseconds(1), ..changed(Transition::Opened) };
+        let first = changed(LaneAnnouncement::Opened).announcement();
+        assert_eq!(first, changed(LaneAnnouncement::Opened).announcement());
+        let later = WebhookStatus {
+            at: at(60) + chrono::TimeDelta::microseconds(1),
+            ..changed(LaneAnnouncement::Opened)
+        };
         let message_id = |told: Option<Announcement>| told.expect("it is told").message_id;
         assert_ne!(message_id(first), message_id(later.announcement()));
     }
 
     #[test]
     fn every_type_told_is_reserved_and_every_word_is_read_back() {
-        for transition in [Transition::Opened, Transition::Closed, Transition::Paused, Transition::Resumed] {
-            assert_eq!(Transition::from_word(transition.as_str()), Some(transition));
+        for transition in [
+            LaneAnnouncement::Opened,
+            LaneAnnouncement::Closed,
+            LaneAnnouncement::Paused,
+            LaneAnnouncement::Resumed,
+        ] {
+            assert_eq!(LaneAnnouncement::from_word(transition.as_str()), Some(transition));
             if let Some(name) = transition.event_type() {
                 assert!(name.parse::<EventType>().expect("a type").is_reserved(), "{name}");
             }
         }
         assert!(DEAD_LETTERED.parse::<EventType>().expect("a type").is_reserved());
-        assert_eq!(Transition::from_word("stopped"), None);
+        assert_eq!(LaneAnnouncement::from_word("stopped"), None);
     }
 }

@@ -86,7 +86,7 @@ pub enum Unreachable {
 /// Where an attempt stood when its time was up.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Waiting {
+pub enum AwaitedPhase {
     /// For an address or a connection.
     Connection,
     /// For the first byte of the answer.
@@ -115,7 +115,7 @@ pub enum Outcome {
     /// 5xx; a 503 may carry a `Retry-After`.
     ServerError { status: u16, retry_after: Option<Duration> },
     /// The webhook's timeout passed.
-    TimedOut { after: Duration, waiting: Waiting },
+    TimedOut { after: Duration, waiting: AwaitedPhase },
     /// No connection, or one that broke before an answer.
     Unreachable { how: Unreachable, address: Option<SocketAddr>, detail: String },
     /// The answer broke off after its head.

@@ -36,9 +36,9 @@ type Keyed = Hmac<Sha256>;
 
 /// A webhook's secret. It cannot be printed; clones share it.
 #[derive(Clone)]
-pub struct Secret(Arc<Inner>);
+pub struct Secret(Arc<SecretKey>);
 
-struct Inner {
+struct SecretKey {
     text: SecretString,
     /// Made with the first signature: most secrets are read from the ledger and sign nothing.
     keyed: OnceLock<States>,
@@ -66,7 +66,7 @@ impl Secret {
     /// The secret that `text` is.
     #[must_use]
     pub fn new(text: impl Into<String>) -> Self {
-        Self(Arc::new(Inner { text: text.into().into(), keyed: OnceLock::new() }))
+        Self(Arc::new(SecretKey { text: text.into().into(), keyed: OnceLock::new() }))
     }
 
     /// What stands for a secret where it is not shown.

@@ -7,10 +7,10 @@ use std::{fmt, time::Duration};
 use chrono::{DateTime, Utc};
 
 use super::{
-    delivery::Status,
+    delivery::DeliveryStatus,
     event::EventType,
     next_step::DeadReason,
-    outcome::{Outcome, Unreachable, Waiting},
+    outcome::{AwaitedPhase, Outcome, Unreachable},
     subscription::NonMatch,
 };
 
@@ -126,11 +126,11 @@ fn answered(status: u16, meaning: &str, retry_after: Option<Duration>) -> String
     format!("the receiver answered {status}, {meaning}{}", asked.unwrap_or_default())
 }
 
-fn timed_out(after: Duration, waiting: Waiting) -> String {
+fn timed_out(after: Duration, waiting: AwaitedPhase) -> String {
     let what = match waiting {
-        Waiting::Connection => "no connection came about",
-        Waiting::Answer => "the receiver took the connection but did not answer",
-        Waiting::Rest => "the receiver began to answer but did not come to an end",
+        AwaitedPhase::Connection => "no connection came about",
+        AwaitedPhase::Answer => "the receiver took the connection but did not answer",
+        AwaitedPhase::Rest => "the receiver began to answer but did not come to an end",
     };
     format!("{what} within {}", span(after))
 }
@@ -156,7 +156,7 @@ fn behind(detail: &str) -> String {
 /// Why a delivery is where it is. `reason` is the ledger's; `queued` says whether a job for it is on its way.
 #[must_use]
 pub fn of_status(
-    status: Status,
+    status: DeliveryStatus,
     reason: Option<&str>,
     due_at: Option<DateTime<Utc>>,
     queued: bool,
@@ -164,14 +164,16 @@ pub fn of_status(
 ) -> Why {
     use Move::{Admin, Nobody};
     // The ledger's bare word for a delivery that is held says no more than the sentence does.
-    let reason = reason.filter(|reason| status != Status::Held || *reason != "paused");
+    let reason = reason.filter(|reason| status != DeliveryStatus::Held || *reason != "paused");
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     match status {
-        Status::Pending => why(Nobody, pending(&because, due_at, queued, now)),
-        Status::Held => why(Admin, format!("held, for its webhook is paused{because}; resume or discard it")),
-        Status::Delivered => why(Nobody, "delivered"),
-        Status::Cancelled => why(Nobody, format!("no longer owed{because}")),
-        Status::Dead => dead(reason),
+        DeliveryStatus::Pending => why(Nobody, pending(&because, due_at, queued, now)),
+        DeliveryStatus::Held => {
+            why(Admin, format!("held, for its webhook is paused{because}; resume or discard it"))
+        }
+        DeliveryStatus::Delivered => why(Nobody, "delivered"),
+        DeliveryStatus::Cancelled => why(Nobody, format!("no longer owed{because}")),
+        DeliveryStatus::Dead => dead(reason),
     }
 }
 

@@ -15,7 +15,7 @@ use chrono::{DateTime, Days, NaiveDate, Utc};
 use clap::Args;
 use sqlx::types::Uuid;
 
-use self::{erase::ERASED_AFTER, payloads::Place};
+use self::{erase::ERASED_AFTER, payloads::DayCursor};
 use crate::{
     clock::SystemClock,
     shutdown::Shutdown,
@@ -142,7 +142,7 @@ impl Prune {
     /// Prunes now and then while it holds the lease, until shutdown.
     pub async fn run(self) {
         let holder = Uuid::new_v4().to_string();
-        let (mut next, mut place) = (Instant::now(), Place::default());
+        let (mut next, mut place) = (Instant::now(), DayCursor::default());
         while !self.shutdown.is_asked() {
             if let Err(error) = self.turn(&holder, &mut next, &mut place).await {
                 tracing::warn!(%error, "pruning was interrupted; it goes on later");
@@ -158,7 +158,7 @@ impl Prune {
 
     /// Does what is due: erasures at once, what emptying has left with them, everything else now and then. Most turns find
     /// nothing, and write nothing.
-    async fn turn(&self, holder: &str, next: &mut Instant, place: &mut Place) -> sqlx::Result<()> {
+    async fn turn(&self, holder: &str, next: &mut Instant, place: &mut DayCursor) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let is_due = Instant::now() >= *next;
         if !is_due && !place.goes_on() && erasures::open(pool, ERASED_AFTER, 1).await?.is_empty() {
@@ -168,7 +168,7 @@ impl Prune {
             *next = Instant::now() + EVERY;
         }
         if lease::take(pool, LEASE, holder, LEASE_LASTS).await?.is_none() {
-            *place = Place::default();
+            *place = DayCursor::default();
             return Ok(());
         }
         let erased = self.erase().await;
@@ -181,7 +181,7 @@ impl Prune {
     }
 
     /// One pass over everything.
-    async fn prune(&self, holder: &str, place: &mut Place) -> sqlx::Result<()> {
+    async fn prune(&self, holder: &str, place: &mut DayCursor) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let now = self.clock.now();
         let today = now.date_naive();

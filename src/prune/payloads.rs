@@ -23,13 +23,13 @@ const PASSES: [fn(NaiveDate) -> Pass; 3] = [Pass::Owe, Pass::Events, Pass::Deliv
 
 /// Where a turn left off. It is forgotten with the process: another begins its day anew, which changes nothing twice.
 #[derive(Debug, Default)]
-pub(super) struct Place {
+pub(super) struct DayCursor {
     day: Option<Begun>,
     /// Of what was owed.
     settled_upto: Option<Uuid>,
 }
 
-impl Place {
+impl DayCursor {
     /// Whether a turn ended before its work did.
     pub(super) fn goes_on(&self) -> bool {
         self.day.is_some() || self.settled_upto.is_some()
@@ -64,7 +64,12 @@ enum Left {
 
 impl Prune {
     /// Empties what has come of age, day by day, and what has ended since of days that were emptied before.
-    pub(super) async fn empty(&self, holder: &str, place: &mut Place, today: NaiveDate) -> sqlx::Result<()> {
+    pub(super) async fn empty(
+        &self,
+        holder: &str,
+        place: &mut DayCursor,
+        today: NaiveDate,
+    ) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let until = Instant::now() + EMPTYING;
         let retention = self.config.payload_retention();
@@ -125,7 +130,7 @@ impl Prune {
     }
 
     /// Empties what was owed when its day was emptied, and has ended since.
-    async fn settle(&self, holder: &str, until: Instant, place: &mut Place) -> sqlx::Result<()> {
+    async fn settle(&self, holder: &str, until: Instant, place: &mut DayCursor) -> sqlx::Result<()> {
         let mut after = place.settled_upto.unwrap_or_default();
         while self.goes_on(holder, until).await? {
             let part = payloads::part(self.ledger.pool(), Pass::Settle, after, ROWS_MAX).await?;

@@ -9,7 +9,7 @@ use crate::model::CompanyId;
 
 /// A key as it stands.
 #[derive(Clone, Debug)]
-pub struct Key {
+pub struct KeyRow {
     /// The characters that name it.
     pub id: String,
     /// The company it holds for; `None` for all.
@@ -34,7 +34,7 @@ pub struct Key {
 
 /// A key to be made.
 #[derive(Clone, Debug)]
-pub struct New<'a> {
+pub struct KeyToInsert<'a> {
     /// The characters that name it.
     pub id: &'a str,
     /// The company it holds for; `None` for all.
@@ -55,7 +55,7 @@ pub struct New<'a> {
 macro_rules! keys {
     ($sql:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
-            Key,
+            KeyRow,
             $sql + r#"
             select
                 id as "id!",
@@ -77,7 +77,7 @@ macro_rules! keys {
 }
 
 /// Makes a key.
-pub async fn create(db: impl PgExecutor<'_>, new: New<'_>) -> Result<Key> {
+pub async fn create(db: impl PgExecutor<'_>, new: KeyToInsert<'_>) -> Result<KeyRow> {
     let row = keys!(
         "
             -- api_keys.create
@@ -98,7 +98,7 @@ pub async fn create(db: impl PgExecutor<'_>, new: New<'_>) -> Result<Key> {
 }
 
 /// The key of that name, whether it still holds or not.
-pub async fn find(db: impl PgExecutor<'_>, id: &str) -> Result<Option<Key>> {
+pub async fn find(db: impl PgExecutor<'_>, id: &str) -> Result<Option<KeyRow>> {
     let row = keys!(
         "
             -- api_keys.find
@@ -130,7 +130,7 @@ pub async fn used(db: impl PgExecutor<'_>, id: &str) -> Result<()> {
 }
 
 /// One key within reach: of this company, or any where `company` is none.
-pub async fn get(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: &str) -> Result<Option<Key>> {
+pub async fn get(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: &str) -> Result<Option<KeyRow>> {
     let row = keys!(
         "
             -- api_keys.get
@@ -152,7 +152,7 @@ pub async fn list(
     company: Option<CompanyId>,
     before: Option<&(DateTime<Utc>, String)>,
     limit: i64,
-) -> Result<Vec<Key>> {
+) -> Result<Vec<KeyRow>> {
     let rows = keys!(
         "
             -- api_keys.list
@@ -192,7 +192,7 @@ pub async fn count(db: impl PgExecutor<'_>, company: Option<CompanyId>, most: i6
 }
 
 /// Ends a key that holds; none where there is no such key within reach, or it was ended before.
-pub async fn revoke(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: &str) -> Result<Option<Key>> {
+pub async fn revoke(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: &str) -> Result<Option<KeyRow>> {
     let row = keys!(
         "
             -- api_keys.revoke

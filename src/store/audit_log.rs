@@ -11,7 +11,7 @@ use crate::model::CompanyId;
 
 /// One change. Secrets are not in it.
 #[derive(Clone, Debug)]
-pub struct Entry {
+pub struct AuditRow {
     /// Whose thing was changed; `None` where it is nobody's.
     pub company: Option<Uuid>,
     /// Who did it.
@@ -29,7 +29,7 @@ pub struct Entry {
 }
 
 /// Writes an entry. Its id begins with its time, so that the log is read along the key.
-pub async fn write(db: impl PgExecutor<'_>, entry: &Entry) -> Result<()> {
+pub async fn write(db: impl PgExecutor<'_>, entry: &AuditRow) -> Result<()> {
     sqlx::query!(
         "
         -- audit_log.write
@@ -75,7 +75,7 @@ pub struct Written {
 
 /// Which entries are wanted; what is none narrows nothing.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct AuditQuery {
     /// Of this company; `None` for all, and for what is nobody's.
     pub company: Option<CompanyId>,
     /// By whom.
@@ -93,7 +93,7 @@ pub struct Wanted {
 /// A page of entries, newest first, from behind the one with that time and id.
 pub async fn list(
     db: impl PgExecutor<'_>,
-    wanted: &Wanted,
+    wanted: &AuditQuery,
     before: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Vec<Written>> {
@@ -136,7 +136,11 @@ pub async fn list(
 }
 
 /// How many entries are wanted, counted up to a bound of rows; none where that takes longer than a bound of time.
-pub async fn count(db: &PgPool, wanted: &Wanted, (most, time_max): (i64, Duration)) -> Result<Option<i64>> {
+pub async fn count(
+    db: &PgPool,
+    wanted: &AuditQuery,
+    (most, time_max): (i64, Duration),
+) -> Result<Option<i64>> {
     let mut tx = db.begin().await?;
     search::within(&mut tx, time_max).await?;
     let count = sqlx::query_scalar!(

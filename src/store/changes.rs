@@ -36,7 +36,7 @@ pub const CHANGES_MAX: usize = 1024;
 
 /// What changed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Change {
+pub enum WebhookChange {
     /// One webhook of a company.
     Webhook(CompanyId, WebhookId),
     /// What is registered of event types.
@@ -64,7 +64,11 @@ pub async fn notify_all(pool: &PgPool, changed: &[(CompanyId, WebhookId)]) -> sq
 }
 
 /// Listens until shutdown and passes on what changed.
-pub async fn listen(options: PgConnectOptions, changes: broadcast::Sender<Change>, shutdown: Shutdown) {
+pub async fn listen(
+    options: PgConnectOptions,
+    changes: broadcast::Sender<WebhookChange>,
+    shutdown: Shutdown,
+) {
     let backoff = || {
         let builder = ExponentialBuilder::default().with_jitter().with_max_delay(Duration::from_secs(5));
         builder.without_max_times().build()
@@ -76,7 +80,7 @@ pub async fn listen(options: PgConnectOptions, changes: broadcast::Sender<Change
             () = shutdown.asked() => return,
         };
         // Whatever changed while nobody listened is made up for here.
-        let _ = changes.send(Change::Everything);
+        let _ = changes.send(WebhookChange::Everything);
         match ended {
             Ok(()) => waits = backoff(),
             Err(error) => {
@@ -92,12 +96,12 @@ pub async fn listen(options: PgConnectOptions, changes: broadcast::Sender<Change
 }
 
 /// Passes on notifications until the connection is lost.
-async fn follow(options: &PgConnectOptions, changes: &broadcast::Sender<Change>) -> sqlx::Result<()> {
+async fn follow(options: &PgConnectOptions, changes: &broadcast::Sender<WebhookChange>) -> sqlx::Result<()> {
     // A pool for its one connection, for only that takes options: a URL alone would lose the application's name.
     let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
     let mut listener = PgListener::connect_with(&pool.connect_lazy_with(options.clone())).await?;
     listener.listen(CHANNEL).await?;
-    let _ = changes.send(Change::Everything);
+    let _ = changes.send(WebhookChange::Everything);
     loop {
         match tokio::time::timeout(PING_EVERY, listener.try_recv()).await {
             Ok(Ok(Some(notification))) => {
@@ -132,7 +136,7 @@ impl Epochs {
     /// Epochs that advance with `changes` until shutdown; `key` says whose entry a change concerns.
     #[must_use]
     pub fn follow(
-        mut changes: broadcast::Receiver<Change>,
+        mut changes: broadcast::Receiver<WebhookChange>,
         key: fn(CompanyId, WebhookId) -> Uuid,
         shutdown: &Shutdown,
     ) -> Self {
@@ -145,9 +149,9 @@ impl Epochs {
                     () = stop.asked() => return,
                 };
                 match change {
-                    Ok(Change::Webhook(company, webhook)) => followed.advance(key(company, webhook)),
-                    Ok(Change::EventTypes) => {}
-                    Ok(Change::Everything) | Err(RecvError::Lagged(_)) => followed.advance_all(),
+                    Ok(WebhookChange::Webhook(company, webhook)) => followed.advance(key(company, webhook)),
+                    Ok(WebhookChange::EventTypes) => {}
+                    Ok(WebhookChange::Everything) | Err(RecvError::Lagged(_)) => followed.advance_all(),
                     Err(RecvError::Closed) => return,
                 }
             }
@@ -177,14 +181,14 @@ fn slot(key: Uuid) -> usize {
     usize::from(u16::from_be_bytes([bytes[14], bytes[15]])) % EPOCHS
 }
 
-fn parse(payload: &str) -> Change {
+fn parse(payload: &str) -> WebhookChange {
     if payload == EVENT_TYPES {
-        return Change::EventTypes;
+        return WebhookChange::EventTypes;
     }
-    let ids = payload
-        .split_once(' ')
-        .and_then(|(company, webhook)| Some(Change::Webhook(company.parse().ok()?, webhook.parse().ok()?)));
-    ids.unwrap_or(Change::Everything)
+    let ids = payload.split_once(' ').and_then(|(company, webhook)| {
+        Some(WebhookChange::Webhook(company.parse().ok()?, webhook.parse().ok()?))
+    });
+    ids.unwrap_or(WebhookChange::Everything)
 }
 
 #[cfg(test)]
@@ -194,9 +198,9 @@ mod tests {
     #[test]
     fn a_notification_names_company_and_webhook_or_means_everything() {
         let (c, w) = (uuid::Uuid::from_u128(1), uuid::Uuid::from_u128(2));
-        assert_eq!(parse(&format!("{c} {w}")), Change::Webhook(CompanyId(c), WebhookId(w)));
-        assert_eq!(parse("event_types"), Change::EventTypes);
-        assert_eq!(parse("nonsense"), Change::Everything);
-        assert_eq!(parse(""), Change::Everything);
+        assert_eq!(parse(&format!("{c} {w}")), WebhookChange::Webhook(CompanyId(c), WebhookId(w)));
+        assert_eq!(parse("event_types"), WebhookChange::EventTypes);
+        assert_eq!(parse("nonsense"), WebhookChange::Everything);
+        assert_eq!(parse(""), WebhookChange::Everything);
     }
 }

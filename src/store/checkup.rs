@@ -10,7 +10,7 @@ pub const WEBHOOKS_LOOKED_AT_MAX: i32 = 1_000;
 
 /// The server and its settings that matter here.
 #[derive(Clone, Debug)]
-pub struct Server {
+pub struct ServerReport {
     /// As it calls itself.
     pub version: String,
     pub is_standby: bool,
@@ -28,9 +28,9 @@ pub struct Server {
 }
 
 /// Asks what server it is.
-pub async fn server(pool: &PgPool) -> Result<Server> {
+pub async fn server(pool: &PgPool) -> Result<ServerReport> {
     let server = sqlx::query_as!(
-        Server,
+        ServerReport,
         r#"-- checkup.server
         select current_setting('server_version') as "version!",
                pg_is_in_recovery() as "is_standby!",

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use sqlx::{PgPool, types::Uuid};
 
-use crate::model::{CompanyId, DeliveryId, EventId, Payload, Status, WebhookId};
+use crate::model::{CompanyId, DeliveryId, DeliveryStatus, EventId, Payload, WebhookId};
 
 /// A job's question.
 #[derive(Clone, Copy, Debug)]
@@ -22,7 +22,7 @@ pub struct Question {
 
 /// The ledger's answer.
 #[derive(Clone, Debug)]
-pub enum Answer {
+pub enum ClaimAnswer {
     /// The attempt may start.
     Granted {
         /// What to send, from the event, else from a dead letter. `None` where neither has it any more.
@@ -40,16 +40,16 @@ pub enum Answer {
 
 /// A delivery as the ledger tells it to a claim.
 #[derive(Clone, Debug)]
-pub struct Claimed {
+pub struct GrantedClaim {
     /// The delivery asked for.
     pub delivery: DeliveryId,
     /// The answer.
-    pub answer: Answer,
+    pub answer: ClaimAnswer,
 }
 
 /// Puts a batch of questions; answers in the order of the ids, in which the rows are locked as well, so that two
 /// batches cannot dead-lock.
-pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Claimed>> {
+pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<GrantedClaim>> {
     let mut sorted = questions.to_vec();
     sorted.sort_unstable_by_key(|q| q.delivery);
     let ids: Vec<Uuid> = sorted.iter().map(|q| q.delivery.0).collect();
@@ -109,17 +109,17 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Cl
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Claimed {
+        .map(|row| GrantedClaim {
             delivery: DeliveryId(row.id),
             answer: if row.granted {
                 let payload = Payload::of_columns(row.body, row.data, row.timestamp);
-                Answer::Granted { payload, traceparent: row.traceparent }
+                ClaimAnswer::Granted { payload, traceparent: row.traceparent }
             } else {
                 let status = row.status.and_then(|status| status.parse().ok());
                 match (status, row.current, row.claimed_until) {
-                    (Some(Status::Pending), Some(true), Some(_)) => Answer::Claimed,
-                    (Some(Status::Pending), Some(true), None) => Answer::NotYetDue,
-                    _ => Answer::Superseded,
+                    (Some(DeliveryStatus::Pending), Some(true), Some(_)) => ClaimAnswer::Claimed,
+                    (Some(DeliveryStatus::Pending), Some(true), None) => ClaimAnswer::NotYetDue,
+                    _ => ClaimAnswer::Superseded,
                 }
             },
         })
@@ -128,7 +128,7 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Cl
 
 /// What a job needs to know of its delivery, for messages that the broker gave up.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct DeliveryStanding {
     /// The delivery.
     pub delivery: DeliveryId,
     /// The tenant.
@@ -138,13 +138,13 @@ pub struct Standing {
     /// What it carries.
     pub event: EventId,
     /// Its state.
-    pub status: Status,
+    pub status: DeliveryStatus,
     /// Recorded attempts.
     pub attempts: u32,
 }
 
 /// How deliveries stand. One that is missing from the answer is not in the ledger.
-pub async fn standing(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<Vec<Standing>> {
+pub async fn standing(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<Vec<DeliveryStanding>> {
     let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     let rows = sqlx::query!(
         "-- deliveries.standing
@@ -157,12 +157,12 @@ pub async fn standing(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Standing {
+        .map(|row| DeliveryStanding {
             delivery: DeliveryId(row.id),
             company: CompanyId(row.company_id),
             webhook: WebhookId(row.webhook_id),
             event: EventId(row.event_id),
-            status: row.status.parse().unwrap_or(Status::Pending),
+            status: row.status.parse().unwrap_or(DeliveryStatus::Pending),
             attempts: u32::try_from(row.attempts).unwrap_or(0),
         })
         .collect())

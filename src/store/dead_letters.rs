@@ -19,7 +19,7 @@ use crate::model::{
 
 /// A row of `dead_letters`; what it carries only where one row was asked for.
 #[derive(Clone, Debug)]
-pub struct DeadLetter {
+pub struct DeadLetterRow {
     /// For a delivery the delivery's id.
     pub id: Uuid,
     pub kind: DeadLetterKind,
@@ -63,7 +63,7 @@ pub struct DeadLetter {
     pub replay_id: Option<Uuid>,
 }
 
-impl DeadLetter {
+impl DeadLetterRow {
     /// What was to be sent, as the receiver would have got it, or what came.
     #[must_use]
     pub fn take_standard_body(&mut self) -> Option<Bytes> {
@@ -83,9 +83,9 @@ pub async fn by_ids(
     db: impl PgExecutor<'_>,
     company: Option<CompanyId>,
     ids: &[Uuid],
-) -> Result<Vec<DeadLetter>> {
+) -> Result<Vec<DeadLetterRow>> {
     let rows = sqlx::query_as!(
-        DeadLetter,
+        DeadLetterRow,
         r#"
         -- dead_letters.by_ids
         select
@@ -126,9 +126,9 @@ pub async fn get(
     db: impl PgExecutor<'_>,
     company: Option<CompanyId>,
     id: Uuid,
-) -> Result<Option<DeadLetter>> {
+) -> Result<Option<DeadLetterRow>> {
     let row = sqlx::query_as!(
-        DeadLetter,
+        DeadLetterRow,
         r#"
         -- dead_letters.get
         select

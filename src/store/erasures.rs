@@ -19,7 +19,7 @@ pub const ERASED: &str = "erased";
 
 /// How an erasure stands.
 #[derive(Clone, Debug)]
-pub struct Erasure {
+pub struct ErasureRow {
     /// Whose things go.
     pub company_id: Uuid,
     /// Since when.
@@ -86,9 +86,9 @@ pub async fn ask(db: &mut PgConnection, company: CompanyId, by: &str) -> Result<
 }
 
 /// How the erasure of a company stands, where one was asked for.
-pub async fn get(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Option<Erasure>> {
+pub async fn get(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Option<ErasureRow>> {
     let row = sqlx::query_as!(
-        Erasure,
+        ErasureRow,
         "
         -- erasures.get
         select company_id, asked_at, asked_by, stage, done_at, webhooks, deliveries, cancelled, events, dead_letters,

@@ -18,7 +18,7 @@ pub const COUNTED_DAYS: u8 = 7;
 
 /// A type, with what a company had of it.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct EventTypeRow {
     /// Its name.
     pub name: String,
     /// Whether somebody registered it; if not, it was only seen, and has nothing of what follows but counts.
@@ -49,7 +49,7 @@ pub struct Row {
 macro_rules! types {
     ($sql:literal, $company:expr $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
-            Row,
+            EventTypeRow,
             $sql + r#"
             select n.name as "name!",
                    t.name is not null as "registered!",
@@ -85,7 +85,7 @@ pub async fn list(
     company: Option<CompanyId>,
     after: &str,
     limit: i64,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<EventTypeRow>> {
     let rows = types!(
         "-- event_types.list
         with recursive seen as (
@@ -117,7 +117,11 @@ pub async fn list(
 }
 
 /// What is known of a type; nothing where it is neither registered nor was seen.
-pub async fn get(db: impl PgExecutor<'_>, company: Option<CompanyId>, name: &str) -> Result<Option<Row>> {
+pub async fn get(
+    db: impl PgExecutor<'_>,
+    company: Option<CompanyId>,
+    name: &str,
+) -> Result<Option<EventTypeRow>> {
     let row = types!(
         "-- event_types.get
         with named as (
@@ -157,7 +161,7 @@ pub async fn known(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<St
 
 /// What a type is registered with.
 #[derive(Clone, Debug)]
-pub struct Registered<'a> {
+pub struct Registration<'a> {
     /// Its name.
     pub name: &'a str,
     /// What it tells.
@@ -186,7 +190,7 @@ pub async fn lock(db: &mut PgConnection, name: &str) -> Result<()> {
 }
 
 /// Registers a type, or changes what it is registered with.
-pub async fn put(db: &mut PgConnection, new: &Registered<'_>) -> Result<()> {
+pub async fn put(db: &mut PgConnection, new: &Registration<'_>) -> Result<()> {
     sqlx::query!(
         "-- event_types.put
         insert into event_types as t (name, description, sample, schemas, on_violation, updated_by)

@@ -14,7 +14,7 @@ use sqlx::{PgExecutor, PgPool};
 use uuid::Uuid;
 
 use super::{Result, search};
-use crate::model::{CompanyId, DeliveryId, EventId, ReplayId, Status, Trigger, WebhookId};
+use crate::model::{CompanyId, DeliveryId, DeliveryStatus, EventId, ReplayId, Trigger, WebhookId};
 
 /// The most webhooks of a company that an event's deliveries are looked for at: as many as a company may list.
 pub const WEBHOOKS_MAX: i64 = 10_000;
@@ -25,7 +25,7 @@ pub const DELIVERIES_MAX: i64 = 1_000;
 
 /// An event as it stands in the ledger.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct EventRow {
     /// Its id.
     pub id: Uuid,
     /// Whose it is.
@@ -52,7 +52,7 @@ pub struct Row {
 
 /// Which events are wanted. Every statement takes all of it but for what is another statement's.
 #[derive(Clone, Debug, Default)]
-pub struct Page {
+pub struct EventsPage {
     /// Only of this type.
     pub event_type: Option<String>,
     /// Only of types that begin so.
@@ -76,7 +76,7 @@ pub struct Page {
 macro_rules! events {
     ($sql:literal, $company:expr, $page:expr $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
-            Row,
+            EventRow,
             $sql + r#"
                 and id >= $2
                 and id < $3
@@ -100,22 +100,22 @@ macro_rules! events {
 
 /// What a page found.
 #[derive(Clone, Debug)]
-pub struct Found {
+pub struct FoundEvent {
     /// Newest first.
-    pub rows: Vec<Row>,
+    pub rows: Vec<EventRow>,
     /// Before which id the next page begins; none where there is nothing behind.
     pub next: Option<Uuid>,
 }
 
 /// A page of a company's events.
-pub async fn list(db: &PgPool, company: CompanyId, page: &Page) -> Result<Found> {
+pub async fn list(db: &PgPool, company: CompanyId, page: &EventsPage) -> Result<FoundEvent> {
     let is_few = page.message_id.is_some() || page.ids.is_some();
     let is_filtered =
         page.event_type.is_some() || page.type_prefix.is_some() || page.unmatched == Some(false);
     if is_filtered && !is_few {
         return filtered::list(db, company, page).await;
     }
-    let more = Page { limit: page.limit + 1, ..page.clone() };
+    let more = EventsPage { limit: page.limit + 1, ..page.clone() };
     let mut rows = if let Some(message_id) = &page.message_id {
         by_message(db, company, &more, message_id).await?
     } else if let Some(ids) = &page.ids {
@@ -128,10 +128,10 @@ pub async fn list(db: &PgPool, company: CompanyId, page: &Page) -> Result<Found>
     let is_more = i64::try_from(rows.len()).is_ok_and(|found| found > page.limit);
     rows.truncate(usize::try_from(page.limit).unwrap_or_default());
     let next = if is_more { rows.last().map(|row| row.id) } else { None };
-    Ok(Found { rows, next })
+    Ok(FoundEvent { rows, next })
 }
 
-async fn all(db: impl PgExecutor<'_>, company: CompanyId, page: &Page) -> Result<Vec<Row>> {
+async fn all(db: impl PgExecutor<'_>, company: CompanyId, page: &EventsPage) -> Result<Vec<EventRow>> {
     let rows = events!(
         r#"-- events.list
         select id, company_id, event_type, message_id, "timestamp", received_at, matched, matched_as_of, violation,
@@ -147,9 +147,9 @@ async fn all(db: impl PgExecutor<'_>, company: CompanyId, page: &Page) -> Result
 async fn by_message(
     db: impl PgExecutor<'_>,
     company: CompanyId,
-    page: &Page,
+    page: &EventsPage,
     message_id: &str,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<EventRow>> {
     // `offset 0` keeps order and bounds out: PostgreSQL would rather walk the company's events along them than look one
     // up in each day.
     let rows = events!(
@@ -170,10 +170,15 @@ async fn by_message(
     Ok(rows.fetch_all(db).await?)
 }
 
-async fn by_ids(db: impl PgExecutor<'_>, company: CompanyId, page: &Page, ids: &[Uuid]) -> Result<Vec<Row>> {
+async fn by_ids(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    page: &EventsPage,
+    ids: &[Uuid],
+) -> Result<Vec<EventRow>> {
     // `any` alone would look into every partition.
     let least = ids.iter().min().copied().unwrap_or_default().max(page.from);
-    let page = Page { from: least, ..page.clone() };
+    let page = EventsPage { from: least, ..page.clone() };
     let rows = events!(
         r#"-- events.by_ids
         select id, company_id, event_type, message_id, "timestamp", received_at, matched, matched_as_of, violation,
@@ -190,7 +195,7 @@ async fn by_ids(db: impl PgExecutor<'_>, company: CompanyId, page: &Page, ids: &
     Ok(rows.fetch_all(db).await?)
 }
 
-async fn unmatched(db: impl PgExecutor<'_>, company: CompanyId, page: &Page) -> Result<Vec<Row>> {
+async fn unmatched(db: impl PgExecutor<'_>, company: CompanyId, page: &EventsPage) -> Result<Vec<EventRow>> {
     let rows = events!(
         r#"-- events.unmatched
         select id, company_id, event_type, message_id, "timestamp", received_at, matched, matched_as_of, violation,
@@ -205,7 +210,12 @@ async fn unmatched(db: impl PgExecutor<'_>, company: CompanyId, page: &Page) -> 
 }
 
 /// How many there are, `page.limit` at most; none where counting takes longer.
-pub async fn count(db: &PgPool, company: CompanyId, page: &Page, time_max: Duration) -> Result<Option<i64>> {
+pub async fn count(
+    db: &PgPool,
+    company: CompanyId,
+    page: &EventsPage,
+    time_max: Duration,
+) -> Result<Option<i64>> {
     let mut tx = db.begin().await?;
     search::within(&mut tx, time_max).await?;
     let count = sqlx::query_scalar!(
@@ -240,9 +250,9 @@ pub async fn get(
     company: CompanyId,
     id: EventId,
     data: bool,
-) -> Result<Option<Row>> {
+) -> Result<Option<EventRow>> {
     let row = sqlx::query_as!(
-        Row,
+        EventRow,
         r#"-- events.get
         select id, company_id, event_type, message_id, "timestamp", received_at, matched, matched_as_of, violation,
                traceparent, case when $3 then data::text end as data
@@ -266,7 +276,7 @@ pub struct Sent {
     /// Why it exists.
     pub trigger: Trigger,
     /// The state.
-    pub status: Status,
+    pub status: DeliveryStatus,
     /// What the state alone does not say.
     pub reason: Option<String>,
     /// How many attempts are recorded.
@@ -338,7 +348,7 @@ async fn sent(db: &sqlx::PgPool, company: CompanyId, event: EventId, ids: &[Uuid
     let rows = sqlx::query_as!(
         Sent,
         r#"-- events.sent
-        select id, webhook_id, trigger as "trigger: Trigger", status as "status: Status", reason, attempts, due_at, queued_at, response_status, created_at,
+        select id, webhook_id, trigger as "trigger: Trigger", status as "status: DeliveryStatus", reason, attempts, due_at, queued_at, response_status, created_at,
                delivered_at
         from webhook_deliveries
         where company_id = $1

@@ -20,7 +20,7 @@ use crate::model::{
 
 /// A delivery that was marked as queued: its job is to be published now.
 #[derive(Clone, Debug)]
-pub struct Due {
+pub struct DueDelivery {
     /// The delivery.
     pub delivery: DeliveryId,
     /// The tenant.
@@ -45,7 +45,7 @@ pub struct Due {
 
 /// What a webhook may have now.
 #[derive(Clone, Copy, Debug)]
-pub struct Room {
+pub struct LaneRoom {
     /// The webhook.
     pub webhook: WebhookId,
     /// How many deliveries.
@@ -56,7 +56,7 @@ pub struct Room {
 
 /// Marks what is due as queued, up to `room` for each webhook, and gives it in the order in which it is to be published:
 /// oldest first, replays and recoveries last.
-pub async fn take(pool: &PgPool, low: Uuid, rooms: &[Room]) -> sqlx::Result<Vec<Due>> {
+pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<Vec<DueDelivery>> {
     let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
     let sinces: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.since.unwrap_or(BEGINNING)).collect();
     let rooms: Vec<i64> = rooms.iter().map(|room| room.deliveries_max).collect();
@@ -105,7 +105,7 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[Room]) -> sqlx::Result<Vec<
     Ok(rows
         .into_iter()
         .filter_map(|row| {
-            Some(Due {
+            Some(DueDelivery {
                 delivery: DeliveryId(row.id),
                 company: CompanyId(row.company_id),
                 webhook: WebhookId(row.webhook_id),

@@ -7,14 +7,14 @@ use sqlx::PgExecutor;
 use uuid::Uuid;
 
 use super::Result;
-use crate::model::{CompanyId, DeliveryId, EventId, OutcomeClass, Status, Trigger, WebhookId};
+use crate::model::{CompanyId, DeliveryId, DeliveryStatus, EventId, OutcomeClass, Trigger, WebhookId};
 
 /// Up to how many deliveries ahead of one in its lane are counted.
 pub const AHEAD_COUNTED_MAX: i64 = 10_000;
 
 /// A delivery with its latest attempt.
 #[derive(Clone, Debug)]
-pub struct Delivery {
+pub struct DeliveryRow {
     /// Its id.
     pub id: DeliveryId,
     /// Whose it is.
@@ -28,7 +28,7 @@ pub struct Delivery {
     /// Why it exists.
     pub trigger: Trigger,
     /// The state.
-    pub status: Status,
+    pub status: DeliveryStatus,
     /// What the state alone does not say.
     pub reason: Option<String>,
     /// How many attempts are recorded.
@@ -75,7 +75,7 @@ pub struct Delivery {
 
 /// One recorded attempt.
 #[derive(Clone, Debug)]
-pub struct Attempt {
+pub struct RecordedAttempt {
     /// Counts from 1.
     pub number: i32,
     /// When its request began.
@@ -108,11 +108,11 @@ pub struct Attempt {
     pub total_us: Option<i32>,
 }
 
-impl Delivery {
+impl DeliveryRow {
     /// The latest attempt, as one of the list.
     #[must_use]
-    pub fn latest(&self) -> Option<Attempt> {
-        Some(Attempt {
+    pub fn latest(&self) -> Option<RecordedAttempt> {
+        Some(RecordedAttempt {
             number: self.attempts,
             attempted_at: self.attempted_at?,
             outcome: self.outcome?,
@@ -142,7 +142,7 @@ impl Delivery {
 macro_rules! deliveries {
     ($sql:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
-            Delivery,
+            DeliveryRow,
             $sql + r#"
             select
                 id as "id!",
@@ -151,7 +151,7 @@ macro_rules! deliveries {
                 event_id as "event_id!",
                 event_type as "event_type!",
                 trigger as "trigger!: Trigger",
-                status as "status!: Status",
+                status as "status!: DeliveryStatus",
                 reason,
                 attempts as "attempts!",
                 due_at as "due_at!",
@@ -194,7 +194,7 @@ pub async fn by_ids(
     company: CompanyId,
     bodies: bool,
     ids: &[Uuid],
-) -> Result<Vec<Delivery>> {
+) -> Result<Vec<DeliveryRow>> {
     let rows = deliveries!(
         "
             -- history.by_ids
@@ -221,7 +221,7 @@ pub async fn get(
     company: CompanyId,
     bodies: bool,
     id: DeliveryId,
-) -> Result<Option<Delivery>> {
+) -> Result<Option<DeliveryRow>> {
     let row = deliveries!(
         "
             -- history.get
@@ -239,7 +239,7 @@ pub async fn get(
 }
 
 /// How many deliveries come before one that waits in the ledger for its turn, up to [`AHEAD_COUNTED_MAX`].
-pub async fn ahead(db: impl PgExecutor<'_>, company: CompanyId, delivery: &Delivery) -> Result<i64> {
+pub async fn ahead(db: impl PgExecutor<'_>, company: CompanyId, delivery: &DeliveryRow) -> Result<i64> {
     let ahead = sqlx::query_scalar!(
         r#"
         -- history.ahead
@@ -284,9 +284,9 @@ pub async fn earlier_attempts(
     company: CompanyId,
     bodies: bool,
     id: DeliveryId,
-) -> Result<Vec<Attempt>> {
+) -> Result<Vec<RecordedAttempt>> {
     let rows = sqlx::query_as!(
-        Attempt,
+        RecordedAttempt,
         r#"
         -- history.earlier_attempts
         select

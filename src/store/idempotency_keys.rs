@@ -16,7 +16,7 @@ pub const KEPT: Duration = Duration::from_hours(24);
 
 /// What a key stands for.
 #[derive(Clone, Debug)]
-pub struct Known {
+pub struct KeptAnswer {
     /// The SHA-256 of the request that came with it.
     pub request_sha256: Vec<u8>,
     /// The status that it was answered with.
@@ -32,7 +32,7 @@ pub async fn claim(
     company: Uuid,
     key: &str,
     request_sha256: &[u8],
-) -> Result<Option<Known>> {
+) -> Result<Option<KeptAnswer>> {
     let claimed = sqlx::query_scalar!(
         r#"
         -- idempotency_keys.claim
@@ -55,7 +55,7 @@ pub async fn claim(
         return Ok(None);
     }
     let known = sqlx::query_as!(
-        Known,
+        KeptAnswer,
         "
         -- idempotency_keys.known
         select request_sha256, response_status as status, response_body as body

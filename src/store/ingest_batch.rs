@@ -19,7 +19,7 @@ use crate::model::{CompanyId, DeliveryId, Event, EventId, EventType, WebhookId};
 
 /// An event to be written.
 #[derive(Clone, Debug)]
-pub struct NewEvent<'a> {
+pub struct EventToInsert<'a> {
     /// The event.
     pub event: &'a Event,
     /// How many webhooks want it.
@@ -76,7 +76,7 @@ pub struct Inserted {
 /// is written: who waits for an event of ours holds none of them.
 pub async fn ingest_batch(
     pool: &PgPool,
-    events: &[NewEvent<'_>],
+    events: &[EventToInsert<'_>],
     deliveries: &[NewDelivery],
     writer: i32,
 ) -> sqlx::Result<Inserted> {
@@ -199,7 +199,7 @@ struct EventColumns<'a> {
 }
 
 impl<'a> EventColumns<'a> {
-    fn of(new: &'a [NewEvent<'a>]) -> Self {
+    fn of(new: &'a [EventToInsert<'a>]) -> Self {
         Self {
             ids: new.iter().map(|new| new.event.id.0).collect(),
             companies: new.iter().map(|new| new.event.company.0).collect(),

@@ -16,7 +16,7 @@ pub const JOBS_COUNTED_MAX: i64 = 100_000;
 
 /// Which lanes are asked for. What is not said matches all.
 #[derive(Clone, Copy, Debug, Default)]
-pub struct Wanted {
+pub struct LaneReportQuery {
     /// Of this company.
     pub company: Option<CompanyId>,
     /// Of this webhook.
@@ -29,7 +29,7 @@ pub struct Wanted {
 
 /// A lane with its webhook.
 #[derive(Clone, Debug)]
-pub struct Lane {
+pub struct LaneReport {
     /// The database's time of this answer.
     pub as_of: DateTime<Utc>,
     pub webhook_id: WebhookId,
@@ -72,9 +72,9 @@ pub struct Lane {
 }
 
 /// Lanes of living webhooks in the order of their ids, at most `limit`.
-pub async fn list(pool: &PgPool, wanted: &Wanted, limit: i64) -> Result<Vec<Lane>> {
+pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result<Vec<LaneReport>> {
     let lanes = sqlx::query_as!(
-        Lane,
+        LaneReport,
         r#"-- lane_report.list
         with wanted as (
             select w.id, w.company_id, w.name, w.active, w.paused_at, w.pause_reason, w.rate_limit, w.max_in_flight,
@@ -147,7 +147,7 @@ pub async fn list(pool: &PgPool, wanted: &Wanted, limit: i64) -> Result<Vec<Lane
 
 /// A change of a lane or its webhook that others were told of.
 #[derive(Clone, Debug)]
-pub struct Transition {
+pub struct LaneTransition {
     /// When.
     pub at: DateTime<Utc>,
     /// `opened`, `closed`, `paused` or `resumed`.
@@ -182,9 +182,9 @@ pub async fn history(
     company: Option<CompanyId>,
     webhook: WebhookId,
     limit: i64,
-) -> Result<Vec<Transition>> {
+) -> Result<Vec<LaneTransition>> {
     let rows = sqlx::query_as!(
-        Transition,
+        LaneTransition,
         "-- lane_report.history
         select at, kind, reason, opened_at, failing_since, announced_at
         from lane_transitions

@@ -8,11 +8,11 @@ use std::time::Duration;
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::{PgPool, types::Uuid};
 
-use super::replays::Filter;
+use super::replays::ReplayFilter;
 use crate::model::{
     CompanyId, DeliveryId, EventId, ReplayId, WebhookId,
     event::RESERVED_PREFIXES,
-    operational::{Changed, DeadLettered, Transition},
+    operational::{DeadLettered, LaneAnnouncement, WebhookStatus},
 };
 
 /// Deliveries of a failing webhook, the newest, among which a late attempt is looked for.
@@ -22,7 +22,7 @@ const LOOKED_AT_MAX: i64 = 100;
 #[derive(Clone, Debug)]
 pub struct Unannounced {
     /// What happened.
-    pub changed: Changed,
+    pub changed: WebhookStatus,
     /// Brought about by an operational event: nobody is told.
     pub silent: bool,
     /// How many of its kind came before it in its hour.
@@ -64,8 +64,8 @@ pub async fn unannounced(pool: &PgPool, rows_max: i64) -> sqlx::Result<Vec<Unann
         .into_iter()
         .filter_map(|row| {
             Some(Unannounced {
-                changed: Changed {
-                    transition: Transition::from_word(&row.kind)?,
+                changed: WebhookStatus {
+                    transition: LaneAnnouncement::from_word(&row.kind)?,
                     at: row.at,
                     company: CompanyId(row.company_id),
                     webhook: WebhookId(row.webhook_id),
@@ -85,7 +85,7 @@ pub async fn unannounced(pool: &PgPool, rows_max: i64) -> sqlx::Result<Vec<Unann
 }
 
 /// Takes note that transitions are announced, or need not be.
-pub async fn announced(pool: &PgPool, transitions: &[&Changed]) -> sqlx::Result<()> {
+pub async fn announced(pool: &PgPool, transitions: &[&WebhookStatus]) -> sqlx::Result<()> {
     let webhooks: Vec<Uuid> = transitions.iter().map(|t| t.webhook.0).collect();
     let instants: Vec<DateTime<Utc>> = transitions.iter().map(|t| t.at).collect();
     let kinds: Vec<&str> = transitions.iter().map(|t| t.transition.as_str()).collect();
@@ -110,14 +110,14 @@ const STATEMENT_MAX: TimeDelta = TimeDelta::seconds(30);
 /// Orders the recovery of an outage that ended: the dead letters that its webhook has of it. What a recovery has sent
 /// again in vain is left to people: a receiver that refuses some events for ever would go round for ever. Says whether
 /// there were any and the order is new.
-pub async fn recover(pool: &PgPool, closed: &Changed, rate: i32) -> sqlx::Result<bool> {
+pub async fn recover(pool: &PgPool, closed: &WebhookStatus, rate: i32) -> sqlx::Result<bool> {
     let opened_at = closed.opened_at.unwrap_or(closed.at);
-    let filter = Filter {
+    let filter = ReplayFilter {
         webhook_id: Some(closed.webhook.0),
         // A dead letter bears the time its statement began, and the lane the time it was locked, somewhat later.
         dead_since: Some(closed.failing_since.unwrap_or(opened_at) - STATEMENT_MAX),
         dead_until: Some(closed.at),
-        ..Filter::default()
+        ..ReplayFilter::default()
     };
     let done = sqlx::query!(
         "-- lane_transitions.recover

@@ -10,12 +10,12 @@ use sqlx::{PgPool, types::Uuid};
 
 use crate::model::{
     WebhookId,
-    lane::{Open, SLOTS_AHEAD, Standing},
+    lane::{OpenBreaker, SLOTS_AHEAD, Standing},
 };
 
 /// What a worker would have of a lane's pace.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub struct Wanted {
+pub struct SlotRequest {
     /// The lane.
     pub webhook: WebhookId,
     /// The distance of two slots.
@@ -42,7 +42,11 @@ pub struct Reserved {
 ///
 /// Slots only ever go forwards. The exception is a next slot that the present pace cannot have brought about (it was
 /// slower, or the clock was set back): it is drawn near, or a webhook freed from a slow pace would wait for it still.
-pub async fn reserve_slots(pool: &PgPool, wanted: &[Wanted], lead: Duration) -> sqlx::Result<Vec<Reserved>> {
+pub async fn reserve_slots(
+    pool: &PgPool,
+    wanted: &[SlotRequest],
+    lead: Duration,
+) -> sqlx::Result<Vec<Reserved>> {
     let mut sorted = wanted.to_vec();
     sorted.sort_unstable_by_key(|wanted| wanted.webhook);
     let webhooks: Vec<Uuid> = sorted.iter().map(|wanted| wanted.webhook.0).collect();
@@ -119,7 +123,7 @@ pub async fn make(pool: &PgPool, webhooks: &[WebhookId]) -> sqlx::Result<()> {
 
 /// The ledger's answer to who would probe a receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Probe {
+pub enum ProbeLeaseRequest {
     /// It is the caller's, until then.
     Granted {
         /// The end of the lease, which also names it.
@@ -135,7 +139,11 @@ pub enum Probe {
 }
 
 /// Leases the probe of an open breaker, if it is due and nobody has it.
-pub async fn lease_probe(pool: &PgPool, webhook: WebhookId, lease: Duration) -> sqlx::Result<Probe> {
+pub async fn lease_probe(
+    pool: &PgPool,
+    webhook: WebhookId,
+    lease: Duration,
+) -> sqlx::Result<ProbeLeaseRequest> {
     let row = sqlx::query!(
         r#"-- lanes.lease_probe
         with leased as (
@@ -159,14 +167,15 @@ pub async fn lease_probe(pool: &PgPool, webhook: WebhookId, lease: Duration) -> 
     .fetch_optional(pool)
     .await?;
     let Some(row) = row else {
-        return Ok(Probe::Refused { standing: Standing::default(), leased_until: None });
+        return Ok(ProbeLeaseRequest::Refused { standing: Standing::default(), leased_until: None });
     };
     if let Some(until) = row.granted_until {
-        return Ok(Probe::Granted { until });
+        return Ok(ProbeLeaseRequest::Granted { until });
     }
-    let open = row.opened_at.map(|since| Open { since, next_probe_at: row.next_probe_at.unwrap_or(since) });
+    let open =
+        row.opened_at.map(|since| OpenBreaker { since, next_probe_at: row.next_probe_at.unwrap_or(since) });
     let standing = Standing { open, held_back_until: row.held_back_until };
-    Ok(Probe::Refused { standing, leased_until: row.probe_leased_until })
+    Ok(ProbeLeaseRequest::Refused { standing, leased_until: row.probe_leased_until })
 }
 
 /// Gives a lease back whose probe was not made. One that has ended meanwhile stays as it is.

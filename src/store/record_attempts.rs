@@ -13,7 +13,7 @@ use std::collections::HashMap;
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Uuid};
 
-use self::statement::{Answer, write};
+use self::statement::{RecordedBatch, write};
 use crate::model::{DeliveryId, breaker};
 
 mod lanes;
@@ -21,7 +21,7 @@ mod row;
 mod statement;
 
 pub use lanes::{LaneChanged, News};
-pub use row::{Becomes, Row};
+pub use row::{AttemptRow, Becomes};
 
 /// What a batch changed.
 #[derive(Clone, Debug, Default)]
@@ -51,25 +51,26 @@ pub struct After {
 /// Records a batch; lanes are judged by `policy`.
 pub async fn record_attempts(
     pool: &PgPool,
-    rows: &[Row],
+    rows: &[AttemptRow],
     policy: &breaker::Policy,
 ) -> sqlx::Result<Recorded> {
-    let mut in_order: Vec<(usize, &Row)> = rows.iter().enumerate().collect();
+    let mut in_order: Vec<(usize, &AttemptRow)> = rows.iter().enumerate().collect();
     // Two recorders that lock the same rows in different orders would dead-lock.
     in_order
         .sort_unstable_by_key(|(at, row)| (row.delivery, row.number, row.becomes != Becomes::Delivered, *at));
     // The same attempt twice, after a lost connection: it counts once, and what was accepted stays so.
     in_order.dedup_by_key(|(_, row)| (row.delivery, row.number));
-    let sorted: Vec<&Row> = in_order.iter().map(|(_, row)| *row).collect();
+    let sorted: Vec<&AttemptRow> = in_order.iter().map(|(_, row)| *row).collect();
     // Lanes hear of the outcomes in the order in which they came about.
     in_order.sort_unstable_by_key(|(at, _)| *at);
-    let heard: Vec<&Row> = in_order.into_iter().map(|(_, row)| row).collect();
+    let heard: Vec<&AttemptRow> = in_order.into_iter().map(|(_, row)| row).collect();
 
-    let Answer { deliveries, lanes, missed } = write(pool, &sorted, &lanes::changes(&heard), policy).await?;
+    let RecordedBatch { deliveries, lanes, missed } =
+        write(pool, &sorted, &lanes::changes(&heard), policy).await?;
     let mut recorded = Recorded { deliveries, lanes };
     if !missed.is_empty() {
         // Not all that was heard of these lanes was recorded, or there was no row of theirs: what was is heard again.
-        let heard: Vec<&Row> = heard
+        let heard: Vec<&AttemptRow> = heard
             .into_iter()
             .filter(|row| missed.contains(&row.webhook) && recorded.deliveries.contains_key(&row.delivery))
             .collect();

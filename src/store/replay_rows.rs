@@ -19,7 +19,7 @@ use crate::model::{
 
 #[derive(Default, Deserialize)]
 #[serde(default)]
-struct Resume {
+struct ResumeFilter {
     held: Held,
 }
 
@@ -44,7 +44,7 @@ pub async fn open(pool: &PgPool, after: Uuid, rows_max: i64) -> sqlx::Result<Vec
         company: CompanyId(row.company_id),
         kind: row.kind,
         webhook: row.webhook_id.map(WebhookId),
-        held: serde_json::from_str::<Resume>(&row.filter).unwrap_or_default().held,
+        held: serde_json::from_str::<ResumeFilter>(&row.filter).unwrap_or_default().held,
         filter: serde_json::from_str(&row.filter).unwrap_or_default(),
         rate: row.rate,
         started_at: row.started_at,
@@ -189,7 +189,7 @@ pub async fn discard(pool: &PgPool, replay: &Open, low: Uuid, rows_max: i64) -> 
 
 /// A dead letter that is no delivery: a message or an event, as it came.
 #[derive(Clone, Debug)]
-pub struct Letter {
+pub struct OpenDeadLetter {
     /// Its id.
     pub id: Uuid,
     /// The bytes that came.
@@ -203,9 +203,9 @@ pub struct Letter {
 }
 
 /// The messages that a replay names, after its cursor.
-pub async fn letters(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<Letter>> {
+pub async fn letters(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<OpenDeadLetter>> {
     sqlx::query_as!(
-        Letter,
+        OpenDeadLetter,
         r#"-- replays.letters
         select id, coalesce(body, '') as "body!", coalesce(headers::text, '{}') as "headers!", routing_key, message_id
         from dead_letters

@@ -2,8 +2,8 @@
 
 use sqlx::{PgPool, types::Uuid};
 
-use super::replays::{Filter, Open};
-use crate::model::{DeliveryId, EventId, Status, WebhookId, id::first_at, replay::ReplayKind};
+use super::replays::{Open, ReplayFilter};
+use crate::model::{DeliveryId, DeliveryStatus, EventId, WebhookId, id::first_at, replay::ReplayKind};
 
 /// Rows of the history that one look goes through.
 pub const LOOKED_AT_MAX: i64 = 20_000;
@@ -53,15 +53,15 @@ pub async fn next_chunk(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Re
     if replay.kind == ReplayKind::Recovery {
         return Ok(Chunk::of(of_outage(pool, replay, rows_max).await?, replay, rows_max));
     }
-    match replay.filter.status.unwrap_or(Status::Dead) {
-        Status::Dead => Ok(Chunk::of(dead(pool, replay, rows_max).await?, replay, rows_max)),
+    match replay.filter.status.unwrap_or(DeliveryStatus::Dead) {
+        DeliveryStatus::Dead => Ok(Chunk::of(dead(pool, replay, rows_max).await?, replay, rows_max)),
         status => by_status(pool, replay, status, rows_max).await,
     }
 }
 
 async fn named(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<Source>> {
     sqlx::query_as!(
-        Row,
+        SourceRow,
         r#"-- replays.sources_named
         select n.id as "id!", coalesce(d.event_id, l.event_id) as "event_id!",
                coalesce(d.webhook_id, l.webhook_id) as "webhook_id!",
@@ -90,7 +90,7 @@ async fn named(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<
 
 async fn dead(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<Source>> {
     sqlx::query_as!(
-        Row,
+        SourceRow,
         r#"-- replays.sources_dead
         select l.id as "id!", l.event_id as "event_id!", l.webhook_id as "webhook_id!",
                coalesce(l.event_type, '') as "event_type!",
@@ -121,7 +121,7 @@ async fn dead(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<S
 /// The open dead letters that a webhook has of an outage, those of the oldest events first.
 async fn of_outage(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<Source>> {
     sqlx::query_as!(
-        Row,
+        SourceRow,
         r#"-- replays.sources_of_outage
         select l.id as "id!", l.event_id as "event_id!", l.webhook_id as "webhook_id!",
                coalesce(l.event_type, '') as "event_type!",
@@ -149,7 +149,12 @@ async fn of_outage(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<
 
 /// Goes through [`LOOKED_AT_MAX`] rows of the history and no more: what is wanted may be few and far between, and
 /// feed has others to serve.
-async fn by_status(pool: &PgPool, replay: &Open, status: Status, rows_max: i64) -> sqlx::Result<Chunk> {
+async fn by_status(
+    pool: &PgPool,
+    replay: &Open,
+    status: DeliveryStatus,
+    rows_max: i64,
+) -> sqlx::Result<Chunk> {
     let (from, high) = (replay.cursor.max(low(&replay.filter)), high(&replay.filter));
     let behind = sqlx::query_scalar!(
         "-- replays.end_of_look
@@ -166,7 +171,7 @@ async fn by_status(pool: &PgPool, replay: &Open, status: Status, rows_max: i64) 
     .fetch_optional(pool)
     .await?;
     let sources = sqlx::query_as!(
-        Row,
+        SourceRow,
         r#"-- replays.sources_by_status
         select d.id as "id!", d.event_id as "event_id!", d.webhook_id as "webhook_id!",
                d.event_type as "event_type!", coalesce(w.active and w.deleted_at is null, false) as "living!"
@@ -206,7 +211,7 @@ fn before(id: Uuid) -> Uuid {
     Uuid::from_u128(id.as_u128().saturating_sub(1))
 }
 
-struct Row {
+struct SourceRow {
     id: Uuid,
     event_id: Uuid,
     webhook_id: Uuid,
@@ -214,8 +219,8 @@ struct Row {
     living: bool,
 }
 
-fn read(rows: Vec<Row>) -> Vec<Source> {
-    let source = |row: Row| Source {
+fn read(rows: Vec<SourceRow>) -> Vec<Source> {
+    let source = |row: SourceRow| Source {
         delivery: DeliveryId(row.id),
         event: EventId(row.event_id),
         webhook: WebhookId(row.webhook_id),
@@ -226,11 +231,11 @@ fn read(rows: Vec<Row>) -> Vec<Source> {
 }
 
 /// Ids begin with their time, so a filter by time is one by id, and prunes days.
-fn low(filter: &Filter) -> Uuid {
+fn low(filter: &ReplayFilter) -> Uuid {
     filter.since.map_or(Uuid::nil(), first_at)
 }
 
 /// Without an end to the filter there is none to the ids: an event's own time may lie ahead of the replay's start.
-fn high(filter: &Filter) -> Uuid {
+fn high(filter: &ReplayFilter) -> Uuid {
     filter.until.map_or(Uuid::max(), first_at)
 }

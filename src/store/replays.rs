@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use super::Result;
 use crate::model::{
-    CompanyId, ReplayId, Status, Trigger, WebhookId,
+    CompanyId, DeliveryStatus, ReplayId, Trigger, WebhookId,
     replay::{ReplayKind, ReplayStatus},
     webhook::Held,
 };
@@ -22,7 +22,7 @@ pub const OPEN_COUNTED_MAX: i64 = 10_000;
 /// the deliveries' ids, that is, of their events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
-pub struct Filter {
+pub struct ReplayFilter {
     /// Just these, by the id of the delivery or of its dead letter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Uuid>,
@@ -37,7 +37,7 @@ pub struct Filter {
     pub event_type: Option<String>,
     /// Only in this state; dead ones where none is named, for who asks for everything wants what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub status: Option<Status>,
+    pub status: Option<DeliveryStatus>,
     /// Only from then on.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
@@ -64,7 +64,7 @@ pub struct Open {
     /// The webhook it is confined to.
     pub webhook: Option<WebhookId>,
     /// What to send again.
-    pub filter: Filter,
+    pub filter: ReplayFilter,
     /// What becomes of what is held, for a resume.
     pub held: Held,
     /// Deliveries a second.
@@ -87,7 +87,7 @@ impl Open {
 
 /// An order as it stands.
 #[derive(Clone, Debug)]
-pub struct Replay {
+pub struct ReplayRow {
     /// Its id.
     pub id: ReplayId,
     /// Whose it is.
@@ -123,7 +123,7 @@ pub async fn create(
     company: CompanyId,
     kind: ReplayKind,
     webhook: Option<WebhookId>,
-    filter: &Filter,
+    filter: &ReplayFilter,
     rate: i32,
     requested_by: &str,
 ) -> Result<ReplayId> {
@@ -150,7 +150,7 @@ pub async fn create(
 macro_rules! replays {
     ($sql:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
-            Replay,
+            ReplayRow,
             $sql + r#"
             select
                 id as "id!",
@@ -175,7 +175,7 @@ macro_rules! replays {
 }
 
 /// One order of a company.
-pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> Result<Option<Replay>> {
+pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> Result<Option<ReplayRow>> {
     let row = replays!(
         "
             -- replays.get
@@ -193,7 +193,7 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> R
 
 /// Which orders of a company are wanted. What is not said matches all.
 #[derive(Clone, Debug, Default)]
-pub struct Wanted {
+pub struct ReplayListQuery {
     /// Of these kinds.
     pub kinds: Option<Vec<String>>,
     /// In these states.
@@ -208,9 +208,9 @@ pub struct Wanted {
 pub async fn list(
     db: impl PgExecutor<'_>,
     company: CompanyId,
-    wanted: &Wanted,
+    wanted: &ReplayListQuery,
     limit: i64,
-) -> Result<Vec<Replay>> {
+) -> Result<Vec<ReplayRow>> {
     let rows = replays!(
         "
             -- replays.list
@@ -238,7 +238,7 @@ pub async fn list(
 }
 
 /// Newest first; the statement's common part orders the other way.
-fn row_order(mut rows: Vec<Replay>) -> Vec<Replay> {
+fn row_order(mut rows: Vec<ReplayRow>) -> Vec<ReplayRow> {
     rows.reverse();
     rows
 }
@@ -247,7 +247,7 @@ fn row_order(mut rows: Vec<Replay>) -> Vec<Replay> {
 pub async fn count(
     db: impl PgExecutor<'_>,
     company: CompanyId,
-    wanted: &Wanted,
+    wanted: &ReplayListQuery,
     rows_max: i64,
 ) -> Result<i64> {
     let count = sqlx::query_scalar!(
@@ -300,7 +300,7 @@ pub async fn resuming(
     db: impl PgExecutor<'_>,
     company: CompanyId,
     webhook: WebhookId,
-) -> Result<Option<Replay>> {
+) -> Result<Option<ReplayRow>> {
     let row = replays!(
         "
             -- replays.resuming
@@ -318,6 +318,6 @@ pub async fn resuming(
     Ok(row.fetch_optional(db).await?)
 }
 
-fn as_json(filter: &Filter) -> String {
+fn as_json(filter: &ReplayFilter) -> String {
     serde_json::to_string(filter).expect("ids, words and times always make JSON")
 }

@@ -89,7 +89,7 @@ impl Deliveries {
 
 /// What a page found.
 #[derive(Clone, Debug, PartialEq, Eq)]
-pub struct Found<K> {
+pub struct FoundDeliveries<K> {
     /// Newest first.
     pub ids: Vec<Uuid>,
     /// Where the next page begins; none where there is nothing behind.
@@ -104,7 +104,7 @@ pub async fn deliveries(
     before: Option<Uuid>,
     rows: i64,
     now: DateTime<Utc>,
-) -> Result<Found<Uuid>> {
+) -> Result<FoundDeliveries<Uuid>> {
     let webhooks = match &wanted.webhooks {
         Some(listed) => i64::try_from(listed.len()).unwrap_or(i64::MAX),
         None => count_webhooks(db, company).await?,
@@ -120,15 +120,15 @@ pub async fn deliveries(
         ids.extend(look.ids);
         if i64::try_from(ids.len()).is_ok_and(|n| n > rows) {
             ids.truncate(usize::try_from(rows).unwrap_or(0));
-            return Ok(Found { next: ids.last().copied(), ids });
+            return Ok(FoundDeliveries { next: ids.last().copied(), ids });
         }
         walk.went(look.edge);
         looked_at += look.looked_at;
         if looked_at >= LOOKED_AT_MAX && !walk.is_over() {
-            return Ok(Found { next: Some(walk.before), ids });
+            return Ok(FoundDeliveries { next: Some(walk.before), ids });
         }
     }
-    Ok(Found { ids, next: None })
+    Ok(FoundDeliveries { ids, next: None })
 }
 
 /// The way of a page backwards through time, span after span, each look within one of them.
@@ -221,7 +221,7 @@ fn id_at(time: DateTime<Utc>) -> Uuid {
 }
 
 /// What one look found.
-struct Look {
+struct ScanStep {
     ids: Vec<Uuid>,
     /// Everything from here on was looked at; none where the whole span was.
     edge: Option<Uuid>,
@@ -248,11 +248,11 @@ struct Span {
 ///
 /// Where a webhook has more rows than were gone through, what the others have below its last may not be all there is
 /// between, and waits for the next look.
-async fn look(db: &PgPool, company: CompanyId, wanted: &Deliveries, span: Span) -> Result<Look> {
+async fn look(db: &PgPool, company: CompanyId, wanted: &Deliveries, span: Span) -> Result<ScanStep> {
     let Span { low, high, each, rows } = span;
     let (types, prefixes) = wanted.types();
     let look = sqlx::query_file_as!(
-        Look,
+        ScanStep,
         "src/store/search/deliveries.sql",
         company.uuid(),
         wanted.webhooks.as_deref() as _,

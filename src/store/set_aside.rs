@@ -11,7 +11,7 @@ use crate::model::DeliveryId;
 
 /// Where a delivery goes instead of to its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Aside {
+pub enum Disposition {
     /// Back to the ledger; feed brings it again no sooner than after this time.
     Parked(Duration),
     /// Its webhook is paused.
@@ -24,19 +24,19 @@ pub enum Aside {
 
 /// One delivery to set aside.
 #[derive(Clone, Copy, Debug)]
-pub struct SetAside {
+pub struct Disposed {
     /// The delivery.
     pub delivery: DeliveryId,
     /// The attempt its job asked for.
     pub attempt: u32,
     /// Where it goes.
-    pub aside: Aside,
+    pub aside: Disposition,
     /// Whether the caller holds the claim, which then ends.
     pub holds_claim: bool,
 }
 
 /// Sets a batch aside. Rows that have moved on stay as they are.
-pub async fn set_aside(pool: &PgPool, batch: &[SetAside]) -> sqlx::Result<()> {
+pub async fn set_aside(pool: &PgPool, batch: &[Disposed]) -> sqlx::Result<()> {
     let mut sorted = batch.to_vec();
     sorted.sort_unstable_by_key(|s| s.delivery);
     let ids: Vec<Uuid> = sorted.iter().map(|s| s.delivery.0).collect();
@@ -47,10 +47,10 @@ pub async fn set_aside(pool: &PgPool, batch: &[SetAside]) -> sqlx::Result<()> {
     let mut waits = Vec::with_capacity(sorted.len());
     for s in &sorted {
         let (status, reason, wait) = match s.aside {
-            Aside::Parked(wait) => ("pending", None, wait),
-            Aside::Held => ("held", Some("paused"), Duration::ZERO),
-            Aside::Cancelled(reason) => ("cancelled", Some(reason), Duration::ZERO),
-            Aside::Expired => ("dead", Some("expired"), Duration::ZERO),
+            Disposition::Parked(wait) => ("pending", None, wait),
+            Disposition::Held => ("held", Some("paused"), Duration::ZERO),
+            Disposition::Cancelled(reason) => ("cancelled", Some(reason), Duration::ZERO),
+            Disposition::Expired => ("dead", Some("expired"), Duration::ZERO),
         };
         statuses.push(status);
         reasons.push(reason);

@@ -12,7 +12,7 @@ use super::{
     fault::{Fault, fault},
     partitions,
 };
-use crate::model::{CompanyId, DeliveryId, Event, Status, WebhookId};
+use crate::model::{CompanyId, DeliveryId, DeliveryStatus, Event, WebhookId};
 
 /// Why a test is cancelled that could not begin in time.
 pub const NOT_IN_TIME: &str = "test not begun in time";
@@ -70,9 +70,9 @@ async fn insert(
 
 /// How a test stands.
 #[derive(Clone, Debug)]
-pub struct Standing {
+pub struct TestProgress {
     /// `pending` until it has ended.
-    pub status: Status,
+    pub status: DeliveryStatus,
     /// Why it stands so, where the status does not say.
     pub reason: Option<String>,
     /// Attempts that have ended.
@@ -92,12 +92,12 @@ pub async fn standing(
     db: impl PgExecutor<'_>,
     company: CompanyId,
     delivery: DeliveryId,
-) -> Result<Option<Standing>> {
+) -> Result<Option<TestProgress>> {
     let row = sqlx::query_as!(
-        Standing,
+        TestProgress,
         r#"
         -- test_delivery.standing
-        select status as "status: Status", reason, attempts, coalesce(claimed_until > now(), false) as "is_claimed!", response_status, why,
+        select status as "status: DeliveryStatus", reason, attempts, coalesce(claimed_until > now(), false) as "is_claimed!", response_status, why,
                total_us
         from webhook_deliveries
         where id = $1

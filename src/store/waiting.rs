@@ -12,7 +12,7 @@ pub(super) const BEGINNING: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 /// What may be done with what waits for a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Standing {
+pub enum WebhookBacklog {
     /// Make jobs.
     Open,
     /// Hold everything.
@@ -23,11 +23,11 @@ pub enum Standing {
 
 /// A webhook for which something waits.
 #[derive(Clone, Debug)]
-pub struct Waiting {
+pub struct WaitingDeliveries {
     /// The webhook.
     pub webhook: WebhookId,
     /// What may be done.
-    pub standing: Standing,
+    pub standing: WebhookBacklog,
     /// Whether a resume is releasing its held deliveries at a rate.
     pub resuming: bool,
     /// Whether the time of something that waits has come.
@@ -35,12 +35,12 @@ pub struct Waiting {
     /// Whether the time of something that a replay or recovery made has come: these come last and are no backlog.
     pub again_due: bool,
     /// What its lane allows.
-    pub lane: Lane,
+    pub lane: LaneToFeed,
 }
 
 /// A lane as the ledger knows it, at an instant of the ledger.
 #[derive(Clone, Copy, Debug)]
-pub struct Lane {
+pub struct LaneToFeed {
     /// Now.
     pub now: DateTime<Utc>,
     /// Its breaker, and until when it is held back.
@@ -141,7 +141,7 @@ pub async fn standing(
     pool: &PgPool,
     low: Uuid,
     webhooks: &[(WebhookId, Since)],
-) -> sqlx::Result<Vec<Waiting>> {
+) -> sqlx::Result<Vec<WaitingDeliveries>> {
     if webhooks.is_empty() {
         return Ok(Vec::new());
     }
@@ -186,22 +186,23 @@ pub async fn standing(
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Waiting {
+        .map(|row| WaitingDeliveries {
             webhook: WebhookId(row.id),
             standing: match (row.living, row.paused) {
-                (false, _) => Standing::Closed,
-                (true, true) => Standing::Paused,
-                (true, false) => Standing::Open,
+                (false, _) => WebhookBacklog::Closed,
+                (true, true) => WebhookBacklog::Paused,
+                (true, false) => WebhookBacklog::Open,
             },
             resuming: row.resuming,
             due: row.due,
             again_due: row.again_due,
-            lane: Lane {
+            lane: LaneToFeed {
                 now: row.now,
                 standing: lane::Standing {
-                    open: row
-                        .opened_at
-                        .map(|since| lane::Open { since, next_probe_at: row.next_probe_at.unwrap_or(since) }),
+                    open: row.opened_at.map(|since| lane::OpenBreaker {
+                        since,
+                        next_probe_at: row.next_probe_at.unwrap_or(since),
+                    }),
                     held_back_until: row.held_back_until,
                 },
                 probe_leased_until: row.probe_leased_until,

@@ -11,7 +11,7 @@ use crate::model::{CompanyId, Webhook, WebhookId, webhook::Settings};
 
 mod row;
 
-pub use row::Row;
+pub use row::WebhookRow;
 
 /// The most webhooks that one listing gives.
 pub const LIST_MAX: i64 = 10_000;
@@ -72,7 +72,7 @@ macro_rules! webhooks {
             "#,
             $($argument),*
         )
-        .map(|row| $crate::store::webhooks::Row {
+        .map(|row| $crate::store::webhooks::WebhookRow {
             id: $crate::model::WebhookId(row.id),
             company_id: $crate::model::CompanyId(row.company_id),
             settings: $crate::model::webhook::Settings {
@@ -104,7 +104,7 @@ macro_rules! webhooks {
             deleted_at: row.deleted_at,
             version: row.version,
             lane: $crate::model::lane::Standing {
-                open: row.opened_at.map(|since| $crate::model::lane::Open {
+                open: row.opened_at.map(|since| $crate::model::lane::OpenBreaker {
                     since,
                     next_probe_at: row.next_probe_at.unwrap_or(since),
                 }),
@@ -176,7 +176,7 @@ pub async fn save(
     company: CompanyId,
     webhook: Saved<'_>,
     settings: &Settings,
-) -> Result<Option<Row>> {
+) -> Result<Option<WebhookRow>> {
     let row = match webhook {
         Saved::New { by } => {
             let row = save!(
@@ -223,7 +223,7 @@ pub async fn save(
 }
 
 /// The living webhooks of a company by name, [`LIST_MAX`] at most.
-pub async fn list(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<Row>> {
+pub async fn list(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<WebhookRow>> {
     let rows = webhooks!(
         "
             -- webhooks.list
@@ -247,7 +247,7 @@ pub async fn page(
     company: CompanyId,
     after: Option<(&str, WebhookId)>,
     limit: i64,
-) -> Result<Vec<Row>> {
+) -> Result<Vec<WebhookRow>> {
     let (name, id) = after.unzip();
     let rows = webhooks!(
         "
@@ -290,7 +290,7 @@ pub async fn count(db: impl PgExecutor<'_>, company: CompanyId, max: i64) -> Res
 }
 
 /// One living webhook of a company, which nobody else changes until the transaction ends.
-pub async fn lock(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<Row>> {
+pub async fn lock(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<WebhookRow>> {
     let row = webhooks!(
         "
             -- webhooks.lock
@@ -309,7 +309,7 @@ pub async fn lock(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) ->
 }
 
 /// One living webhook of a company.
-pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<Row>> {
+pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<WebhookRow>> {
     let row = webhooks!(
         "
             -- webhooks.get
@@ -327,7 +327,11 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> 
 }
 
 /// Marks a webhook deleted; its name is free again, its history stays. `None` where there is none.
-pub async fn delete(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<Row>> {
+pub async fn delete(
+    db: impl PgExecutor<'_>,
+    company: CompanyId,
+    id: WebhookId,
+) -> Result<Option<WebhookRow>> {
     let row = webhooks!(
         "
             -- webhooks.delete

@@ -7,7 +7,7 @@ use sqlx::{
 };
 
 use crate::model::{
-    OutcomeClass, Status, Trigger,
+    DeliveryStatus, OutcomeClass, Trigger,
     dead_letter::{DeadLetterKind, DeadLetterStatus},
     replay::{ReplayKind, ReplayStatus},
 };
@@ -32,4 +32,4 @@ macro_rules! columns {
     )+};
 }
 
-columns!(Status, Trigger, OutcomeClass, DeadLetterKind, DeadLetterStatus, ReplayKind, ReplayStatus);
+columns!(DeliveryStatus, Trigger, OutcomeClass, DeadLetterKind, DeadLetterStatus, ReplayKind, ReplayStatus);

@@ -38,19 +38,19 @@ pub struct Config {
 type Check = Arc<dyn Fn() -> Result<(), String> + Send + Sync>;
 
 #[derive(Default)]
-struct Registered {
+struct RegisteredCheck {
     started: AtomicBool,
     checks: RwLock<Vec<(&'static str, Check)>>,
-    ended: RwLock<Vec<Failure>>,
+    ended: RwLock<Vec<CheckFailure>>,
 }
 
 /// What is checked, registered by whoever knows; cheap to clone.
 #[derive(Clone, Default)]
-pub struct Health(Arc<Registered>);
+pub struct Health(Arc<RegisteredCheck>);
 
 /// One thing that is not as it should be.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Failure {
+pub struct CheckFailure {
     /// The check or the stage.
     pub name: &'static str,
     /// What is wrong, in words.
@@ -72,13 +72,13 @@ impl Health {
 
     /// Says that a stage has ended though nobody asked: this process cannot get well by itself.
     pub fn stage_ended(&self, name: &'static str, why: impl fmt::Display) {
-        let ended = Failure { name, why: why.to_string() };
+        let ended = CheckFailure { name, why: why.to_string() };
         self.0.ended.write().unwrap_or_else(PoisonError::into_inner).push(ended);
     }
 
     /// The stages that have ended unasked.
     #[must_use]
-    pub fn ended(&self) -> Vec<Failure> {
+    pub fn ended(&self) -> Vec<CheckFailure> {
         self.0.ended.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
@@ -126,7 +126,7 @@ struct ReadinessCheck {
 struct Liveness {
     live: bool,
     #[serde(skip_serializing_if = "Vec::is_empty")]
-    ended: Vec<Failure>,
+    ended: Vec<CheckFailure>,
 }
 
 /// A bound port, before it answers.

@@ -7,7 +7,7 @@ use xtwebhooks::{
     model::{DeliveryId, id::first_at},
     store::{
         feed, give_up, partitions,
-        set_aside::{self, Aside, SetAside},
+        set_aside::{self, Disposed, Disposition},
     },
 };
 
@@ -47,7 +47,7 @@ async fn whatever_statement_ends_a_delivery_its_dead_letter_stands_beside_it() {
     assert_eq!(kept(&app, given_up).await, Some(with_data("ended the worker", now)));
 
     let aside = owe(&app, company, webhook, now, "pending").await;
-    let expired = SetAside { delivery: aside, attempt: 1, aside: Aside::Expired, holds_claim: false };
+    let expired = Disposed { delivery: aside, attempt: 1, aside: Disposition::Expired, holds_claim: false };
     set_aside::set_aside(&app.pool, &[expired]).await.expect("set aside");
     assert_eq!(kept(&app, aside).await, Some(with_data("expired", now)));
 
@@ -66,10 +66,10 @@ async fn whatever_statement_ends_a_delivery_its_dead_letter_stands_beside_it() {
     execute(&app, &format!("update webhook_deliveries set trigger = 'test' where id = '{}'", test.0)).await;
     give_up::give_up(&app.pool, &[test], 1, "ended the worker").await.expect("given up");
     assert_eq!(kept(&app, test).await, None);
-    let cancelled = SetAside {
+    let cancelled = Disposed {
         delivery: owe(&app, company, webhook, now, "pending").await,
         attempt: 1,
-        aside: Aside::Cancelled("webhook deleted"),
+        aside: Disposition::Cancelled("webhook deleted"),
         holds_claim: false,
     };
     set_aside::set_aside(&app.pool, &[cancelled]).await.expect("set aside");

@@ -14,8 +14,8 @@ use http::{HeaderMap, HeaderName, HeaderValue};
 use tokio::net::{TcpListener, TcpSocket, TcpStream};
 use url::Url;
 use xtwebhooks::{
-    egress::{Client, Config, DnsServers},
-    model::{Exchange, Outcome, OutcomeClass, Unreachable, Waiting},
+    egress::{Config, DnsServers, ReceiverClient},
+    model::{AwaitedPhase, Exchange, Outcome, OutcomeClass, Unreachable},
 };
 
 use crate::support::{
@@ -35,7 +35,7 @@ enum Expected {
     Outcome(Outcome),
     Unreachable(Unreachable, &'static str),
     Cut(u16, &'static str),
-    TimedOut(Waiting),
+    TimedOut(AwaitedPhase),
     Blocked(&'static str),
     Fault(&'static str),
 }
@@ -45,15 +45,15 @@ fn local() -> Config {
     Config { allowed_networks: "127.0.0.0/8,::1".parse().expect("networks"), ..Config::default() }
 }
 
-fn client(config: &Config) -> Client {
-    Client::new(config).expect("the settings can be followed")
+fn client(config: &Config) -> ReceiverClient {
+    ReceiverClient::new(config).expect("the settings can be followed")
 }
 
 fn asking(dns: &Dns, config: Config) -> Config {
     Config { dns_servers: DnsServers(vec![dns.address()]), ..config }
 }
 
-async fn post(client: &Client, url: &str, timeout: Duration) -> Exchange {
+async fn post(client: &ReceiverClient, url: &str, timeout: Duration) -> Exchange {
     let url = Url::parse(url).expect("the test's URL is one");
     client.post(&url, HeaderMap::new(), Bytes::from_static(b"{}"), timeout).await
 }

@@ -14,7 +14,7 @@ use subtle::ConstantTimeEq;
 
 use super::{Grant, Principal, Scopes};
 use crate::{
-    api::problem::{Kind, Problem},
+    api::problem::{Problem, ProblemKind},
     clock::SystemClock,
     model::CompanyId,
     store::api_keys,
@@ -85,8 +85,9 @@ impl Keys {
     /// Whose key it is. It is looked up for each call, so one that was revoked is refused from then on.
     pub(super) async fn identify(&self, token: &str) -> Result<Principal, Problem> {
         // The same words for every reason: which keys there are is nobody's business.
-        let unknown =
-            || Problem::new(Kind::Unauthenticated, "the key is not known, has expired, or was revoked");
+        let unknown = || {
+            Problem::new(ProblemKind::Unauthenticated, "the key is not known, has expired, or was revoked")
+        };
         let (id, secret) = parts(token).ok_or_else(unknown)?;
         let key = api_keys::find(&self.lookups, id).await?.ok_or_else(unknown)?;
         let digest: [u8; 32] = Sha256::digest(secret.expose_secret().as_bytes()).into();
@@ -110,7 +111,7 @@ impl Keys {
     }
 
     /// Sees that a use gets written down, behind the call and not within it.
-    async fn note(&self, key: &api_keys::Key) {
+    async fn note(&self, key: &api_keys::KeyRow) {
         let now = self.clock.now();
         let is_noted = key.last_used_at.is_some_and(|at| (now - at).to_std().is_ok_and(|ago| ago < USED_FOR));
         if is_noted || !self.used.0.entry_by_ref(&key.id).or_insert(()).await.is_fresh() {

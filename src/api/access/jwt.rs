@@ -19,7 +19,7 @@ use serde_json::{Map, Value};
 use self::jwks::Jwks;
 use super::{Error, Grant, Principal, Scopes};
 use crate::{
-    api::problem::{Kind, Problem},
+    api::problem::{Problem, ProblemKind},
     egress::OperatorClient,
     model::CompanyId,
 };
@@ -147,7 +147,7 @@ impl Jwt {
         let Some(key) = self.key(header.alg, header.kid.as_deref()).await? else {
             return Ok(Judged::NotOurs);
         };
-        let refused = |detail: String| Err(Problem::new(Kind::Unauthenticated, detail));
+        let refused = |detail: String| Err(Problem::new(ProblemKind::Unauthenticated, detail));
         let claims = match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &self.rules(header.alg)) {
             Ok(token) => token.claims,
             // The signature is verified before any of these is looked at.
@@ -213,7 +213,10 @@ impl Jwt {
     fn principal(&self, claims: &Map<String, Value>) -> Result<Judged, Problem> {
         let subject = &self.config.jwt_subject_claim;
         let user = claims.get(subject).and_then(user).ok_or_else(|| {
-            Problem::new(Kind::Unauthenticated, format!("the token names nobody by its claim `{subject}`"))
+            Problem::new(
+                ProblemKind::Unauthenticated,
+                format!("the token names nobody by its claim `{subject}`"),
+            )
         })?;
         let scopes = claims.get(&self.config.jwt_scopes_claim);
         let scopes = Scopes::of_token(scopes.map(words).unwrap_or_default());

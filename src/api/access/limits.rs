@@ -20,7 +20,7 @@ use governor::{
 use moka::future::Cache;
 
 use super::address;
-use crate::api::problem::{Kind, Problem};
+use crate::api::problem::{Problem, ProblemKind};
 
 /// Principals and addresses that are told apart, each; with so many, all share one allowance until some are quiet again.
 pub const TOLD_APART_MAX: usize = 100_000;
@@ -43,14 +43,14 @@ pub struct Config {
 }
 
 /// What everybody has asked lately.
-pub(super) struct Limits {
+pub(super) struct RateLimits {
     calls: Option<Allowances<String>>,
     failures: Option<Allowances<IpAddr>>,
     /// Until when an address that failed too often is over its allowance.
     failing: Cache<IpAddr, Instant>,
 }
 
-impl Limits {
+impl RateLimits {
     pub(super) fn new(config: &Config) -> Self {
         let calls = NonZeroU32::new(config.api_rate_limit).map(|rate| {
             let burst = NonZeroU32::new(config.api_rate_burst_max).unwrap_or(NonZeroU32::MIN);
@@ -67,7 +67,7 @@ impl Limits {
         let Some(calls) = &self.calls else { return Ok(()) };
         calls.take(principal.to_owned()).map_err(|wait| {
             let detail = "these credentials made more requests than API_RATE_LIMIT allows";
-            Problem::new(Kind::TooManyRequests, detail).after(wait)
+            Problem::new(ProblemKind::TooManyRequests, detail).after(wait)
         })
     }
 
@@ -89,7 +89,7 @@ impl Limits {
 
 fn too_many_failures(wait: Duration) -> Problem {
     let detail = "too many credentials from this address did not hold; see that the right ones are sent";
-    Problem::new(Kind::TooManyRequests, detail).after(wait)
+    Problem::new(ProblemKind::TooManyRequests, detail).after(wait)
 }
 
 /// An allowance for each key.
@@ -173,11 +173,14 @@ mod tests {
     #[tokio::test]
     async fn an_address_that_fails_too_often_is_over_its_allowance_and_others_are_not() {
         let config = Config { api_rate_limit: 0, api_rate_burst_max: 1, api_failures_per_minute_max: 2 };
-        let limits = Limits::new(&config);
+        let limits = RateLimits::new(&config);
         let (one, other) = (IpAddr::from([192, 0, 2, 1]), IpAddr::from([192, 0, 2, 2]));
         assert!(limits.failure(one).await.is_none() && limits.failure(one).await.is_none());
         assert!(limits.is_failing(one).await.is_none());
-        assert_eq!(limits.failure(one).await.map(|problem| problem.kind()), Some(Kind::TooManyRequests));
+        assert_eq!(
+            limits.failure(one).await.map(|problem| problem.kind()),
+            Some(ProblemKind::TooManyRequests)
+        );
         assert!(limits.is_failing(one).await.is_some());
         assert!(limits.failure(other).await.is_none() && limits.is_failing(other).await.is_none());
         assert!((0..10_000).all(|_| limits.call("anybody").is_ok()), "0 is no limit");

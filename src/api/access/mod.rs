@@ -38,12 +38,12 @@ use url::Url;
 
 use self::{
     jwt::{Judged, Jwt},
-    limits::Limits,
+    limits::RateLimits,
     operations::Needs,
-    turns::Turns,
+    turns::ReadingLimits,
     userinfo::Userinfo,
 };
-use super::problem::{Kind, Problem};
+use super::problem::{Problem, ProblemKind};
 use crate::{
     egress::{self, OperatorClient},
     model::{CompanyId, address::Networks},
@@ -117,8 +117,8 @@ pub(crate) struct Access {
     keys: Keys,
     jwt: Jwt,
     userinfo: Option<Userinfo>,
-    limits: Limits,
-    turns: Turns,
+    limits: RateLimits,
+    turns: ReadingLimits,
 }
 
 impl Access {
@@ -135,8 +135,8 @@ impl Access {
             keys,
             jwt: Jwt::new(&config.jwt, &client)?,
             userinfo: url.map(|url| Userinfo::new(url, client)),
-            limits: Limits::new(&config.limits),
-            turns: Turns::new(),
+            limits: RateLimits::new(&config.limits),
+            turns: ReadingLimits::new(),
         })
     }
 
@@ -150,7 +150,7 @@ impl Access {
         let address = address::caller(peer, headers, &self.trusted_proxies);
         let token = bearer(headers)?;
         let principal = match self.identify(token, address).await {
-            Err(problem) if problem.kind() == Kind::Unauthenticated => {
+            Err(problem) if problem.kind() == ProblemKind::Unauthenticated => {
                 return Err(self.limits.failure(address).await.unwrap_or(problem));
             }
             identified => identified?,
@@ -160,7 +160,7 @@ impl Access {
         if !scopes.has_any(needed) {
             let words: Vec<_> = needed.iter().map(Scope::as_str).collect();
             let detail = format!("this needs the scope {}", words.join(" or "));
-            return Err(Problem::new(Kind::Forbidden, detail));
+            return Err(Problem::new(ProblemKind::Forbidden, detail));
         }
         let all_companies = matches!(principal.grant, Grant::All(_));
         Ok(Caller { actor: principal.actor, company, all_companies, scopes, address })
@@ -180,7 +180,7 @@ impl Access {
             }
             (Judged::NotOurs, None) => {
                 let detail = "the credentials are no key of this service, and no token that it takes";
-                Err(Problem::new(Kind::Unauthenticated, detail))
+                Err(Problem::new(ProblemKind::Unauthenticated, detail))
             }
         }
     }
@@ -264,7 +264,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(head: &mut Head, _state: &S) -> Result<Self, Problem> {
         let caller = head.extensions.get::<Self>().cloned();
         // Only a route that asks for nobody in its documentation gets here without one.
-        caller.ok_or_else(|| Problem::new(Kind::Unauthenticated, "credentials are needed"))
+        caller.ok_or_else(|| Problem::new(ProblemKind::Unauthenticated, "credentials are needed"))
     }
 }
 
@@ -280,7 +280,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Tenant {
 
 fn which_company() -> Problem {
     Problem::new(
-        Kind::CompanyRequired,
+        ProblemKind::CompanyRequired,
         "the credentials hold for several companies; name one by X-Company-Id",
     )
 }
@@ -307,7 +307,8 @@ pub(super) async fn admit(
 
 /// The token of the header.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
-    let missing = || Problem::new(Kind::Unauthenticated, "the header Authorization: Bearer is missing");
+    let missing =
+        || Problem::new(ProblemKind::Unauthenticated, "the header Authorization: Bearer is missing");
     let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?.to_str().map_err(|_| missing())?;
     let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;
     if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() {
@@ -331,14 +332,14 @@ fn company(grant: &Grant, headers: &HeaderMap) -> Result<(Option<CompanyId>, Sco
             // The same whether there is such a company or not.
             let (company, scopes) = found.ok_or_else(|| {
                 Problem::new(
-                    Kind::Forbidden,
+                    ProblemKind::Forbidden,
                     "the credentials do not hold for the company that X-Company-Id names",
                 )
             })?;
             Ok((Some(*company), *scopes))
         }
         (Grant::Companies(held), None) => match held.as_slice() {
-            [] => Err(Problem::new(Kind::Forbidden, "the credentials hold for no company")),
+            [] => Err(Problem::new(ProblemKind::Forbidden, "the credentials hold for no company")),
             [(company, scopes)] => Ok((Some(*company), *scopes)),
             several => {
                 // What may be done in every one of them; which is meant is asked by whoever needs to know.
@@ -359,26 +360,27 @@ mod tests {
     fn one_company_need_not_be_named_and_another_cannot_be() {
         let id = |n: u128| CompanyId(Uuid::from_u128(n));
         let (read, write) = (Scopes::of(Scope::WebhooksRead), Scopes::of(Scope::WebhooksWrite));
-        let check =
-            |grant: &Grant, named: Option<&str>, expected: Result<(Option<CompanyId>, Scopes), Kind>| {
-                let mut headers = HeaderMap::new();
-                if let Some(named) = named {
-                    headers.insert(COMPANY, named.parse().unwrap());
-                }
-                let found = company(grant, &headers).map_err(|problem| problem.kind());
-                assert_eq!(found, expected, "{grant:?} {named:?}");
-            };
+        let check = |grant: &Grant,
+                     named: Option<&str>,
+                     expected: Result<(Option<CompanyId>, Scopes), ProblemKind>| {
+            let mut headers = HeaderMap::new();
+            if let Some(named) = named {
+                headers.insert(COMPANY, named.parse().unwrap());
+            }
+            let found = company(grant, &headers).map_err(|problem| problem.kind());
+            assert_eq!(found, expected, "{grant:?} {named:?}");
+        };
         let (one, two) = (id(1).to_string(), id(2).to_string());
         let single = Grant::Companies(vec![(id(1), read)]);
         check(&single, None, Ok((Some(id(1)), read)));
         check(&single, Some(&one), Ok((Some(id(1)), read)));
-        check(&single, Some(&two), Err(Kind::Forbidden));
-        check(&single, Some("x"), Err(Kind::Invalid));
+        check(&single, Some(&two), Err(ProblemKind::Forbidden));
+        check(&single, Some("x"), Err(ProblemKind::Invalid));
         let several = Grant::Companies(vec![(id(1), read), (id(2), read.or(write))]);
         check(&several, None, Ok((None, read)));
         check(&several, Some(&two), Ok((Some(id(2)), read.or(write))));
         check(&Grant::All(read), None, Ok((None, read)));
         check(&Grant::All(read), Some(&two), Ok((Some(id(2)), read)));
-        check(&Grant::Companies(vec![]), None, Err(Kind::Forbidden));
+        check(&Grant::Companies(vec![]), None, Err(ProblemKind::Forbidden));
     }
 }

@@ -21,22 +21,23 @@ const KEPT: Duration = Duration::from_mins(10);
 
 /// Whose turns are counted together.
 #[derive(Clone, Hash, PartialEq, Eq)]
-enum Whose {
+enum ReadingParty {
     Company(CompanyId),
     Actor(String),
 }
 
 /// The turns of all.
-pub(super) struct Turns(Cache<Whose, Arc<Semaphore>>);
+pub(super) struct ReadingLimits(Cache<ReadingParty, Arc<Semaphore>>);
 
-impl Turns {
+impl ReadingLimits {
     pub(super) fn new() -> Self {
         Self(Cache::builder().max_capacity(TOLD_APART_MAX as u64).time_to_idle(KEPT).build())
     }
 
     /// Waits for a turn, which ends when what is returned is dropped.
     pub(super) async fn take(&self, caller: &Caller) -> Option<OwnedSemaphorePermit> {
-        let whose = caller.company.map_or_else(|| Whose::Actor(caller.actor.clone()), Whose::Company);
+        let whose =
+            caller.company.map_or_else(|| ReadingParty::Actor(caller.actor.clone()), ReadingParty::Company);
         let turns = self.0.get_with(whose, async { Arc::new(Semaphore::new(READINGS_MAX as usize)) }).await;
         // It is never closed.
         turns.acquire_owned().await.ok()

@@ -14,7 +14,7 @@ use url::Url;
 
 use super::{Grant, Principal, Scopes, jwt};
 use crate::{
-    api::problem::{Kind, Problem},
+    api::problem::{Problem, ProblemKind},
     egress::{ASK_TIMEOUT, AskError, OperatorClient},
     model::CompanyId,
 };
@@ -30,7 +30,7 @@ const ASKING_MAX: usize = 32;
 
 /// What XTSystems said of a token.
 #[derive(Clone)]
-enum Answer {
+enum UserinfoAnswer {
     /// Whose it is.
     Known(Arc<Principal>),
     /// Nobody's.
@@ -41,9 +41,14 @@ enum Answer {
 
 struct Holds;
 
-impl Expiry<[u8; 32], Answer> for Holds {
-    fn expire_after_create(&self, _: &[u8; 32], answer: &Answer, _: std::time::Instant) -> Option<Duration> {
-        Some(if matches!(answer, Answer::Known(_)) { KNOWN_FOR } else { FAILED_FOR })
+impl Expiry<[u8; 32], UserinfoAnswer> for Holds {
+    fn expire_after_create(
+        &self,
+        _: &[u8; 32],
+        answer: &UserinfoAnswer,
+        _: std::time::Instant,
+    ) -> Option<Duration> {
+        Some(if matches!(answer, UserinfoAnswer::Known(_)) { KNOWN_FOR } else { FAILED_FOR })
     }
 }
 
@@ -51,18 +56,18 @@ impl Expiry<[u8; 32], Answer> for Holds {
 pub(super) struct Userinfo {
     url: Url,
     client: OperatorClient,
-    answers: Cache<[u8; 32], Answer>,
+    answers: Cache<[u8; 32], UserinfoAnswer>,
     asking: Semaphore,
 }
 
 impl Userinfo {
     pub(super) fn new(url: Url, client: OperatorClient) -> Self {
-        let weigh = |_: &[u8; 32], answer: &Answer| match answer {
-            Answer::Known(principal) => match &principal.grant {
+        let weigh = |_: &[u8; 32], answer: &UserinfoAnswer| match answer {
+            UserinfoAnswer::Known(principal) => match &principal.grant {
                 Grant::Companies(companies) => u32::try_from(companies.len() + 1).unwrap_or(u32::MAX),
                 Grant::All(_) => 1,
             },
-            Answer::Refused | Answer::Failed => 1,
+            UserinfoAnswer::Refused | UserinfoAnswer::Failed => 1,
         };
         let answers = Cache::builder().max_capacity(KEPT_MAX).weigher(weigh).expire_after(Holds).build();
         Self { url, client, answers, asking: Semaphore::new(ASKING_MAX) }
@@ -78,29 +83,31 @@ impl Userinfo {
             (None, None) => self.answers.get_with(digest, self.ask(token)).await,
         };
         match answer {
-            Answer::Known(principal) => Ok(principal.as_ref().clone()),
-            Answer::Refused => Err(Problem::new(Kind::Unauthenticated, "XTSystems does not take the token")),
-            Answer::Failed => {
+            UserinfoAnswer::Known(principal) => Ok(principal.as_ref().clone()),
+            UserinfoAnswer::Refused => {
+                Err(Problem::new(ProblemKind::Unauthenticated, "XTSystems does not take the token"))
+            }
+            UserinfoAnswer::Failed => {
                 Err(Problem::unavailable("XTSystems cannot be asked just now whose the token is"))
             }
         }
     }
 
-    async fn ask(&self, token: &str) -> Answer {
+    async fn ask(&self, token: &str) -> UserinfoAnswer {
         let Ok(Ok(_turn)) = tokio::time::timeout(ASK_TIMEOUT, self.asking.acquire()).await else {
             tracing::warn!("too many tokens wait for AUTH_USERINFO_URL");
-            return Answer::Failed;
+            return UserinfoAnswer::Failed;
         };
         let said = match self.client.get(&self.url, Some(token)).await {
             Ok(body) => read(&body).ok_or_else(|| "its answer names no companies".to_owned()),
-            Err(AskError::Status(401 | 403)) => return Answer::Refused,
+            Err(AskError::Status(401 | 403)) => return UserinfoAnswer::Refused,
             Err(error) => Err(error.to_string()),
         };
         match said {
-            Ok(principal) => Answer::Known(Arc::new(principal)),
+            Ok(principal) => UserinfoAnswer::Known(Arc::new(principal)),
             Err(reason) => {
                 tracing::warn!(reason, "AUTH_USERINFO_URL does not say whose a token is");
-                Answer::Failed
+                UserinfoAnswer::Failed
             }
         }
     }
@@ -152,7 +159,7 @@ mod tests {
         let companies = vec![(CompanyId(uuid::Uuid::nil()), Scopes::default()); 1_000];
         let known = Arc::new(Principal::user("u", Grant::Companies(companies)));
         for n in 0..200_u8 {
-            userinfo.answers.insert([n; 32], Answer::Known(Arc::clone(&known))).await;
+            userinfo.answers.insert([n; 32], UserinfoAnswer::Known(Arc::clone(&known))).await;
         }
         userinfo.answers.run_pending_tasks().await;
         assert!(

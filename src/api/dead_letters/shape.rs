@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::{
     model::{
-        OutcomeClass, Status,
+        DeliveryStatus, OutcomeClass,
         dead_letter::{DeadLetterKind, DeadLetterStatus},
         why,
     },
@@ -71,10 +71,10 @@ pub struct DeadLetter {
 impl DeadLetter {
     /// As whoever asks may see it.
     #[must_use]
-    pub fn shown(mut row: dead_letters::DeadLetter, bodies: bool) -> Self {
+    pub fn shown(mut row: dead_letters::DeadLetterRow, bodies: bool) -> Self {
         let body = if bodies { row.take_standard_body() } else { None };
         let is_text = |bytes: &Bytes| std::str::from_utf8(bytes).is_ok();
-        let why = why::of_status(Status::Dead, Some(&row.reason), None, false, row.created_at);
+        let why = why::of_status(DeliveryStatus::Dead, Some(&row.reason), None, false, row.created_at);
         Self {
             body: body.as_ref().map(|bytes| String::from_utf8_lossy(bytes).into_owned()),
             body_base64: body.as_ref().filter(|bytes| !is_text(bytes)).map(|bytes| STANDARD.encode(bytes)),

@@ -10,7 +10,7 @@ use crate::{
         listing::{Reader, answers_schema, ids_schema, texts_schema, within_reach, words_schema},
         problem::{FieldError, Problem},
     },
-    model::{OutcomeClass, Status, Trigger},
+    model::{DeliveryStatus, OutcomeClass, Trigger},
     store::search::Deliveries,
 };
 
@@ -39,7 +39,7 @@ impl OfWebhooks {
 /// Which deliveries. Lists are separated by commas; of each list one must match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
-pub struct Filter {
+pub struct DeliveriesQuery {
     /// Only in these states.
     #[param(schema_with = statuses, style = Form, explode = false)]
     pub status: Option<String>,
@@ -65,7 +65,7 @@ pub struct Filter {
 }
 
 fn statuses() -> Schema {
-    words_schema(Status::WORDS)
+    words_schema(DeliveryStatus::WORDS)
 }
 
 fn triggers() -> Schema {
@@ -76,13 +76,13 @@ fn outcomes() -> Schema {
     words_schema(OutcomeClass::WORDS)
 }
 
-impl Filter {
+impl DeliveriesQuery {
     /// What is to be looked for, of all webhooks.
     pub(super) fn read(&self) -> Result<Deliveries, Problem> {
         let mut reader = Reader::default();
         let wanted = Deliveries {
             webhooks: None,
-            statuses: reader.words("status", self.status.as_deref(), Status::WORDS),
+            statuses: reader.words("status", self.status.as_deref(), DeliveryStatus::WORDS),
             event_types: reader.texts("event_type", self.event_type.as_deref()),
             response_statuses: reader.list("response_status", self.response_status.as_deref()),
             outcomes: reader.words("outcome", self.outcome.as_deref(), OutcomeClass::WORDS),
@@ -110,12 +110,12 @@ mod tests {
 
     #[test]
     fn every_parameter_that_is_wrong_is_named() {
-        let filter = Filter {
+        let filter = DeliveriesQuery {
             status: Some("dead,gone".to_owned()),
             response_status: Some("500,99,x".to_owned()),
             outcome: Some("server_error".to_owned()),
             trigger: Some("whim".to_owned()),
-            ..Filter::default()
+            ..DeliveriesQuery::default()
         };
         let told = format!("{:?}", filter.read().unwrap_err());
         for said in ["`gone` is none of pending", "99 is no status", "invalid digit", "`whim`"] {
@@ -126,11 +126,11 @@ mod tests {
 
     #[test]
     fn what_is_read_is_looked_for() {
-        let filter = Filter {
+        let filter = DeliveriesQuery {
             status: Some("dead".to_owned()),
             event_type: Some("a.*,b.c".to_owned()),
             response_status: Some("500,502".to_owned()),
-            ..Filter::default()
+            ..DeliveriesQuery::default()
         };
         let wanted = filter.read().unwrap();
         assert_eq!(wanted.statuses, Some(vec!["dead".to_owned()]));

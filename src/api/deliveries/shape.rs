@@ -8,7 +8,7 @@ use uuid::Uuid;
 
 use super::hidden;
 use crate::{
-    model::{EventType, OutcomeClass, Status, Trigger, request, trace, why},
+    model::{DeliveryStatus, EventType, OutcomeClass, Trigger, request, trace, why},
     store::history,
 };
 
@@ -41,7 +41,7 @@ pub struct Delivery {
     /// Why it exists.
     pub trigger: Trigger,
     /// Its state.
-    pub status: Status,
+    pub status: DeliveryStatus,
     /// What the state alone does not say.
     pub reason: Option<String>,
     /// The state in a sentence.
@@ -77,7 +77,7 @@ pub struct Delivery {
 impl Delivery {
     /// As it stands at `now`.
     #[must_use]
-    pub fn at(now: DateTime<Utc>, row: history::Delivery) -> Self {
+    pub fn at(now: DateTime<Utc>, row: history::DeliveryRow) -> Self {
         let status = row.status;
         let why =
             why::of_status(status, row.reason.as_deref(), Some(row.due_at), row.queued_at.is_some(), now);
@@ -87,7 +87,7 @@ impl Delivery {
         Self {
             payload: payload(&row),
             trace_id,
-            next_attempt_at: Some(row.due_at).filter(|_| status == Status::Pending),
+            next_attempt_at: Some(row.due_at).filter(|_| status == DeliveryStatus::Pending),
             id: row.id.uuid(),
             webhook_id: row.webhook_id.uuid(),
             event_type: row.event_type,
@@ -123,7 +123,7 @@ impl Delivery {
 }
 
 /// The bytes that are posted, put together from the event as the worker does.
-fn payload(row: &history::Delivery) -> Option<Box<RawValue>> {
+fn payload(row: &history::DeliveryRow) -> Option<Box<RawValue>> {
     let event_type: EventType = row.event_type.parse().ok()?;
     let body =
         request::envelope(&event_type, row.data.as_deref()?.as_bytes(), row.company_id, row.timestamp?);
@@ -181,7 +181,7 @@ pub struct Attempt {
 impl Attempt {
     /// As whoever asks may see it.
     #[must_use]
-    pub fn shown(row: history::Attempt, bodies: bool) -> Self {
+    pub fn shown(row: history::RecordedAttempt, bodies: bool) -> Self {
         let head = |head: Option<String>, hidden: fn(&str) -> String| {
             if bodies { head } else { head.map(|head| hidden(&head)) }
         };

@@ -12,7 +12,7 @@ use utoipa::{
 
 use crate::{
     api::problem::{FieldError, Problem},
-    model::event_schema::{OnViolation, SCHEMA_BYTES_MAX, Schemas, VERSIONS_MAX},
+    model::event_schema::{OnViolation, SCHEMA_BYTES_MAX, TypeSchemas, VERSIONS_MAX},
     store::event_types,
 };
 
@@ -23,6 +23,7 @@ const SAMPLE_BYTES_MAX: usize = 64 * 1024;
 
 /// A type of events.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = EventType)]
 pub struct EventType {
     /// Its name.
     pub name: String,
@@ -191,14 +192,14 @@ fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -
         };
         parsed.insert(*version, value);
     }
-    if let Err((version, bad)) = Schemas::compile(&parsed, on_violation) {
+    if let Err((version, bad)) = TypeSchemas::compile(&parsed, on_violation) {
         return say(Some(version), bad);
     }
     serde_json::to_string(&kept).unwrap_or_default()
 }
 
-impl From<event_types::Row> for EventType {
-    fn from(row: event_types::Row) -> Self {
+impl From<event_types::EventTypeRow> for EventType {
+    fn from(row: event_types::EventTypeRow) -> Self {
         let on_violation = row.on_violation.as_deref().map(OnViolation::from_word).unwrap_or_default();
         let schemas = row.schemas.and_then(|schemas| serde_json::from_str(&schemas).ok());
         Self {

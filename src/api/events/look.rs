@@ -8,7 +8,7 @@ use super::shape::{Event, EventDelivery, EventShown, NotSent};
 use crate::{
     api::{
         listing::within_reach,
-        pagination::{Count, PAGE_MAX},
+        pagination::{CountMode, PAGE_MAX},
         problem::{FieldError, Problem},
     },
     model::{CompanyId, EventId, EventType, NonMatch, WebhookId, envelope, id, subscription, why},
@@ -29,14 +29,17 @@ pub(super) struct Filters {
     unmatched: Option<bool>,
     pub(super) limit: Option<u32>,
     pub(super) cursor: Option<String>,
-    pub(super) count: Option<Count>,
+    pub(super) count: Option<CountMode>,
 }
 
 /// The rows that filters ask for; every wrong one is named.
-pub(super) fn page(filters: Filters) -> Result<table::Page, Problem> {
+pub(super) fn page(filters: Filters) -> Result<table::EventsPage, Problem> {
     let mut wrong = Vec::new();
-    let mut page =
-        table::Page { before: Uuid::max(), unmatched: filters.unmatched, ..table::Page::default() };
+    let mut page = table::EventsPage {
+        before: Uuid::max(),
+        unmatched: filters.unmatched,
+        ..table::EventsPage::default()
+    };
     match filters.event_type.as_deref().map(|text| (text, subscription::check_pattern(text))) {
         None | Some((subscription::ALL, _)) => {}
         Some((_, Err(bad))) => wrong.push(FieldError::new("event_type", bad)),
@@ -78,7 +81,7 @@ pub(super) fn page(filters: Filters) -> Result<table::Page, Problem> {
 /// An event with its deliveries, and why it has no others.
 pub(super) async fn shown(
     db: &sqlx::PgPool,
-    row: table::Row,
+    row: table::EventRow,
     webhook: Option<WebhookId>,
     now: DateTime<Utc>,
 ) -> Result<EventShown, Problem> {

@@ -14,10 +14,10 @@ use uuid::Uuid;
 
 use super::shape::{Accepted, EVENTS_MAX, Published, Taken, not_confirmed};
 use crate::{
-    api::problem::{FieldError, Kind, Problem, UNAVAILABLE_FOR},
-    broker::{Broker, Destination, Fate, Headers, Outgoing, Publisher, State},
+    api::problem::{FieldError, Problem, ProblemKind, UNAVAILABLE_FOR},
+    broker::{Broker, ConnectionState, Destination, Fate, Headers, Outgoing, Publisher},
     model::{
-        CompanyId, Decoded, Incoming, Limits, Placed, Rejected,
+        CompanyId, Decoded, EnvelopeLimits, Incoming, Placed, Rejected,
         envelope::{Attributes, decode, made_id, place},
         signature::push_hex,
         trace,
@@ -31,7 +31,7 @@ const FULL_FOR: Duration = Duration::from_secs(5);
 
 /// For whom a caller may publish.
 #[derive(Clone, Copy, Debug)]
-pub(super) enum Whose {
+pub(super) enum PublishScope {
     /// For this company.
     Company(CompanyId),
     /// For the one that each event names.
@@ -40,38 +40,38 @@ pub(super) enum Whose {
 
 /// The events of a request.
 #[derive(Debug)]
-pub(super) struct Batch {
-    events: Vec<New>,
+pub(super) struct PublishBatch {
+    events: Vec<CheckedEvent>,
     /// For each event of the request its place among `events`: two that are one are published once.
     places: Vec<usize>,
     is_list: bool,
 }
 
 #[derive(Debug)]
-struct New {
+struct CheckedEvent {
     decoded: Decoded,
     body: Bytes,
     trace: Option<String>,
 }
 
-impl Batch {
+impl PublishBatch {
     /// Reads the events of a body; every wrong one is named with its place.
     pub(super) fn read(
         body: &Bytes,
-        whose: Whose,
+        whose: PublishScope,
         key: Option<&str>,
         trace: Option<&str>,
-        limits: &Limits,
+        limits: &EnvelopeLimits,
     ) -> Result<Self, Problem> {
         let text = std::str::from_utf8(body)
-            .map_err(|_| Problem::new(Kind::Malformed, "the body is no JSON: it is not UTF-8"))?;
+            .map_err(|_| Problem::new(ProblemKind::Malformed, "the body is no JSON: it is not UTF-8"))?;
         let is_list = text.trim_start().starts_with('[');
         let items: Vec<&RawValue> = if is_list {
             serde_json::from_str(text)
         } else {
             serde_json::from_str(text).map(|item| vec![item])
         }
-        .map_err(|bad| Problem::new(Kind::Malformed, format!("the body is no JSON: {bad}")))?;
+        .map_err(|bad| Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {bad}")))?;
         if items.is_empty() {
             return Err(Problem::field("body", "holds no event"));
         }
@@ -106,7 +106,7 @@ impl Batch {
             known.insert(id, (n, batch.events.len()));
             batch.places.push(batch.events.len());
             let body = Bytes::copy_from_slice(item.get().as_bytes());
-            batch.events.push(New { decoded, body, trace: trace.map(str::to_owned) });
+            batch.events.push(CheckedEvent { decoded, body, trace: trace.map(str::to_owned) });
         }
         if wrong.is_empty() { Ok(batch) } else { Err(Problem::invalid(wrong)) }
     }
@@ -120,9 +120,9 @@ impl Batch {
     ) -> Result<Taken, Problem> {
         let mut fates = Vec::with_capacity(self.events.len());
         // While nobody takes anything there is nothing to wait for.
-        if matches!(broker.state(), State::Connected) {
+        if matches!(broker.state(), ConnectionState::Connected) {
             for chunk in self.events.chunks(CHUNK_MAX) {
-                fates.extend(publisher.publish(chunk.iter().map(New::outgoing).collect()).await);
+                fates.extend(publisher.publish(chunk.iter().map(CheckedEvent::outgoing).collect()).await);
                 if fates.iter().any(|fate| *fate != Fate::Confirmed) {
                     break;
                 }
@@ -168,15 +168,15 @@ impl Batch {
 fn read_one(
     item: &RawValue,
     n: usize,
-    whose: Whose,
+    whose: PublishScope,
     key: Option<&str>,
-    limits: &Limits,
+    limits: &EnvelopeLimits,
 ) -> Result<Decoded, Rejected> {
     let rejected =
         |field: &'static str, reason: &str| Rejected { field: field.into(), reason: reason.to_owned() };
     let company = match whose {
-        Whose::Company(company) => Some(company.to_string()),
-        Whose::Named => None,
+        PublishScope::Company(company) => Some(company.to_string()),
+        PublishScope::Named => None,
     };
     // Told apart from whatever a body may say: a fresh id stands in the answer only where the event has none.
     let fresh = Uuid::new_v4().to_string();
@@ -193,12 +193,12 @@ fn read_one(
     let mut decoded = decode(&incoming, limits).map_err(|bad| match (&*bad.field, whose) {
         // No routing key and no header here that could fill them in.
         ("event_type", _) if bad.reason.starts_with("is missing") => rejected("event_type", "is missing"),
-        ("company_id", Whose::Named) if bad.reason.starts_with("is missing") => {
+        ("company_id", PublishScope::Named) if bad.reason.starts_with("is missing") => {
             rejected("company_id", "is missing; name it here or by the header X-Company-Id")
         }
         _ => bad,
     })?;
-    if let Whose::Company(company) = whose
+    if let PublishScope::Company(company) = whose
         && decoded.company != company
     {
         return Err(rejected("company_id", "is not the company that the request is for"));
@@ -243,7 +243,7 @@ fn named(n: usize, is_list: bool, rejected: &Rejected) -> FieldError {
     FieldError::new(field, &rejected.reason)
 }
 
-impl New {
+impl CheckedEvent {
     fn outgoing(&self) -> Outgoing {
         let mut headers = Headers::default();
         headers.set_str("company_id", &self.decoded.company.to_string());
@@ -275,14 +275,14 @@ mod tests {
 
     use super::*;
 
-    const LIMITS: Limits = Limits { event_bytes_max: 1024, dedupe_identical: true };
+    const LIMITS: EnvelopeLimits = EnvelopeLimits { event_bytes_max: 1024, dedupe_identical: true };
 
     fn company() -> CompanyId {
         CompanyId(Uuid::from_u128(7))
     }
 
-    fn read(body: &serde_json::Value, key: Option<&str>) -> Result<Batch, Problem> {
-        Batch::read(&body.to_string().into(), Whose::Company(company()), key, None, &LIMITS)
+    fn read(body: &serde_json::Value, key: Option<&str>) -> Result<PublishBatch, Problem> {
+        PublishBatch::read(&body.to_string().into(), PublishScope::Company(company()), key, None, &LIMITS)
     }
 
     #[test]

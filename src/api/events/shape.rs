@@ -14,7 +14,7 @@ use uuid::Uuid;
 
 use crate::{
     api::problem::{Problem, ProblemBody},
-    model::{Status, Trigger},
+    model::{DeliveryStatus, Trigger},
     store::events,
 };
 
@@ -144,6 +144,7 @@ pub(in crate::api) fn describe_problem(document: &mut OpenApi) {
 
 /// An event.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Event)]
 pub struct Event {
     /// Its id, which receivers see as `webhook-id`.
     pub id: Uuid,
@@ -209,7 +210,7 @@ pub struct EventDelivery {
     /// Why it exists.
     pub trigger: Trigger,
     /// Its state.
-    pub status: Status,
+    pub status: DeliveryStatus,
     /// How many attempts were made.
     pub attempts: i32,
     /// The status of the latest answer; null where nobody answered.
@@ -239,8 +240,8 @@ pub struct NotSent {
     pub next_move: String,
 }
 
-impl From<events::Row> for Event {
-    fn from(row: events::Row) -> Self {
+impl From<events::EventRow> for Event {
+    fn from(row: events::EventRow) -> Self {
         Self {
             id: row.id,
             company_id: row.company_id,

@@ -55,8 +55,8 @@ pub struct Key {
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
-impl From<api_keys::Key> for Key {
-    fn from(row: api_keys::Key) -> Self {
+impl From<api_keys::KeyRow> for Key {
+    fn from(row: api_keys::KeyRow) -> Self {
         Self {
             id: row.id,
             company_id: row.company_id,

@@ -10,7 +10,7 @@ use crate::store::lane_report::{self as table, WAITING_COUNTED_MAX};
 /// How a lane does, in the order of what says the most.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
-pub enum State {
+pub enum LaneState {
     /// Its webhook is inactive: nothing new is matched.
     Inactive,
     /// Its webhook is paused: what comes is held.
@@ -25,7 +25,7 @@ pub enum State {
     Healthy,
 }
 
-impl State {
+impl LaneState {
     /// For people.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
@@ -39,7 +39,7 @@ impl State {
         }
     }
 
-    fn of(row: &table::Lane) -> Self {
+    fn of(row: &table::LaneReport) -> Self {
         match row {
             row if !row.active => Self::Inactive,
             row if row.paused_at.is_some() => Self::Paused,
@@ -61,7 +61,7 @@ pub struct Lane {
     /// The webhook's name.
     pub name: String,
     /// How it does.
-    pub state: State,
+    pub state: LaneState,
     /// The time of this answer.
     pub as_of: DateTime<Utc>,
     /// Since when the webhook is paused.
@@ -118,11 +118,11 @@ pub struct Lane {
     pub oldest_due_at: Option<DateTime<Utc>>,
 }
 
-impl From<table::Lane> for Lane {
-    fn from(row: table::Lane) -> Self {
+impl From<table::LaneReport> for Lane {
+    fn from(row: table::LaneReport) -> Self {
         let ahead = |at: &DateTime<Utc>| *at > row.as_of;
         Self {
-            state: State::of(&row),
+            state: LaneState::of(&row),
             is_probing: row.opened_at.is_some() && row.probe_leased_until.as_ref().is_some_and(ahead),
             held_back_until: row.held_back_until.filter(ahead),
             next_slot_at: row.next_slot_at.filter(ahead),
@@ -172,8 +172,8 @@ pub struct Transition {
     pub announced_at: Option<DateTime<Utc>>,
 }
 
-impl From<table::Transition> for Transition {
-    fn from(row: table::Transition) -> Self {
+impl From<table::LaneTransition> for Transition {
+    fn from(row: table::LaneTransition) -> Self {
         Self {
             at: row.at,
             kind: row.kind,
@@ -196,8 +196,8 @@ mod tests {
     };
 
     /// A lane of which nothing is known yet.
-    fn fresh() -> table::Lane {
-        table::Lane {
+    fn fresh() -> table::LaneReport {
+        table::LaneReport {
             as_of: SystemClock::local(),
             webhook_id: WebhookId(uuid::Uuid::from_u128(1)),
             company_id: CompanyId(uuid::Uuid::from_u128(2)),
@@ -229,20 +229,20 @@ mod tests {
     fn a_lane_has_the_state_that_says_the_most() {
         let now = fresh().as_of;
         let (past, ahead) = (Some(now - TimeDelta::seconds(5)), Some(now + TimeDelta::seconds(5)));
-        let check = |change: &dyn Fn(&mut table::Lane), expected: State| {
+        let check = |change: &dyn Fn(&mut table::LaneReport), expected: LaneState| {
             let mut row = fresh();
             row.as_of = now;
             change(&mut row);
-            assert_eq!(State::of(&row), expected, "{row:?}");
+            assert_eq!(LaneState::of(&row), expected, "{row:?}");
         };
-        check(&|_| {}, State::Healthy);
-        check(&|row| row.failures = 1, State::Failing);
-        check(&|row| row.failing_since = past, State::Failing);
-        check(&|row| row.held_back_until = past, State::Healthy);
-        check(&|row| (row.held_back_until, row.failures) = (ahead, 1), State::HeldBack);
-        check(&|row| (row.opened_at, row.held_back_until) = (past, ahead), State::Open);
-        check(&|row| (row.opened_at, row.paused_at) = (past, past), State::Paused);
-        check(&|row| (row.active, row.paused_at) = (false, past), State::Inactive);
+        check(&|_| {}, LaneState::Healthy);
+        check(&|row| row.failures = 1, LaneState::Failing);
+        check(&|row| row.failing_since = past, LaneState::Failing);
+        check(&|row| row.held_back_until = past, LaneState::Healthy);
+        check(&|row| (row.held_back_until, row.failures) = (ahead, 1), LaneState::HeldBack);
+        check(&|row| (row.opened_at, row.held_back_until) = (past, ahead), LaneState::Open);
+        check(&|row| (row.opened_at, row.paused_at) = (past, past), LaneState::Paused);
+        check(&|row| (row.active, row.paused_at) = (false, past), LaneState::Inactive);
     }
 
     #[test]

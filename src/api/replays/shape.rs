@@ -13,10 +13,10 @@ use crate::{
         problem::{FieldError, Problem},
     },
     model::{
-        EventType, Status,
+        DeliveryStatus, EventType,
         replay::{ReplayKind, ReplayStatus},
     },
-    store::replays::{self, Filter},
+    store::replays::{self, ReplayFilter},
 };
 
 /// An order to send again.
@@ -55,8 +55,8 @@ pub struct Replay {
     pub open: Option<i64>,
 }
 
-impl From<replays::Replay> for Replay {
-    fn from(row: replays::Replay) -> Self {
+impl From<replays::ReplayRow> for Replay {
+    fn from(row: replays::ReplayRow) -> Self {
         Self {
             id: row.id.uuid(),
             company_id: row.company_id.uuid(),
@@ -92,7 +92,7 @@ pub struct NewReplay {
     pub event_type: Option<String>,
     /// All in this state; `dead` where none is named: what was given up is what a replay is for.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub status: Option<Status>,
+    pub status: Option<DeliveryStatus>,
     /// All of events at this time or later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
@@ -107,7 +107,7 @@ pub struct NewReplay {
 
 impl NewReplay {
     /// What is asked for, and how fast; or every field that is wrong.
-    pub(super) fn read(self) -> Result<(Filter, i32), Problem> {
+    pub(super) fn read(self) -> Result<(ReplayFilter, i32), Problem> {
         let mut errors = Vec::new();
         let is_narrowed = self.webhook_id.is_some()
             || self.event_type.is_some()
@@ -148,14 +148,14 @@ impl NewReplay {
             return Err(Problem::invalid(errors));
         }
         let is_listed = !listed.is_empty();
-        let filter = Filter {
+        let filter = ReplayFilter {
             deliveries: listed,
             webhook_id: self.webhook_id,
             event_type: self.event_type,
-            status: Some(self.status.unwrap_or(Status::Dead)).filter(|_| !is_listed),
+            status: Some(self.status.unwrap_or(DeliveryStatus::Dead)).filter(|_| !is_listed),
             since: within_reach(self.since),
             until: within_reach(self.until),
-            ..Filter::default()
+            ..ReplayFilter::default()
         };
         Ok((filter, rate))
     }
@@ -192,8 +192,8 @@ mod tests {
     #[test]
     fn what_is_dead_is_meant_where_no_state_is_named() {
         let read = |body| serde_json::from_value::<NewReplay>(body).unwrap().read().unwrap();
-        assert_eq!(read(json!({"since": "2026-01-01T00:00:00Z"})).0.status, Some(Status::Dead));
-        assert_eq!(read(json!({"status": "held"})).0.status, Some(Status::Held));
+        assert_eq!(read(json!({"since": "2026-01-01T00:00:00Z"})).0.status, Some(DeliveryStatus::Dead));
+        assert_eq!(read(json!({"status": "held"})).0.status, Some(DeliveryStatus::Held));
         let (listed, rate) = read(json!({"deliveries": [Uuid::from_u128(1)]}));
         assert_eq!((listed.status, rate), (None, RATE_DEFAULT));
     }

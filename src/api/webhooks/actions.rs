@@ -12,7 +12,7 @@ use crate::{
         Api,
         access::Tenant,
         extract::{Id, OptionalObject},
-        idempotency::{Claimed, Key},
+        idempotency::{IdempotencyKey, KeyClaim},
         preconditions::{IfMatch, etag},
         problem::Problem,
     },
@@ -129,15 +129,15 @@ pub(super) async fn rotate_secret(
     tenant: Tenant,
     Id(id): Id<WebhookId>,
     seen: IfMatch,
-    key: Key,
+    key: IdempotencyKey,
     OptionalObject(body): OptionalObject,
 ) -> Result<Response, Problem> {
     let rotation = check::rotation(body.fields, &api.parts.receivers)?;
     let company = tenant.company;
     let mut tx = api.parts.changes.begin().await?;
     let claim = match key.claim(&mut tx, &tenant.caller, Some(company), &body.bytes).await? {
-        Claimed::Again(answer) => return Ok(answer),
-        Claimed::First(claim) => claim,
+        KeyClaim::Again(answer) => return Ok(answer),
+        KeyClaim::First(claim) => claim,
     };
     let before = locked(&mut tx, &tenant, id, &seen).await?;
     let check::Rotation { secret, grace, guide_signature_is_previous } = rotation;

@@ -9,6 +9,7 @@ use crate::{model::webhook::Settings, store::webhooks};
 
 /// A webhook.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Webhook)]
 pub struct Webhook {
     /// Its id.
     pub id: Uuid,
@@ -79,6 +80,7 @@ pub struct Resumed {
 
 /// An answer that only says something.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
+#[schema(as = Message)]
 pub struct Message {
     /// What it says.
     #[schema(example = "Webhook deleted successfully")]
@@ -157,14 +159,14 @@ pub struct CheckedTls {
 impl Webhook {
     /// With its secret: the one time it is shown.
     #[must_use]
-    pub fn with_secret(row: webhooks::Row) -> Self {
+    pub fn with_secret(row: webhooks::WebhookRow) -> Self {
         let secret = row.settings.secret.expose().to_owned();
         Self { secret: Some(secret), ..row.into() }
     }
 }
 
-impl From<webhooks::Row> for Webhook {
-    fn from(row: webhooks::Row) -> Self {
+impl From<webhooks::WebhookRow> for Webhook {
+    fn from(row: webhooks::WebhookRow) -> Self {
         Self {
             id: row.id.uuid(),
             company_id: row.company_id.uuid(),

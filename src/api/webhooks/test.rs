@@ -20,10 +20,10 @@ use super::{Tested, not_found};
 use crate::{
     api::{Api, access::Tenant, extract::Id, problem::Problem},
     broker::{Destination, Fate},
-    model::{CompanyId, DeliveryId, Event, EventId, Job, Status, Trigger, WebhookId, id::bucket},
+    model::{CompanyId, DeliveryId, DeliveryStatus, Event, EventId, Job, Trigger, WebhookId, id::bucket},
     store::{
         lane_report, set_aside,
-        test_delivery::{self, Standing},
+        test_delivery::{self, TestProgress},
         webhooks as table,
     },
 };
@@ -153,7 +153,7 @@ impl Test {
         }
     }
 
-    async fn standing(&self, api: &Api) -> Result<Standing, Problem> {
+    async fn standing(&self, api: &Api) -> Result<TestProgress, Problem> {
         let standing = test_delivery::standing(&api.parts.reads, self.company, self.delivery).await?;
         // Only an erased company loses a row within seconds.
         standing.ok_or_else(not_found)
@@ -163,10 +163,10 @@ impl Test {
     async fn ahead(&self, api: &Api) -> Result<i64, Problem> {
         let depth = api.parts.broker.depth(bucket(self.delivery.0)).await;
         let in_queue = depth.map_or(0, |depth| i64::from(depth.ready));
-        let wanted = lane_report::Wanted {
+        let wanted = lane_report::LaneReportQuery {
             company: Some(self.company),
             webhook: Some(self.webhook),
-            ..lane_report::Wanted::default()
+            ..lane_report::LaneReportQuery::default()
         };
         let lane = lane_report::list(&api.parts.reads, &wanted, 1).await?.pop();
         let in_lane = lane.map_or(0, |lane| lane.queued + lane.waiting);
@@ -196,8 +196,8 @@ impl Test {
         })
     }
 
-    fn ended(&self, standing: Standing) -> Tested {
-        let success = standing.status == Status::Delivered;
+    fn ended(&self, standing: TestProgress) -> Tested {
+        let success = standing.status == DeliveryStatus::Delivered;
         // What ended without an attempt has its reason in the row: its webhook is deleted.
         let was_sent = standing.attempts > 0;
         let reason = standing.reason.unwrap_or_else(|| standing.status.to_string());
@@ -213,6 +213,6 @@ impl Test {
     }
 }
 
-fn has_ended(standing: &Standing) -> bool {
-    ![Status::Pending, Status::Held].contains(&standing.status)
+fn has_ended(standing: &TestProgress) -> bool {
+    ![DeliveryStatus::Pending, DeliveryStatus::Held].contains(&standing.status)
 }

@@ -59,6 +59,7 @@ fn described(mut schema: RefOr<Schema>, description: &str) -> RefOr<Schema> {
 
 /// A pause.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
+#[schema(as = Pause)]
 pub struct Pause {
     /// Why, for whoever sees it paused [default: paused by hand].
     #[serde(skip_serializing_if = "Option::is_none")]

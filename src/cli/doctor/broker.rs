@@ -1,6 +1,6 @@
 //! What is to be thought of the broker's answers.
 
-use super::{super::run::Args, Finding, Level};
+use super::{super::run::Args, Finding, Severity};
 use crate::broker::{
     Queue,
     inspect::{Depth, Inspection},
@@ -29,7 +29,7 @@ fn of_topology(inspection: &Inspection) -> Vec<Finding> {
         .iter()
         .map(|mismatch| {
             let remedy = "as it says; until then no process of the service starts with these settings";
-            Finding::bad(Level::Fault, "topology", mismatch.to_string(), remedy)
+            Finding::bad(Severity::Fault, "topology", mismatch.to_string(), remedy)
         })
         .collect();
     if !missing.is_empty() {
@@ -38,7 +38,7 @@ fn of_topology(inspection: &Inspection) -> Vec<Finding> {
         let found = format!("{told}: {}", missing.join(", "));
         let remedy =
             "start the service, which declares everything; if it runs, it has other settings than these";
-        findings.push(Finding::bad(Level::Warning, "topology", found, remedy));
+        findings.push(Finding::bad(Severity::Warning, "topology", found, remedy));
     }
     if findings.is_empty() {
         let found = format!("all {} queues are there with our arguments", inspection.queues.len());
@@ -58,7 +58,7 @@ fn of_queue(depth: &Depth) -> Option<Finding> {
         Queue::Retry(_) => return None,
     };
     let found = format!("{name}: {ready} ready, {consumers} consumers");
-    let warn = |remedy: String| Some(Finding::bad(Level::Warning, "queues", found.clone(), remedy));
+    let warn = |remedy: String| Some(Finding::bad(Severity::Warning, "queues", found.clone(), remedy));
     match queue {
         _ if *consumers == 0 => warn(format!("see that a process with the role {role} runs")),
         Queue::SuspectEvents | Queue::SuspectJobs if *ready > 0 => warn(format!(
@@ -81,7 +81,7 @@ fn of_consumer_timeout(settings: &Args) -> Finding {
          more than {}, and more than the longest outage of the database that should repeat no request",
         humantime::format_duration(held),
     );
-    Finding::bad(Level::Unknown, "consumer_timeout", "AMQP does not tell it", remedy)
+    Finding::bad(Severity::Unknown, "consumer_timeout", "AMQP does not tell it", remedy)
 }
 
 #[cfg(test)]
@@ -91,19 +91,19 @@ mod tests {
 
     #[test]
     fn a_queue_is_judged_by_what_it_is_for() {
-        let check = |queue: Queue, ready: u32, consumers: u32, expected: Option<Level>| {
+        let check = |queue: Queue, ready: u32, consumers: u32, expected: Option<Severity>| {
             let depth = Depth { queue, name: "q".to_owned(), ready, consumers };
             assert_eq!(of_queue(&depth).map(|finding| finding.level), expected, "{depth:?}");
         };
-        check(Queue::Events, 10_000, 1, Some(Level::Ok));
-        check(Queue::Events, 10_001, 1, Some(Level::Warning));
-        check(Queue::Events, 0, 0, Some(Level::Warning));
-        check(Queue::Deliveries(3), 1_000, 2, Some(Level::Ok));
-        check(Queue::Prompt(3), 500, 2, Some(Level::Ok));
-        check(Queue::Prompt(3), 0, 0, Some(Level::Warning));
-        check(Queue::SuspectJobs, 1, 2, Some(Level::Warning));
-        check(Queue::SuspectEvents, 0, 2, Some(Level::Ok));
-        check(Queue::DeadLetters, 5, 0, Some(Level::Warning));
+        check(Queue::Events, 10_000, 1, Some(Severity::Ok));
+        check(Queue::Events, 10_001, 1, Some(Severity::Warning));
+        check(Queue::Events, 0, 0, Some(Severity::Warning));
+        check(Queue::Deliveries(3), 1_000, 2, Some(Severity::Ok));
+        check(Queue::Prompt(3), 500, 2, Some(Severity::Ok));
+        check(Queue::Prompt(3), 0, 0, Some(Severity::Warning));
+        check(Queue::SuspectJobs, 1, 2, Some(Severity::Warning));
+        check(Queue::SuspectEvents, 0, 2, Some(Severity::Ok));
+        check(Queue::DeadLetters, 5, 0, Some(Severity::Warning));
         check(Queue::Retry(crate::model::RetryTier::ALL[0]), 7, 0, None);
     }
 
@@ -117,8 +117,8 @@ mod tests {
             queues: Vec::new(),
         };
         let levels = |i: &Inspection| of_topology(i).iter().map(|f| f.level).collect::<Vec<_>>();
-        assert_eq!(levels(&inspection(&[], vec![])), [Level::Ok]);
-        assert_eq!(levels(&inspection(&["p.events"], vec![])), [Level::Warning]);
+        assert_eq!(levels(&inspection(&[], vec![])), [Severity::Ok]);
+        assert_eq!(levels(&inspection(&["p.events"], vec![])), [Severity::Warning]);
         let mismatch = Error::Mismatch {
             kind: "queue",
             name: "p.events".to_owned(),
@@ -126,6 +126,6 @@ mod tests {
             wanted: "10".to_owned(),
             current: "100".to_owned(),
         };
-        assert_eq!(levels(&inspection(&["q"], vec![mismatch])), [Level::Fault, Level::Warning]);
+        assert_eq!(levels(&inspection(&["q"], vec![mismatch])), [Severity::Fault, Severity::Warning]);
     }
 }

@@ -4,8 +4,8 @@ use std::time::Duration;
 
 use chrono::NaiveDate;
 
-use super::{super::run::CLOCK_OFFSET_MAX, Finding, Level};
-use crate::store::checkup::{Late, Lease, Server};
+use super::{super::run::CLOCK_OFFSET_MAX, Finding, Severity};
+use crate::store::checkup::{Late, Lease, ServerReport};
 
 /// Above this a clock is worth a word, though everything goes by the database's.
 const CLOCK_OFFSET_WARNED: Duration = Duration::from_secs(1);
@@ -19,12 +19,12 @@ const JOB_AGE_WARNED: Duration = Duration::from_mins(10);
 const TIDE_MARKS_MISSED: u32 = 6;
 
 /// The server and those of its settings that keep what was committed.
-pub(super) fn of_server(server: &Server) -> Vec<Finding> {
+pub(super) fn of_server(server: &ServerReport) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("database", format!("PostgreSQL {} answers", server.version))];
     if server.is_standby {
         let remedy = "let DATABASE_URL name the primary";
         findings.push(Finding::bad(
-            Level::Fault,
+            Severity::Fault,
             "database",
             "it is a standby, which takes no writes",
             remedy,
@@ -49,7 +49,7 @@ pub(super) fn of_server(server: &Server) -> Vec<Finding> {
         .filter(|(_, value, _)| *value == "off")
         .map(|(name, _, harm)| {
             let found = format!("{name} is off: {harm}");
-            Finding::bad(Level::Warning, "database settings", found, format!("set {name} = on"))
+            Finding::bad(Severity::Warning, "database settings", found, format!("set {name} = on"))
         })
         .collect();
     if bad.is_empty() {
@@ -60,7 +60,7 @@ pub(super) fn of_server(server: &Server) -> Vec<Finding> {
 }
 
 /// Whether there is room for the connections of the service, beside those of others.
-pub(super) fn of_connections(server: &Server, needed: u32) -> Finding {
+pub(super) fn of_connections(server: &ServerReport, needed: u32) -> Finding {
     let others = server.connected - server.ours;
     let room = i64::from(server.max_connections) - i64::from(server.reserved) - others;
     let found = format!(
@@ -74,11 +74,11 @@ pub(super) fn of_connections(server: &Server, needed: u32) -> Finding {
     let remedy = "raise max_connections, run fewer processes, or put a pooler between (in transaction mode, with \
                   DATABASE_LISTEN_URL past it)";
     match i64::from(needed) {
-        needed if needed > room => Finding::bad(Level::Fault, "connections", found, remedy),
+        needed if needed > room => Finding::bad(Severity::Fault, "connections", found, remedy),
         // A rolling update runs the new processes beside the old.
         needed if 2 * needed > room => {
             let found = format!("{found}; not enough while a rolling update has twice as many");
-            Finding::bad(Level::Warning, "connections", found, remedy)
+            Finding::bad(Severity::Warning, "connections", found, remedy)
         }
         _ => Finding::ok("connections", found),
     }
@@ -90,9 +90,9 @@ pub(super) fn of_clock(offset: Duration) -> Finding {
     let remedy = "let both machines follow a time server";
     match offset {
         offset if offset > CLOCK_OFFSET_MAX => {
-            Finding::bad(Level::Fault, "clock", format!("{found}; a role here would not be ready"), remedy)
+            Finding::bad(Severity::Fault, "clock", format!("{found}; a role here would not be ready"), remedy)
         }
-        offset if offset > CLOCK_OFFSET_WARNED => Finding::bad(Level::Warning, "clock", found, remedy),
+        offset if offset > CLOCK_OFFSET_WARNED => Finding::bad(Severity::Warning, "clock", found, remedy),
         _ => Finding::ok("clock", found),
     }
 }
@@ -102,12 +102,15 @@ pub(super) fn of_days(today: NaiveDate, days: &[NaiveDate]) -> Finding {
     let ready = today.iter_days().zip(days).take_while(|(expected, day)| expected == *day).count();
     let remedy = "see that a process with the role prune runs: it makes the coming days";
     match ready {
-        0 => {
-            Finding::bad(Level::Fault, "partitions", format!("those of today, {today}, are missing"), remedy)
-        }
+        0 => Finding::bad(
+            Severity::Fault,
+            "partitions",
+            format!("those of today, {today}, are missing"),
+            remedy,
+        ),
         n if n <= DAYS_AHEAD_WARNED => {
             let found = format!("those of today and only {} days more are there", n - 1);
-            Finding::bad(Level::Warning, "partitions", found, remedy)
+            Finding::bad(Severity::Warning, "partitions", found, remedy)
         }
         n => Finding::ok("partitions", format!("those of today and {} days more are there", n - 1)),
     }
@@ -123,12 +126,12 @@ pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
                 Finding::ok(check, format!("{} is the active one, since {since}", lease.holder))
             }
             Some(lease) => Finding::bad(
-                Level::Warning,
+                Severity::Warning,
                 check,
                 format!("nobody is active, {} was last: {harm}", lease.holder),
                 remedy,
             ),
-            None => Finding::bad(Level::Warning, check, format!("nobody was ever active: {harm}"), remedy),
+            None => Finding::bad(Severity::Warning, check, format!("nobody was ever active: {harm}"), remedy),
         }
     };
     [
@@ -155,7 +158,7 @@ pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
             );
             let remedy = "`xtwebhooks lanes list --failing`, and the log of the active feed, tell what it waits for; it may \
                           be its lane's pace";
-            Finding::bad(Level::Warning, "due deliveries", found, remedy)
+            Finding::bad(Severity::Warning, "due deliveries", found, remedy)
         }
     };
     let job = match late.oldest_job_seconds.map(age) {
@@ -166,7 +169,7 @@ pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
         Some(age) => {
             let remedy =
                 "see that processes with the role deliver run, and whether they keep up with the queue";
-            Finding::bad(Level::Warning, "jobs", format!("the oldest is due for {}", told(age)), remedy)
+            Finding::bad(Severity::Warning, "jobs", format!("the oldest is due for {}", told(age)), remedy)
         }
     };
     let mark = match late.tide_mark_seconds.map(age) {
@@ -180,7 +183,7 @@ pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
             );
             let remedy = "until they come through, lost jobs are not found: see that feed and deliver run; behind a long \
                           backlog they are late by its length";
-            Finding::bad(Level::Warning, "tide marks", found, remedy)
+            Finding::bad(Severity::Warning, "tide marks", found, remedy)
         }
     };
     vec![due, job, mark]
@@ -190,8 +193,8 @@ pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
 mod tests {
     use super::*;
 
-    fn server() -> Server {
-        Server {
+    fn server() -> ServerReport {
+        ServerReport {
             version: "15.4".to_owned(),
             is_standby: false,
             synchronous_commit: "on".to_owned(),
@@ -207,45 +210,51 @@ mod tests {
 
     #[test]
     fn a_server_that_may_lose_what_was_committed_is_warned_of() {
-        let levels = |server: &Server| of_server(server).iter().map(|f| f.level).collect::<Vec<_>>();
-        assert_eq!(levels(&server()), [Level::Ok, Level::Ok]);
+        let levels = |server: &ServerReport| of_server(server).iter().map(|f| f.level).collect::<Vec<_>>();
+        assert_eq!(levels(&server()), [Severity::Ok, Severity::Ok]);
         let off = || "off".to_owned();
-        assert_eq!(levels(&Server { fsync: off(), autovacuum: off(), ..server() })[1..], [Level::Warning; 2]);
-        assert_eq!(levels(&Server { synchronous_commit: "local".to_owned(), ..server() })[1..], [Level::Ok]);
-        assert_eq!(levels(&Server { is_standby: true, ..server() })[1], Level::Fault);
+        assert_eq!(
+            levels(&ServerReport { fsync: off(), autovacuum: off(), ..server() })[1..],
+            [Severity::Warning; 2]
+        );
+        assert_eq!(
+            levels(&ServerReport { synchronous_commit: "local".to_owned(), ..server() })[1..],
+            [Severity::Ok]
+        );
+        assert_eq!(levels(&ServerReport { is_standby: true, ..server() })[1], Severity::Fault);
     }
 
     #[test]
     fn connections_must_find_room_twice_over() {
-        let check = |needed: u32, expected: Level| {
+        let check = |needed: u32, expected: Severity| {
             let finding = of_connections(&server(), needed);
             assert_eq!(finding.level, expected, "{needed}: {}", finding.found);
         };
         // 100 less 3 and the 10 of others.
-        check(43, Level::Ok);
-        check(44, Level::Warning);
-        check(87, Level::Warning);
-        check(88, Level::Fault);
+        check(43, Severity::Ok);
+        check(44, Severity::Warning);
+        check(87, Severity::Warning);
+        check(88, Severity::Fault);
     }
 
     #[test]
     fn days_count_from_today_without_a_gap() {
         let today = NaiveDate::from_ymd_opt(2026, 1, 30).expect("a day");
-        let check = |offsets: &[usize], expected: Level, told: &str| {
+        let check = |offsets: &[usize], expected: Severity, told: &str| {
             let days: Vec<_> = offsets.iter().filter_map(|n| today.iter_days().nth(*n)).collect();
             let finding = of_days(today, &days);
             assert!(finding.level == expected && finding.found.contains(told), "{offsets:?}: {finding:?}");
         };
-        check(&(0..=14).collect::<Vec<_>>(), Level::Ok, "14 days more");
-        check(&[0, 1, 2, 4, 5, 6, 7, 8, 9, 10], Level::Warning, "only 2 days more");
-        check(&[0], Level::Warning, "only 0 days more");
-        check(&[1, 2], Level::Fault, "of today, 2026-01-30, are missing");
-        check(&[], Level::Fault, "are missing");
+        check(&(0..=14).collect::<Vec<_>>(), Severity::Ok, "14 days more");
+        check(&[0, 1, 2, 4, 5, 6, 7, 8, 9, 10], Severity::Warning, "only 2 days more");
+        check(&[0], Severity::Warning, "only 0 days more");
+        check(&[1, 2], Severity::Fault, "of today, 2026-01-30, are missing");
+        check(&[], Severity::Fault, "are missing");
     }
 
     #[test]
     fn what_is_late_is_warned_of() {
-        let check = |late: Late, expected: [Level; 3]| {
+        let check = |late: Late, expected: [Severity; 3]| {
             let levels: Vec<_> = of_late(&late, Duration::from_secs(10)).iter().map(|f| f.level).collect();
             assert_eq!(levels, expected, "{late:?}");
         };
@@ -254,16 +263,22 @@ mod tests {
             oldest_job_seconds,
             tide_mark_seconds,
         };
-        check(late(None, None, Some(3.0)), [Level::Ok, Level::Ok, Level::Ok]);
-        check(late(Some(59.0), Some(-5.0), Some(59.0)), [Level::Ok, Level::Ok, Level::Ok]);
-        check(late(Some(61.0), Some(601.0), Some(61.0)), [Level::Warning, Level::Warning, Level::Warning]);
-        check(late(None, None, None), [Level::Ok, Level::Ok, Level::Warning]);
+        check(late(None, None, Some(3.0)), [Severity::Ok, Severity::Ok, Severity::Ok]);
+        check(late(Some(59.0), Some(-5.0), Some(59.0)), [Severity::Ok, Severity::Ok, Severity::Ok]);
+        check(
+            late(Some(61.0), Some(601.0), Some(61.0)),
+            [Severity::Warning, Severity::Warning, Severity::Warning],
+        );
+        check(late(None, None, None), [Severity::Ok, Severity::Ok, Severity::Warning]);
     }
 
     #[test]
     fn clocks_and_leases_are_judged() {
         let clock = |ms| of_clock(Duration::from_millis(ms)).level;
-        assert_eq!([clock(10), clock(1_500), clock(61_000)], [Level::Ok, Level::Warning, Level::Fault]);
+        assert_eq!(
+            [clock(10), clock(1_500), clock(61_000)],
+            [Severity::Ok, Severity::Warning, Severity::Fault]
+        );
         let lease = |is_held| Lease {
             name: "feed".to_owned(),
             holder: "pod-1".to_owned(),
@@ -271,7 +286,7 @@ mod tests {
             is_held,
         };
         let levels = |leases: &[Lease]| of_leases(leases).iter().map(|f| f.level).collect::<Vec<_>>();
-        assert_eq!(levels(&[lease(true)]), [Level::Ok, Level::Warning]);
-        assert_eq!(levels(&[lease(false)]), [Level::Warning, Level::Warning]);
+        assert_eq!(levels(&[lease(true)]), [Severity::Ok, Severity::Warning]);
+        assert_eq!(levels(&[lease(false)]), [Severity::Warning, Severity::Warning]);
     }
 }

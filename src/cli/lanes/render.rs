@@ -3,10 +3,10 @@
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{
-    super::output::{Table, fields, time},
+    super::output::{OutputTable, fields, time},
     Lane, Transition,
 };
-use crate::api::lanes::LaneState as State;
+use crate::api::lanes::LaneState;
 
 /// One lane, field by field.
 pub(super) fn one(lane: &Lane) -> String {
@@ -46,14 +46,23 @@ pub(super) fn one(lane: &Lane) -> String {
 
 /// All of them, one a line.
 pub(super) fn many(lanes: &[Lane]) -> String {
-    let mut table =
-        Table::new(&["WEBHOOK", "NAME", "STATE", "SINCE", "PACE", "CLAIMED", "WAITING", "OLDEST DUE", "WHY"]);
+    let mut table = OutputTable::new(&[
+        "WEBHOOK",
+        "NAME",
+        "STATE",
+        "SINCE",
+        "PACE",
+        "CLAIMED",
+        "WAITING",
+        "OLDEST DUE",
+        "WHY",
+    ]);
     for lane in lanes {
         let since = match lane.state {
-            State::Paused => lane.paused_at,
-            State::Open => lane.opened_at,
-            State::Failing => lane.failing_since,
-            State::Inactive | State::HeldBack | State::Healthy => None,
+            LaneState::Paused => lane.paused_at,
+            LaneState::Open => lane.opened_at,
+            LaneState::Failing => lane.failing_since,
+            LaneState::Inactive | LaneState::HeldBack | LaneState::Healthy => None,
         };
         table.row([
             lane.webhook_id.to_string(),
@@ -72,7 +81,7 @@ pub(super) fn many(lanes: &[Lane]) -> String {
 
 /// What happened to one, a line each.
 pub(super) fn history(transitions: &[Transition]) -> String {
-    let mut table = Table::new(&["AT", "WHAT", "LASTED", "FAILING SINCE", "REASON"]);
+    let mut table = OutputTable::new(&["AT", "WHAT", "LASTED", "FAILING SINCE", "REASON"]);
     for transition in transitions {
         let lasted =
             transition.opened_at.filter(|_| transition.kind == "closed").map(|opened| transition.at - opened);
@@ -90,8 +99,8 @@ pub(super) fn history(transitions: &[Transition]) -> String {
 fn why(lane: &Lane) -> String {
     let in_time = |at: DateTime<Utc>| length(at - lane.as_of);
     match lane.state {
-        State::Paused => lane.pause_reason.clone().unwrap_or_else(dash),
-        State::Open => {
+        LaneState::Paused => lane.pause_reason.clone().unwrap_or_else(dash),
+        LaneState::Open => {
             let probe = match lane.next_probe_at {
                 _ if lane.is_probing => "a probe is under way".to_owned(),
                 Some(at) if at > lane.as_of => format!("next probe in {}", in_time(at)),
@@ -99,11 +108,11 @@ fn why(lane: &Lane) -> String {
             };
             format!("{}; {probe}", lane.open_reason.as_deref().unwrap_or("?"))
         }
-        State::HeldBack => lane
+        LaneState::HeldBack => lane
             .held_back_until
             .map_or_else(dash, |until| format!("the receiver asked for {}", in_time(until))),
-        State::Failing => format!("{} failures in a row that count", lane.failures),
-        State::Inactive | State::Healthy => dash(),
+        LaneState::Failing => format!("{} failures in a row that count", lane.failures),
+        LaneState::Inactive | LaneState::Healthy => dash(),
     }
 }
 

@@ -10,7 +10,7 @@ use uuid::Uuid;
 
 use crate::model::{
     CompanyId, EventType,
-    envelope::{Attributes, Incoming, Limits, Rejected, decode},
+    envelope::{Attributes, EnvelopeLimits, Incoming, Rejected, decode},
 };
 
 /// The longest line taken in; what the service takes is less, and its own to say.
@@ -20,7 +20,7 @@ const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 const NO_TYPE: &str = "unknown";
 
 /// An event as it is published.
-pub(super) struct Event {
+pub(super) struct EventInput {
     /// Its message id.
     pub(super) id: String,
     /// Its type.
@@ -29,7 +29,7 @@ pub(super) struct Event {
     pub(super) body: Bytes,
 }
 
-impl Event {
+impl EventInput {
     /// Reads the envelope as the service will, so that what is wrong with it is known here and now.
     pub(super) fn read(body: Bytes, routing_key: &str) -> Result<Self, Rejected> {
         let incoming = Incoming {
@@ -42,7 +42,7 @@ impl Event {
             content_type: None,
             attributes: Attributes::default(),
         };
-        let limits = Limits { event_bytes_max: LINE_BYTES_MAX, dedupe_identical: true };
+        let limits = EnvelopeLimits { event_bytes_max: LINE_BYTES_MAX, dedupe_identical: true };
         let decoded = decode(&incoming, &limits)?;
         if decoded.event_type.is_reserved() {
             return Err(Rejected::reserved_type());
@@ -77,8 +77,8 @@ pub(super) fn envelope(
 }
 
 /// Lines that are published together.
-pub(super) struct Batch {
-    pub(super) events: Vec<Event>,
+pub(super) struct InputBatch {
+    pub(super) events: Vec<EventInput>,
     pub(super) bad: Vec<BadLine>,
     pub(super) is_last: bool,
 }
@@ -110,8 +110,8 @@ impl Lines {
     }
 
     /// The next lines: what has arrived already, at least one and at most `max`.
-    pub(super) async fn batch(&mut self, max: usize) -> anyhow::Result<Batch> {
-        let mut batch = Batch { events: Vec::new(), bad: Vec::new(), is_last: false };
+    pub(super) async fn batch(&mut self, max: usize) -> anyhow::Result<InputBatch> {
+        let mut batch = InputBatch { events: Vec::new(), bad: Vec::new(), is_last: false };
         while batch.events.len() + batch.bad.len() < max {
             let Some(line) = self.line().await? else {
                 batch.is_last = true;
@@ -133,11 +133,11 @@ impl Lines {
         Ok(batch)
     }
 
-    fn event(&self, line: Bytes) -> Result<Event, Rejected> {
+    fn event(&self, line: Bytes) -> Result<EventInput, Rejected> {
         if self.unchecked {
-            return Ok(Event::unchecked(line, self.event_type.as_ref()));
+            return Ok(EventInput::unchecked(line, self.event_type.as_ref()));
         }
-        Event::read(line, self.event_type.as_ref().map_or("", EventType::as_str))
+        EventInput::read(line, self.event_type.as_ref().map_or("", EventType::as_str))
     }
 
     async fn line(&mut self) -> anyhow::Result<Option<Bytes>> {
@@ -175,7 +175,7 @@ mod tests {
                 company()
             );
             assert_eq!(body, expected);
-            let event = Event::read(body, "ticket.created").unwrap();
+            let event = EventInput::read(body, "ticket.created").unwrap();
             assert_eq!((event.id.as_str(), event.routing_key.as_str()), ("a\"b", "ticket.created"));
         };
         check("1800000000", "1800000000");
@@ -186,8 +186,8 @@ mod tests {
     #[test]
     fn what_is_no_event_is_refused_by_its_field_or_published_as_it_is() {
         let check = |line: &'static str, expected: Result<&str, &str>| {
-            let read =
-                Event::read(Bytes::from_static(line.as_bytes()), "").map_err(|why| why.field.into_owned());
+            let read = EventInput::read(Bytes::from_static(line.as_bytes()), "")
+                .map_err(|why| why.field.into_owned());
             assert_eq!(
                 read.as_ref().map(|event| event.routing_key.as_str()).map_err(String::as_str),
                 expected,
@@ -200,7 +200,8 @@ mod tests {
             r#"{"event_type":"a.b","company_id":"00000000-0000-0000-0000-000000000007","data":1}"#,
             Ok("a.b"),
         );
-        let unchecked = |line: &'static [u8]| Event::unchecked(Bytes::from_static(line), None).routing_key;
+        let unchecked =
+            |line: &'static [u8]| EventInput::unchecked(Bytes::from_static(line), None).routing_key;
         assert_eq!(unchecked(b"nonsense"), NO_TYPE);
         assert_eq!(unchecked(br#"{"event_type":"a.b"}"#), "a.b");
     }

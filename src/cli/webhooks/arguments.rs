@@ -7,47 +7,47 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::{
-    super::{client::Remote, failure::Failure},
-    One,
+    super::{client::Remote, failure::CommandFailure},
+    WebhookArg,
 };
 use crate::model::{RetryPolicy, webhook::settings::TIMEOUT_SECONDS_DEFAULT};
 
 /// A new webhook.
 #[derive(clap::Args, Debug)]
 #[command(mut_args(of_a_new_one))]
-pub(in crate::cli) struct Create {
+pub(in crate::cli) struct CreateWebhook {
     #[command(flatten)]
     remote: Remote,
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingArgs,
 }
 
-impl Create {
+impl CreateWebhook {
     /// Whom to ask, and with what.
-    pub(super) fn asked(self) -> Result<(Remote, Object), Failure> {
+    pub(super) fn asked(self) -> Result<(Remote, Object), CommandFailure> {
         Ok((self.remote, self.settings.body()?))
     }
 }
 
 /// A change: what is not named stays.
 #[derive(clap::Args, Debug)]
-pub(in crate::cli) struct Update {
+pub(in crate::cli) struct UpdateWebhook {
     #[command(flatten)]
-    one: One,
+    one: WebhookArg,
     #[command(flatten)]
-    settings: Settings,
+    settings: SettingArgs,
 }
 
-impl Update {
+impl UpdateWebhook {
     /// Which webhook, and what is to be changed of it.
-    pub(super) fn asked(self) -> Result<(One, Object), Failure> {
+    pub(super) fn asked(self) -> Result<(WebhookArg, Object), CommandFailure> {
         Ok((self.one, self.settings.body()?))
     }
 }
 
 /// What can be set of a webhook. `none` empties a field, or puts it back to its default.
 #[derive(clap::Args, Debug)]
-struct Settings {
+struct SettingArgs {
     /// A name, unique in the company
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
@@ -95,9 +95,9 @@ struct Settings {
     metadata: Option<Object>,
 }
 
-impl Settings {
+impl SettingArgs {
     /// The body that names what is given.
-    fn body(self) -> Result<Object, Failure> {
+    fn body(self) -> Result<Object, CommandFailure> {
         let mut body = Object::new();
         set(&mut body, "name", self.name);
         set(&mut body, "url", self.url);
@@ -149,16 +149,16 @@ fn object(text: &str) -> Result<Object, String> {
 }
 
 /// Headers as `Name: value`; the word `none` alone for none.
-fn headers(lines: &[String]) -> Result<Object, Failure> {
+fn headers(lines: &[String]) -> Result<Object, CommandFailure> {
     let mut headers = Object::new();
     for line in lines.iter().filter(|line| *line != NONE) {
         let (name, value) = line.split_once(':').ok_or_else(|| {
             // The line is not repeated: it may well hold a token.
-            Failure::refused("headers", "a header has no colon; write it as `Name: value`")
+            CommandFailure::refused("headers", "a header has no colon; write it as `Name: value`")
         })?;
         let known = headers.insert(name.trim().to_owned(), value.trim().into());
         if known.is_some() {
-            return Err(Failure::refused(
+            return Err(CommandFailure::refused(
                 "headers",
                 format!("`{}` stands there twice; give it once", name.trim()),
             ));
@@ -168,11 +168,11 @@ fn headers(lines: &[String]) -> Result<Object, Failure> {
 }
 
 /// Waits in seconds; `none` for a policy by count.
-fn schedule(text: &str) -> Result<Option<Vec<u32>>, Failure> {
+fn schedule(text: &str) -> Result<Option<Vec<u32>>, CommandFailure> {
     if text == NONE {
         return Ok(None);
     }
-    let policy: RetryPolicy = text.parse().map_err(|why| Failure::refused("retry_schedule", why))?;
+    let policy: RetryPolicy = text.parse().map_err(|why| CommandFailure::refused("retry_schedule", why))?;
     Ok(policy.schedule().map(<[u32]>::to_vec))
 }
 
@@ -197,19 +197,19 @@ mod tests {
     #[derive(Parser)]
     struct Create_ {
         #[command(flatten)]
-        args: Create,
+        args: CreateWebhook,
     }
 
     #[derive(Parser)]
     struct Update_ {
         #[command(flatten)]
-        args: Update,
+        args: UpdateWebhook,
     }
 
-    fn create(more: &[&str]) -> Result<Value, Failure> {
+    fn create(more: &[&str]) -> Result<Value, CommandFailure> {
         let usual = ["create", "--api-key=k", "--name=bot", "--url=https://example.com/"];
-        let parsed =
-            Create_::try_parse_from(usual.iter().chain(more)).map_err(|e| Failure::Usage(e.to_string()))?;
+        let parsed = Create_::try_parse_from(usual.iter().chain(more))
+            .map_err(|e| CommandFailure::Usage(e.to_string()))?;
         parsed.args.asked().map(|(_, body)| Value::Object(body))
     }
 

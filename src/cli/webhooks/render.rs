@@ -3,7 +3,7 @@
 use serde_json::Value;
 
 use super::{
-    super::output::{Table, fields, time},
+    super::output::{OutputTable, fields, time},
     CheckedUrl, Tested, Webhook,
 };
 
@@ -59,7 +59,7 @@ fn text(value: &Value) -> String {
 
 /// All of them, one a line.
 pub(super) fn many(webhooks: &[Webhook]) -> String {
-    let mut table = Table::new(&["ID", "NAME", "STATE", "EVENTS", "URL"]);
+    let mut table = OutputTable::new(&["ID", "NAME", "STATE", "EVENTS", "URL"]);
     for webhook in webhooks {
         let settings = &webhook.settings;
         let state = match (settings.active, webhook.paused_at) {

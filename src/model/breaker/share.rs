@@ -48,7 +48,7 @@ impl fmt::Display for Share {
 
 /// The shares of one worker.
 #[derive(Debug)]
-pub struct Shares {
+pub struct FailureRatios {
     began: Instant,
     swept: u64,
     watched: HashMap<WebhookId, Watched>,
@@ -64,7 +64,7 @@ struct Watched {
     parts: [Share; PARTS],
 }
 
-impl Shares {
+impl FailureRatios {
     /// Watches nobody yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
@@ -145,7 +145,7 @@ mod tests {
     fn half_of_twenty_within_a_minute_ask_to_open() {
         let check = |outcomes: &str, gap: Duration, expected: Option<(usize, Share)>| {
             let now = Instant::now();
-            let mut shares = Shares::new(now);
+            let mut shares = FailureRatios::new(now);
             let asked = outcomes.chars().zip(0_u32..).find_map(|(outcome, n)| {
                 let share = shares.note(webhook(1), 0, outcome == 'f', now + gap * n)?;
                 Some((n as usize, share))
@@ -170,7 +170,7 @@ mod tests {
     #[test]
     fn what_was_before_a_change_of_the_webhook_says_nothing_of_what_comes() {
         let now = Instant::now();
-        let mut shares = Shares::new(now);
+        let mut shares = FailureRatios::new(now);
         let mut fail = |version, times: u32| {
             let asked = (0..times).filter_map(|_| shares.note(webhook(1), version, true, now));
             asked.last().map(|share| share.failed)
@@ -186,7 +186,7 @@ mod tests {
     #[test]
     fn who_has_not_failed_for_a_minute_is_forgotten_and_no_more_are_watched_than_may_be() {
         let now = Instant::now();
-        let mut shares = Shares::new(now);
+        let mut shares = FailureRatios::new(now);
         for n in 0..WATCHED_MAX as u128 + 100 {
             shares.note(webhook(n), 0, true, now);
             shares.note(webhook(n + 1_000_000), 0, false, now);
@@ -204,7 +204,7 @@ mod tests {
         #[test]
         fn the_share_is_that_of_the_last_minute(steps in prop::collection::vec((0_u64..30, any::<bool>()), 1..200)) {
             let began = Instant::now();
-            let mut shares = Shares::new(began);
+            let mut shares = FailureRatios::new(began);
             let (mut clock, mut seen): (u64, Vec<(u64, bool)>) = (0, Vec::new());
             for (gap, fails) in steps {
                 // Mostly dense, so that there are shares.

@@ -16,8 +16,8 @@ fn heard(class: OutcomeClass, event: u128) -> Heard {
     }
 }
 
-fn change(heard: &[Heard]) -> Change {
-    let mut change = Change::default();
+fn change(heard: &[Heard]) -> LaneChange {
+    let mut change = LaneChange::default();
     for heard in heard {
         change.add(heard, heard.class.as_str());
     }

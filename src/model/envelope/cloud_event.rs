@@ -21,8 +21,8 @@ use serde_json::value::RawValue;
 use sha2::{Digest, Sha256};
 
 use super::{
-    Decoded, Incoming, Limits, MESSAGE_ID_BYTES_MAX, Rejected,
-    fields::{CLOUD_EVENT, Fields, present, string, text_of},
+    Decoded, EnvelopeLimits, Incoming, MESSAGE_ID_BYTES_MAX, Rejected,
+    fields::{CLOUD_EVENT, EnvelopeFields, present, string, text_of},
     finish, rejected, times,
 };
 use crate::model::{id::CompanyId, signature::push_hex};
@@ -124,7 +124,7 @@ pub(super) fn mode(incoming: &Incoming<'_>) -> Result<Option<Mode>, Rejected> {
 }
 
 /// What an event says of itself, from wherever it says it.
-struct Event<'a> {
+struct CloudEvent<'a> {
     specversion: Option<Cow<'a, str>>,
     id: Option<Cow<'a, str>>,
     source: Option<Cow<'a, str>>,
@@ -136,7 +136,7 @@ struct Event<'a> {
 }
 
 /// Reads a structured event.
-pub(super) fn structured(fields: &Fields<'_>, incoming: &Incoming<'_>) -> Result<Decoded, Rejected> {
+pub(super) fn structured(fields: &EnvelopeFields<'_>, incoming: &Incoming<'_>) -> Result<Decoded, Rejected> {
     fields.once(&CLOUD_EVENT)?;
     let text = |name, value| Ok(present(value).map(|json| string(name, json)).transpose()?.map(Cow::Owned));
     is_json(text("datacontenttype", fields.datacontenttype)?.as_deref())?;
@@ -149,7 +149,7 @@ pub(super) fn structured(fields: &Fields<'_>, incoming: &Incoming<'_>) -> Result
         (None, Some(json)) => Cow::Owned(from_base64(json)?),
         (data, None) => Cow::Borrowed(data.map_or("null", RawValue::get)),
     };
-    let event = Event {
+    let event = CloudEvent {
         specversion: text("specversion", fields.specversion)?,
         id: text("id", fields.id)?,
         source: text("source", fields.source)?,
@@ -163,7 +163,7 @@ pub(super) fn structured(fields: &Fields<'_>, incoming: &Incoming<'_>) -> Result
 }
 
 /// Reads a binary event.
-pub(super) fn binary(incoming: &Incoming<'_>, limits: &Limits) -> Result<Decoded, Rejected> {
+pub(super) fn binary(incoming: &Incoming<'_>, limits: &EnvelopeLimits) -> Result<Decoded, Rejected> {
     let attributes = &incoming.attributes;
     if let Some(name) = attributes.doubled {
         return Err(rejected(name, "stands in the headers twice, with two values"));
@@ -184,7 +184,7 @@ pub(super) fn binary(incoming: &Incoming<'_>, limits: &Limits) -> Result<Decoded
         "" => "null",
         text => value(text).map_err(|bad| rejected("body", format!("is not JSON: {bad}")))?,
     };
-    let event = Event {
+    let event = CloudEvent {
         specversion: text("specversion", attributes.specversion)?,
         id: text("id", attributes.id)?,
         source: text("source", attributes.source)?,
@@ -200,7 +200,7 @@ pub(super) fn binary(incoming: &Incoming<'_>, limits: &Limits) -> Result<Decoded
 /// The company of an event whose other parts may be bad.
 pub(super) fn company_of(
     mode: Mode,
-    fields: Option<&Fields<'_>>,
+    fields: Option<&EnvelopeFields<'_>>,
     incoming: &Incoming<'_>,
 ) -> Option<CompanyId> {
     let given = match mode {
@@ -213,7 +213,7 @@ pub(super) fn company_of(
     company(given.as_deref(), incoming.company_id).ok()
 }
 
-fn decoded(event: Event<'_>, incoming: &Incoming<'_>) -> Result<Decoded, Rejected> {
+fn decoded(event: CloudEvent<'_>, incoming: &Incoming<'_>) -> Result<Decoded, Rejected> {
     match event.specversion.as_deref() {
         Some(SPECVERSION) => {}
         Some(_) => {

@@ -30,7 +30,7 @@ pub(super) const CLOUD_EVENT: [&str; 10] = [
 
 /// The fields that either form knows.
 #[derive(Default)]
-pub(super) struct Fields<'a> {
+pub(super) struct EnvelopeFields<'a> {
     pub(super) data: Option<&'a RawValue>,
     pub(super) event_type: Option<&'a RawValue>,
     pub(super) company_id: Option<&'a RawValue>,
@@ -49,7 +49,7 @@ pub(super) struct Fields<'a> {
     doubled: Vec<&'static str>,
 }
 
-impl<'a> Fields<'a> {
+impl<'a> EnvelopeFields<'a> {
     /// Delimits the fields of an object.
     pub(super) fn of(text: &'a str) -> Result<Self, Rejected> {
         let mut parser = serde_json::Deserializer::from_str(text);
@@ -109,15 +109,15 @@ pub(super) fn text_of(body: &[u8], bytes_max: usize) -> Result<&str, Rejected> {
 struct FieldsVisitor;
 
 impl<'de> Visitor<'de> for FieldsVisitor {
-    type Value = Fields<'de>;
+    type Value = EnvelopeFields<'de>;
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an object with event_type, data, company_id and timestamp")
     }
 
-    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<Fields<'de>, A::Error> {
-        let mut fields = Fields::default();
-        while let Some(Key(name)) = map.next_key()? {
+    fn visit_map<A: MapAccess<'de>>(self, mut map: A) -> Result<EnvelopeFields<'de>, A::Error> {
+        let mut fields = EnvelopeFields::default();
+        while let Some(FieldName(name)) = map.next_key()? {
             let Some((name, slot)) = name.and_then(|name| Some((name, fields.slot(name)?))) else {
                 map.next_value::<IgnoredAny>()?;
                 continue;
@@ -132,20 +132,20 @@ impl<'de> Visitor<'de> for FieldsVisitor {
 }
 
 /// A name of either form, however it is escaped; `None` for any other.
-struct Key(Option<&'static str>);
+struct FieldName(Option<&'static str>);
 
-impl<'de> serde::Deserialize<'de> for Key {
+impl<'de> serde::Deserialize<'de> for FieldName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct KeyVisitor;
         impl Visitor<'_> for KeyVisitor {
-            type Value = Key;
+            type Value = FieldName;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a name")
             }
 
-            fn visit_str<E: Error>(self, text: &str) -> Result<Key, E> {
-                Ok(Key(GUIDE.into_iter().chain(CLOUD_EVENT).find(|name| *name == text)))
+            fn visit_str<E: Error>(self, text: &str) -> Result<FieldName, E> {
+                Ok(FieldName(GUIDE.into_iter().chain(CLOUD_EVENT).find(|name| *name == text)))
             }
         }
         deserializer.deserialize_str(KeyVisitor)

@@ -4,7 +4,7 @@ use super::*;
 use crate::model::fixtures::{at, company, event_type};
 
 const COMPANY: &str = "00000000-0000-0000-0000-000000000007";
-const LIMITS: Limits = Limits { event_bytes_max: 256 * 1024, dedupe_identical: true };
+const LIMITS: EnvelopeLimits = EnvelopeLimits { event_bytes_max: 256 * 1024, dedupe_identical: true };
 
 /// A message with nothing but a body and its routing key.
 fn bare(body: &[u8]) -> Incoming<'_> {
@@ -316,7 +316,7 @@ fn without_an_id_equal_messages_are_one_event_if_so_set() {
     let body = with("data", "1");
     let id = |routing_key, body: &str, dedupe_identical| {
         let incoming = Incoming { routing_key, ..bare(body.as_bytes()) };
-        decode(&incoming, &Limits { dedupe_identical, ..LIMITS }).unwrap().message_id
+        decode(&incoming, &EnvelopeLimits { dedupe_identical, ..LIMITS }).unwrap().message_id
     };
     assert_eq!(id("a", &body, true), id("a", &body, true));
     assert_ne!(id("a", &body, true), id("b", &body, true));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use chrono::{DateTime, SecondsFormat, Utc};
 
 use super::{Move, Why, span, why};
-use crate::model::lane::{Open, Standing};
+use crate::model::lane::{OpenBreaker, Standing};
 
 /// A lane with a pace, and how many deliveries go before one.
 #[derive(Clone, Copy, Debug, PartialEq)]
@@ -53,7 +53,7 @@ pub fn of_turn(paced: Paced) -> Why {
 }
 
 fn opened(
-    open: Open,
+    open: OpenBreaker,
     failing_since: Option<DateTime<Utc>>,
     reason: Option<&str>,
     held_back: Option<Duration>,
@@ -94,7 +94,7 @@ mod tests {
         let check =
             |probe: Option<i64>, held: Option<i64>, reason: Option<&str>, expected: Option<(Move, &str)>| {
                 let standing = Standing {
-                    open: probe.map(|s| Open { since: at(-60), next_probe_at: at(s) }),
+                    open: probe.map(|s| OpenBreaker { since: at(-60), next_probe_at: at(s) }),
                     held_back_until: held.map(at),
                 };
                 let found = of_lane(&standing, reason.map(|_| at(-90)), reason, at(0));

@@ -55,14 +55,14 @@ fn every_outcome_is_explained_with_its_facts_and_whose_move_is_next() {
         "the receiver answered 503, an error of its own, and asks to wait 34 s",
     );
     let timed_out = |waiting| Outcome::TimedOut { after: Duration::from_millis(250), waiting };
-    check(timed_out(Waiting::Connection), Move::Receiver, "no connection came about within 250 ms");
+    check(timed_out(AwaitedPhase::Connection), Move::Receiver, "no connection came about within 250 ms");
     check(
-        timed_out(Waiting::Answer),
+        timed_out(AwaitedPhase::Answer),
         Move::Receiver,
         "the receiver took the connection but did not answer within 250 ms",
     );
     check(
-        timed_out(Waiting::Rest),
+        timed_out(AwaitedPhase::Rest),
         Move::Receiver,
         "the receiver began to answer but did not come to an end within 250 ms",
     );
@@ -108,7 +108,8 @@ fn every_state_is_explained() {
         let why = of_status(status, reason, due_at.map(at), queued, at(1_000));
         assert_eq!(why, Why { sentence: sentence.to_owned(), next });
     };
-    let (pending, cancelled, dead) = (Status::Pending, Status::Cancelled, Status::Dead);
+    let (pending, cancelled, dead) =
+        (DeliveryStatus::Pending, DeliveryStatus::Cancelled, DeliveryStatus::Dead);
     check(pending, None, Some(1_034), true, Move::Nobody, "waits for its next attempt, due in 34 s");
     check(pending, None, Some(1_000 + 18_000), false, Move::Nobody, "waits for its next attempt, due in 5 h");
     check(pending, None, Some(1_000), true, Move::Nobody, "its attempt is due and on its way to a worker");
@@ -130,7 +131,7 @@ fn every_state_is_explained() {
         "its attempt is due and waits in the ledger for its turn: the lane is full",
     );
     check(
-        Status::Held,
+        DeliveryStatus::Held,
         Some("the receiver answered 410 Gone"),
         None,
         false,
@@ -138,14 +139,14 @@ fn every_state_is_explained() {
         "held, for its webhook is paused: the receiver answered 410 Gone; resume or discard it",
     );
     check(
-        Status::Held,
+        DeliveryStatus::Held,
         Some("paused"),
         None,
         false,
         Move::Admin,
         "held, for its webhook is paused; resume or discard it",
     );
-    check(Status::Delivered, None, None, false, Move::Nobody, "delivered");
+    check(DeliveryStatus::Delivered, None, None, false, Move::Nobody, "delivered");
     check(cancelled, Some("webhook deleted"), None, false, Move::Nobody, "no longer owed: webhook deleted");
     check(dead, None, None, false, Move::Operator, "given up, and the ledger does not say why");
     check(dead, Some("something new"), None, false, Move::Operator, "given up: something new");
@@ -173,7 +174,7 @@ fn every_reason_of_a_dead_letter_has_words_of_its_own() {
     };
     let mut sentences = std::collections::BTreeSet::new();
     for reason in DeadReason::ALL {
-        let why = of_status(Status::Dead, Some(reason.as_str()), None, false, at(0));
+        let why = of_status(DeliveryStatus::Dead, Some(reason.as_str()), None, false, at(0));
         assert_eq!(why.next, expected(reason), "{reason}");
         assert!(why.sentence.starts_with("given up: "), "{reason}: {why}");
         assert!(sentences.insert(why.sentence), "{reason} is explained like another");

@@ -3,18 +3,21 @@
 use sqlx::PgPool;
 use uuid::Uuid;
 
-use super::{Found, Page, by_ids};
+use super::{EventsPage, FoundEvent, by_ids};
 use crate::{
     model::CompanyId,
     store::{Result, search},
 };
 
 /// A page of those that are wanted.
-pub(super) async fn list(db: &PgPool, company: CompanyId, page: &Page) -> Result<Found> {
+pub(super) async fn list(db: &PgPool, company: CompanyId, page: &EventsPage) -> Result<FoundEvent> {
     let mut looks = search::Looks::new(Some(page.before), page.limit, true);
     loop {
-        let place =
-            Place { before: looks.before.unwrap_or(page.before), each: looks.each, rows: looks.missing() };
+        let place = ScanCursor {
+            before: looks.before.unwrap_or(page.before),
+            each: looks.each,
+            rows: looks.missing(),
+        };
         let look = if page.unmatched == Some(true) {
             look_at_unmatched(db, company, page, place).await?
         } else {
@@ -23,18 +26,18 @@ pub(super) async fn list(db: &PgPool, company: CompanyId, page: &Page) -> Result
         let Some(found) = looks.take(look.ids, look.edge, look.looked_at) else { continue };
         let rows =
             if found.keys.is_empty() { Vec::new() } else { by_ids(db, company, page, &found.keys).await? };
-        return Ok(Found { rows, next: found.next });
+        return Ok(FoundEvent { rows, next: found.next });
     }
 }
 
 /// Where a look begins, how many rows it goes through, and how many it may find.
-struct Place {
+struct ScanCursor {
     before: Uuid,
     each: i64,
     rows: i64,
 }
 
-struct Look {
+struct EventScan {
     ids: Vec<Uuid>,
     edge: Option<Uuid>,
     looked_at: i64,
@@ -43,7 +46,7 @@ struct Look {
 macro_rules! look {
     ($sql:literal, $company:expr, $page:expr, $place:expr) => {
         sqlx::query_as!(
-            Look,
+            EventScan,
             $sql + r#"
                     and id >= $2
                     and id < $3
@@ -74,7 +77,12 @@ macro_rules! look {
     };
 }
 
-async fn look_at_all(db: &PgPool, company: CompanyId, page: &Page, place: Place) -> Result<Look> {
+async fn look_at_all(
+    db: &PgPool,
+    company: CompanyId,
+    page: &EventsPage,
+    place: ScanCursor,
+) -> Result<EventScan> {
     let look = look!(
         r#"-- events.look
             with looked as (
@@ -88,7 +96,12 @@ async fn look_at_all(db: &PgPool, company: CompanyId, page: &Page, place: Place)
     Ok(look.fetch_one(db).await?)
 }
 
-async fn look_at_unmatched(db: &PgPool, company: CompanyId, page: &Page, place: Place) -> Result<Look> {
+async fn look_at_unmatched(
+    db: &PgPool,
+    company: CompanyId,
+    page: &EventsPage,
+    place: ScanCursor,
+) -> Result<EventScan> {
     let look = look!(
         r#"-- events.look_unmatched
             with looked as (

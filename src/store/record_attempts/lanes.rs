@@ -5,10 +5,10 @@ use std::collections::BTreeMap;
 use chrono::{DateTime, Utc};
 use sqlx::types::Uuid;
 
-use super::Row;
+use super::AttemptRow;
 use crate::model::{
     CompanyId, WebhookId,
-    breaker::{self, Change},
+    breaker::{self, LaneChange},
 };
 
 /// A lane that changed so that others hear of it.
@@ -63,9 +63,9 @@ pub(super) struct Changes {
 }
 
 /// What the rows say of their lanes, in the order in which they came about.
-pub(super) fn changes(rows: &[&Row]) -> Changes {
+pub(super) fn changes(rows: &[&AttemptRow]) -> Changes {
     // How many rows there are of each webhook, tests among them: the statement counts those it finds.
-    let mut by_webhook: BTreeMap<WebhookId, (i32, Option<CompanyId>, Change)> = BTreeMap::new();
+    let mut by_webhook: BTreeMap<WebhookId, (i32, Option<CompanyId>, LaneChange)> = BTreeMap::new();
     for row in rows {
         let (count, company, change) = by_webhook.entry(row.webhook).or_default();
         *count += 1;

@@ -32,7 +32,7 @@ pub enum Becomes {
 
 /// A finished attempt as its row will show it.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct AttemptRow {
     /// The delivery.
     pub delivery: DeliveryId,
     /// The number of the attempt, from 1.
@@ -69,7 +69,7 @@ pub struct Row {
     pub heard: Option<Heard>,
 }
 
-impl Row {
+impl AttemptRow {
     /// The same row without any text that came from outside, for an answer that the ledger refuses to hold.
     #[must_use]
     pub fn without_texts(mut self) -> Self {

@@ -5,12 +5,12 @@ use std::{collections::HashMap, time::Duration};
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Uuid};
 
-use super::{After, Becomes, LaneChanged, News, Row, lanes::Changes};
+use super::{After, AttemptRow, Becomes, LaneChanged, News, lanes::Changes};
 use crate::model::{DeliveryId, WebhookId, breaker};
 
 /// What the statement answers.
 #[derive(Default)]
-pub(super) struct Answer {
+pub(super) struct RecordedBatch {
     pub deliveries: HashMap<DeliveryId, After>,
     pub lanes: Vec<LaneChanged>,
     /// Lanes that were left as they were, for not all that is said of them was recorded.
@@ -33,10 +33,10 @@ struct Answered {
 /// Writes `rows`, in the order of deliveries, and does `changes` to the lanes.
 pub(super) async fn write(
     pool: &PgPool,
-    rows: &[&Row],
+    rows: &[&AttemptRow],
     changes: &Changes,
     policy: &breaker::Policy,
-) -> sqlx::Result<Answer> {
+) -> sqlx::Result<RecordedBatch> {
     let made = AttemptColumns::of(rows);
     let probe_waits: Vec<f64> = policy.probe_waits().iter().map(Duration::as_secs_f64).collect();
     let answered = sqlx::query_file_as!(
@@ -89,10 +89,10 @@ pub(super) async fn write(
     )
     .fetch_all(pool)
     .await?;
-    Ok(Answer::of(answered, changes))
+    Ok(RecordedBatch::of(answered, changes))
 }
 
-impl Answer {
+impl RecordedBatch {
     fn of(answered: Vec<Answered>, changes: &Changes) -> Self {
         let mut answer = Self::default();
         for row in answered {
@@ -147,8 +147,9 @@ struct AttemptColumns<'r> {
 }
 
 impl<'r> AttemptColumns<'r> {
-    fn of(rows: &[&'r Row]) -> Self {
-        let text = |f: fn(&Row) -> Option<&str>| rows.iter().map(|r| f(r)).collect::<Vec<Option<&str>>>();
+    fn of(rows: &[&'r AttemptRow]) -> Self {
+        let text =
+            |f: fn(&AttemptRow) -> Option<&str>| rows.iter().map(|r| f(r)).collect::<Vec<Option<&str>>>();
         let phase = |i: usize| rows.iter().map(|r| r.phases_us[i]).collect::<Vec<Option<i32>>>();
         let mut columns = Self {
             ids: rows.iter().map(|r| r.delivery.0).collect(),
@@ -183,7 +184,7 @@ impl<'r> AttemptColumns<'r> {
     }
 
     /// What becomes of the delivery of a row.
-    fn becomes(&mut self, row: &'r Row) {
+    fn becomes(&mut self, row: &'r AttemptRow) {
         let (status, reason, wait, in_queue) = match &row.becomes {
             Becomes::Delivered => ("delivered", None, Duration::ZERO, false),
             Becomes::Retried { wait, queued } => ("pending", None, *wait, *queued),

@@ -7,7 +7,7 @@ use sqlx::PgPool;
 use uuid::Uuid;
 
 use super::{
-    Found,
+    FoundDeliveries,
     counting::{known_in_time, within},
     looks::Looks,
 };
@@ -35,7 +35,7 @@ pub struct Letters {
 /// A place among dead letters.
 type Key = (DateTime<Utc>, Uuid);
 
-struct Look {
+struct DeadLetterScan {
     ids: Vec<Uuid>,
     times: Vec<DateTime<Utc>>,
     edge_at: Option<DateTime<Utc>>,
@@ -49,21 +49,30 @@ pub async fn dead_letters(
     wanted: &Letters,
     before: Option<Key>,
     rows: i64,
-) -> Result<Found<Key>> {
+) -> Result<FoundDeliveries<Key>> {
     let is_filtered = wanted.kinds.is_some() || wanted.statuses.is_some() || wanted.reasons.is_some();
     let mut looks = Looks::new(before, rows, is_filtered);
     loop {
         let look = look(db, wanted, looks.before, looks.each, looks.missing()).await?;
         let found = look.times.into_iter().zip(look.ids);
         if let Some(page) = looks.take(found, look.edge_at.zip(look.edge_id), look.looked_at) {
-            return Ok(Found { ids: page.keys.into_iter().map(|(_, id)| id).collect(), next: page.next });
+            return Ok(FoundDeliveries {
+                ids: page.keys.into_iter().map(|(_, id)| id).collect(),
+                next: page.next,
+            });
         }
     }
 }
 
-async fn look(db: &PgPool, wanted: &Letters, before: Option<Key>, each: i64, rows: i64) -> Result<Look> {
+async fn look(
+    db: &PgPool,
+    wanted: &Letters,
+    before: Option<Key>,
+    each: i64,
+    rows: i64,
+) -> Result<DeadLetterScan> {
     let look = sqlx::query_as!(
-        Look,
+        DeadLetterScan,
         r#"
         -- search.dead_letters
         with looked as (

@@ -17,7 +17,7 @@ pub(in crate::store) struct Looks<K> {
 
 /// A page of keys.
 #[derive(Debug, PartialEq, Eq)]
-pub(in crate::store) struct Page<K> {
+pub(in crate::store) struct ScanRange<K> {
     /// Newest first.
     pub keys: Vec<K>,
     /// Where the next page begins; none where there is nothing behind.
@@ -42,7 +42,7 @@ impl<K: Copy> Looks<K> {
         found: impl IntoIterator<Item = K>,
         edge: Option<K>,
         looked_at: i64,
-    ) -> Option<Page<K>> {
+    ) -> Option<ScanRange<K>> {
         self.found.extend(found);
         let is_full = self.missing() <= 0;
         self.found.truncate(usize::try_from(self.rows).unwrap_or(0));
@@ -58,7 +58,7 @@ impl<K: Copy> Looks<K> {
             }
             edge
         };
-        Some(Page { keys: std::mem::take(&mut self.found), next })
+        Some(ScanRange { keys: std::mem::take(&mut self.found), next })
     }
 }
 

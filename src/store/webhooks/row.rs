@@ -13,7 +13,7 @@ use crate::model::{
 
 /// A row of `webhooks`, with how its lane stands.
 #[derive(Clone, Debug)]
-pub struct Row {
+pub struct WebhookRow {
     pub id: WebhookId,
     pub company_id: CompanyId,
     /// The name is unique among the living webhooks of the company.
@@ -35,8 +35,8 @@ pub struct Row {
     pub(super) lane: Standing,
 }
 
-impl From<Row> for Webhook {
-    fn from(row: Row) -> Self {
+impl From<WebhookRow> for Webhook {
+    fn from(row: WebhookRow) -> Self {
         let pause = row.paused_at.map(|since| Pause {
             since,
             by: row.paused_by.unwrap_or_default(),

@@ -5,7 +5,7 @@ use std::time::Duration;
 use sqlx::PgExecutor;
 use uuid::Uuid;
 
-use super::Row;
+use super::WebhookRow;
 use crate::{
     model::{CompanyId, ReplayId, Secret, WebhookId, webhook::Held},
     store::Result,
@@ -18,7 +18,7 @@ pub async fn pause(
     id: WebhookId,
     by: &str,
     why: &str,
-) -> Result<Option<Row>> {
+) -> Result<Option<WebhookRow>> {
     let row = webhooks!(
         "
             -- webhooks.pause
@@ -53,7 +53,7 @@ pub async fn resume(
     by: &str,
     held: Held,
     rate: i32,
-) -> Result<Option<Row>> {
+) -> Result<Option<WebhookRow>> {
     let (filter, rate) = match held {
         Held::Deliver => (r#"{"held":"deliver"}"#, rate),
         Held::Discard => (r#"{"held":"discard"}"#, DISCARD_RATE),
@@ -107,7 +107,7 @@ pub async fn rotate_secret(
     secret: &Secret,
     grace: Duration,
     guide_signature_is_previous: bool,
-) -> Result<Option<Row>> {
+) -> Result<Option<WebhookRow>> {
     let row = webhooks!(
         "
             -- webhooks.rotate_secret

@@ -7,7 +7,7 @@ use xtwebhooks::{
     broker::{
         Destination, Queue,
         jobs::{JobVersion, decode},
-        tide_marks::{self, TideMark},
+        tide_marks::{self, Watermark},
     },
     model::{CompanyId, DeliveryId, EventId, Job, Payload, RetryTier, Trigger, WebhookId},
 };
@@ -57,7 +57,7 @@ async fn comes_back_as_it_went(version: JobVersion, payload: Payload) {
         let [first, mark, late] = <[_; 3]>::try_from(take(&mut consumer, 3).await).expect("three");
         assert_eq!(decode(&first), Ok(fresh));
         assert_eq!(first.routing_key, "b02", "a job with its payload goes by its event");
-        assert_eq!(tide_marks::decode(&mark), Some(TideMark { shard: 0, number: 42 }));
+        assert_eq!(tide_marks::decode(&mark), Some(Watermark { shard: 0, number: 42 }));
         assert_eq!(tide_marks::decode(&late), None);
         assert_eq!(decode(&mark).expect_err("a mark is no job").header, "type");
         assert_eq!(decode(&late), Ok(retry));

@@ -5,7 +5,7 @@ use std::time::Duration;
 use lapin::options::ExchangeDeleteOptions;
 use tokio::time::Instant;
 use xtwebhooks::{
-    broker::{CONFIRM_TIMEOUT, Destination, Fate, Outgoing, Queue, State},
+    broker::{CONFIRM_TIMEOUT, ConnectionState, Destination, Fate, Outgoing, Queue},
     telemetry::labels::{self, QueueKind},
 };
 
@@ -153,7 +153,7 @@ async fn without_a_broker_the_answer_is_unknown_in_time() {
         let answers = futures_util::future::join_all(calls).await;
         assert!(answers.iter().flatten().all(|fate| *fate == Fate::Unknown), "{answers:?}");
         assert!(began.elapsed() < CONFIRM_TIMEOUT + TOLERANCE, "{:?}", began.elapsed());
-        assert!(matches!(broker.state(), State::Connecting { .. }), "{:?}", broker.state());
+        assert!(matches!(broker.state(), ConnectionState::Connecting { .. }), "{:?}", broker.state());
     })
     .await;
 }
@@ -170,7 +170,10 @@ async fn a_short_interruption_is_waited_out() {
             publisher.publish(vec![job("m")]).await == [Fate::Confirmed]
         })
         .await;
-        eventually("both connections are back", async || matches!(broker.state(), State::Connected)).await;
+        eventually("both connections are back", async || {
+            matches!(broker.state(), ConnectionState::Connected)
+        })
+        .await;
     })
     .await;
 }
@@ -185,12 +188,15 @@ async fn a_blocked_broker_is_shown_gets_nothing_and_recovers() {
         proxy.inject(BLOCKED);
         eventually("both connections are blocked", async || broker.metrics().blocked.get() == 2).await;
         let state = broker.state();
-        assert!(matches!(&state, State::Blocked { reason } if reason == "low on memory"), "{state:?}");
+        assert!(
+            matches!(&state, ConnectionState::Blocked { reason } if reason == "low on memory"),
+            "{state:?}"
+        );
         let began = Instant::now();
         assert_eq!(publisher.publish(vec![job("blocked")]).await, [Fate::Unknown]);
         assert!(began.elapsed() < CONFIRM_TIMEOUT + TOLERANCE, "{:?}", began.elapsed());
         proxy.inject(UNBLOCKED);
-        eventually("the block is over", async || matches!(broker.state(), State::Connected)).await;
+        eventually("the block is over", async || matches!(broker.state(), ConnectionState::Connected)).await;
         assert_eq!(broker.metrics().blocked.get(), 0);
         assert_eq!(publisher.publish(vec![job("after")]).await, [Fate::Confirmed]);
         // What was answered while blocked was not sent after the fact.

@@ -11,7 +11,7 @@ use tokio::{
     net::TcpListener,
 };
 use xtwebhooks::{
-    broker::{Broker, Error, Queue, State, Topology},
+    broker::{Broker, ConnectionState, Error, Queue, Topology},
     model::RetryTier,
     shutdown::Shutdown,
 };
@@ -33,7 +33,7 @@ async fn declaring_twice_changes_nothing() {
     on_rabbit(|rabbit| async move {
         let (first, second) = tokio::join!(rabbit.open(), rabbit.open());
         rabbit.open().await;
-        assert!(matches!(first.state(), State::Connected), "{:?}", first.state());
+        assert!(matches!(first.state(), ConnectionState::Connected), "{:?}", first.state());
         assert_eq!(second.deliveries_queues(), [Queue::Deliveries(0), Queue::Prompt(0)]);
         for queue in first.topology().queues() {
             assert_eq!(rabbit.ready(queue.queue).await, 0, "{}", queue.name);
@@ -153,7 +153,7 @@ async fn a_server_that_is_away_is_waited_for() {
         let proxy = Proxy::to("127.0.0.1:1").await;
         let broker = Broker::open(rabbit.by(proxy.address()).config, Shutdown::default());
         eventually("the reason is told", async || {
-            matches!(broker.state(), State::Connecting { error: Some(_), .. })
+            matches!(broker.state(), ConnectionState::Connecting { error: Some(_), .. })
         })
         .await;
         let ready = tokio::time::timeout(std::time::Duration::from_millis(500), broker.ready()).await;

@@ -3,7 +3,7 @@
 use std::time::Duration;
 
 use tokio::time::Instant;
-use xtwebhooks::broker::{Destination, Fate, Queue, Room, STALLED_AFTER};
+use xtwebhooks::broker::{Destination, Fate, Queue, STALLED_AFTER, WindowRoom};
 
 use super::{jobs, outgoing, take};
 use crate::support::{
@@ -58,15 +58,15 @@ async fn a_full_queue_that_stands_still_is_waited_for_once() {
     on_rabbit(|rabbit| async move {
         let broker = rabbit.with(|config| config.window_jobs = 5).open().await;
         let window = broker.window();
-        assert_eq!(window.wait_for_room(0).await, Room::Open);
+        assert_eq!(window.wait_for_room(0).await, WindowRoom::Open);
         broker.publisher().publish(jobs(8)).await;
         eventually("the queue is full", async || window.room(0).await == 0).await;
         let began = Instant::now();
-        assert_eq!(soon("a verdict", window.wait_for_room(0)).await, Room::Stalled);
+        assert_eq!(soon("a verdict", window.wait_for_room(0)).await, WindowRoom::Stalled);
         assert!(began.elapsed() > STALLED_AFTER / 2, "{:?}", began.elapsed());
         // Remembered: who comes later does not wait again.
         let began = Instant::now();
-        assert_eq!(window.clone().wait_for_room(0).await, Room::Stalled);
+        assert_eq!(window.clone().wait_for_room(0).await, WindowRoom::Stalled);
         assert!(began.elapsed() < STALLED_AFTER / 2, "{:?}", began.elapsed());
         // It has moved, and is waited for again although it is still full.
         let mut consumer = broker.consumer(&Queue::Deliveries(0), 1);
@@ -78,7 +78,7 @@ async fn a_full_queue_that_stands_still_is_waited_for_once() {
         drop((held, consumer));
         let mut consumer = broker.consumer(&Queue::Deliveries(0), 8);
         take(&mut consumer, 8).await;
-        assert_eq!(soon("room", window.wait_for_room(0)).await, Room::Open);
+        assert_eq!(soon("room", window.wait_for_room(0)).await, WindowRoom::Open);
     })
     .await;
 }
@@ -92,7 +92,7 @@ async fn without_a_broker_there_is_no_room_and_nobody_waits_long() {
         assert!(window.room(0).await > 0);
         drop(proxy);
         eventually("the room is gone", async || window.room(0).await == 0).await;
-        assert_eq!(soon("a verdict", window.wait_for_room(0)).await, Room::Stalled);
+        assert_eq!(soon("a verdict", window.wait_for_room(0)).await, WindowRoom::Stalled);
     })
     .await;
 }

@@ -108,7 +108,7 @@ async fn a_connection_that_does_not_come_about_is_given_up_before_the_request_is
     let exchange = post(&client, &format!("http://{address}/"), AMPLE).await;
     check("full", &exchange, &Expected::Unreachable(Unreachable::Connect, "within 300ms"));
     let exchange = post(&client, &format!("http://{address}/"), SHORT / 2).await;
-    check("sooner", &exchange, &Expected::TimedOut(Waiting::Connection));
+    check("sooner", &exchange, &Expected::TimedOut(AwaitedPhase::Connection));
 }
 
 #[tokio::test]

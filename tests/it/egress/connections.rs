@@ -90,7 +90,7 @@ async fn a_reset_on_a_reused_connection_is_repeated_once_and_noted() {
             false,
             2,
         ),
-        ("silence", Answer::silence(), Answer::ok(), Expected::TimedOut(Waiting::Answer), false, 2),
+        ("silence", Answer::silence(), Answer::ok(), Expected::TimedOut(AwaitedPhase::Answer), false, 2),
         ("no HTTP", Answer::raw("what?\r\n\r\n"), Answer::ok(), Expected::Cut(0, "not HTTP"), false, 2),
     ];
     for (row, second, third, expected, repeated, requests) in rows {

@@ -104,16 +104,16 @@ async fn a_request_that_takes_too_long_says_what_it_waited_for() {
     let client = client(&asking(&dns, local()));
     let slow = Duration::from_millis(10);
     let rows = [
-        ("never an answer", "/", Answer::silence(), Waiting::Answer),
-        ("an answer too late", "/", Answer::ok().after(3 * SHORT), Waiting::Answer),
-        ("10 GB dripping", "/", Answer::dripping(200, slow), Waiting::Rest),
-        ("10 GB dripping of an error", "/", Answer::dripping(500, slow), Waiting::Rest),
-        ("half a head", "/", Answer::raw_then_silent("HTTP/1.1 200 OK\r\nx: "), Waiting::Rest),
+        ("never an answer", "/", Answer::silence(), AwaitedPhase::Answer),
+        ("an answer too late", "/", Answer::ok().after(3 * SHORT), AwaitedPhase::Answer),
+        ("10 GB dripping", "/", Answer::dripping(200, slow), AwaitedPhase::Rest),
+        ("10 GB dripping of an error", "/", Answer::dripping(500, slow), AwaitedPhase::Rest),
+        ("half a head", "/", Answer::raw_then_silent("HTTP/1.1 200 OK\r\nx: "), AwaitedPhase::Rest),
         (
             "half a body",
             "/",
             Answer::raw_then_silent("HTTP/1.1 200 OK\r\ncontent-length: 9\r\n\r\nx"),
-            Waiting::Rest,
+            AwaitedPhase::Rest,
         ),
     ];
     for (row, path, answer, waiting) in rows {
@@ -121,11 +121,11 @@ async fn a_request_that_takes_too_long_says_what_it_waited_for() {
         let exchange = post(&client, &receiver.url(path), SHORT).await;
         check(row, &exchange, &Expected::TimedOut(waiting));
         assert!(exchange.phases.total >= SHORT && exchange.phases.total < AMPLE / 2, "{row}");
-        assert_eq!(exchange.phases.first_byte.is_some(), waiting == Waiting::Rest, "{row}");
+        assert_eq!(exchange.phases.first_byte.is_some(), waiting == AwaitedPhase::Rest, "{row}");
         receiver.wait_for_open(0).await;
     }
     let exchange = post(&client, &receiver.url_by_name(SILENT, "/"), SHORT).await;
-    check("a silent name server", &exchange, &Expected::TimedOut(Waiting::Connection));
+    check("a silent name server", &exchange, &Expected::TimedOut(AwaitedPhase::Connection));
 }
 
 #[tokio::test]
@@ -134,7 +134,7 @@ async fn no_timeout_is_longer_than_the_services_own() {
     receiver.answer([Answer::silence()]);
     let client = client(&Config { timeout_max: SHORT, ..local() });
     let exchange = post(&client, &receiver.url("/"), AMPLE).await;
-    let expected = Outcome::TimedOut { after: SHORT, waiting: Waiting::Answer };
+    let expected = Outcome::TimedOut { after: SHORT, waiting: AwaitedPhase::Answer };
     check("TIMEOUT_MAX", &exchange, &Expected::Outcome(expected));
 }
 

@@ -10,11 +10,11 @@ use uuid::Uuid;
 use xtwebhooks::{
     model::{
         CompanyId, DeliveryId, EventId, OutcomeClass, WebhookId,
-        breaker::{Change, Heard, Policy, Share, jitter},
+        breaker::{Heard, LaneChange, Policy, Share, jitter},
     },
     store::{
         self,
-        record_attempts::{Becomes, LaneChanged, News, Row, record_attempts},
+        record_attempts::{AttemptRow, Becomes, LaneChanged, News, record_attempts},
     },
 };
 
@@ -88,13 +88,13 @@ impl Owed {
     }
 
     /// The first attempt of a new delivery.
-    async fn attempt(&self, app: &App, class: OutcomeClass) -> Row {
+    async fn attempt(&self, app: &App, class: OutcomeClass) -> AttemptRow {
         let delivery = owe(app, self.company, self.webhook, Utc::now(), "pending").await;
         self.attempt_of(delivery, class)
     }
 
     /// Several.
-    async fn attempts(&self, app: &App, classes: &[OutcomeClass]) -> Vec<Row> {
+    async fn attempts(&self, app: &App, classes: &[OutcomeClass]) -> Vec<AttemptRow> {
         let mut rows = Vec::new();
         for class in classes {
             rows.push(self.attempt(app, *class).await);
@@ -102,12 +102,12 @@ impl Owed {
         rows
     }
 
-    fn attempt_of(&self, delivery: DeliveryId, class: OutcomeClass) -> Row {
+    fn attempt_of(&self, delivery: DeliveryId, class: OutcomeClass) -> AttemptRow {
         let becomes = match class {
             OutcomeClass::Accepted => Becomes::Delivered,
             _ => Becomes::Retried { wait: Duration::from_mins(1), queued: false },
         };
-        Row {
+        AttemptRow {
             delivery,
             number: 1,
             webhook: WebhookId(self.webhook),
@@ -137,7 +137,7 @@ impl Owed {
     }
 }
 
-fn heard(row: &mut Row) -> &mut Heard {
+fn heard(row: &mut AttemptRow) -> &mut Heard {
     row.heard.as_mut().expect("it is no test")
 }
 
@@ -146,7 +146,7 @@ fn hot_pool(app: &App, connections: u32) -> PgPool {
     store::hot_pool(&config, "lanes", connections).expect("the URL is one")
 }
 
-async fn record(pool: &PgPool, rows: &[Row]) -> Vec<LaneChanged> {
+async fn record(pool: &PgPool, rows: &[AttemptRow]) -> Vec<LaneChanged> {
     record_attempts(pool, rows, &POLICY).await.expect("recorded").lanes
 }
 
@@ -419,7 +419,7 @@ async fn the_ledger_judges_lanes_as_the_model_does() {
     let classes = [Accepted, Refused, ServerError, TimedOut, Unreachable, ServerError, Unreachable];
     for n in 0..BATCHES {
         let mut batch = Vec::new();
-        let mut changes = vec![Change::default(); lanes.len()];
+        let mut changes = vec![LaneChange::default(); lanes.len()];
         for _ in 0..random.usize(1..12) {
             let which = random.usize(..lanes.len());
             let mut row = lanes[which].attempt(&app, classes[random.usize(..classes.len())]).await;

@@ -7,7 +7,7 @@ use proptest::prelude::*;
 use uuid::Uuid;
 use xtwebhooks::model::{
     CompanyId, EventId, OutcomeClass,
-    breaker::{Change, Heard, PROBE_WAIT_MAX, Policy, Share},
+    breaker::{Heard, LaneChange, PROBE_WAIT_MAX, Policy, Share},
 };
 
 /// What the ledger knows of a lane's breaker.
@@ -42,7 +42,7 @@ impl Breaker {
     /// Applies a change at `now`. A lane that was open stays so where the same batch ends in what would open it.
     pub fn apply(
         &mut self,
-        change: &Change,
+        change: &LaneChange,
         policy: &Policy,
         jitter: f64,
         now: DateTime<Utc>,
@@ -108,8 +108,8 @@ fn heard(class: OutcomeClass, event: u128) -> Heard {
     }
 }
 
-fn change(heard: &[Heard]) -> Change {
-    let mut change = Change::default();
+fn change(heard: &[Heard]) -> LaneChange {
+    let mut change = LaneChange::default();
     for heard in heard {
         change.add(heard, heard.class.as_str());
     }

@@ -8,7 +8,7 @@ use sqlx::AssertSqlSafe;
 use uuid::Uuid;
 use xtwebhooks::{
     model::WebhookId,
-    store::lanes::{Probe, lease_probe, release_probe},
+    store::lanes::{ProbeLeaseRequest, lease_probe, release_probe},
 };
 
 use crate::support::{
@@ -104,8 +104,8 @@ async fn twenty_that_ask_at_once_get_one_probe_and_the_next_when_it_is_given_bac
         let asking = (0..20).map(|_| lease_probe(&app.pool, WebhookId(webhook), lease));
         let answers = futures_util::future::join_all(asking).await;
         let granted = answers.into_iter().filter_map(|answer| match answer.expect("an answer") {
-            Probe::Granted { until } => Some(until),
-            Probe::Refused { .. } => None,
+            ProbeLeaseRequest::Granted { until } => Some(until),
+            ProbeLeaseRequest::Refused { .. } => None,
         });
         granted.collect::<Vec<_>>()
     };

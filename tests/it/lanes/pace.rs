@@ -17,7 +17,7 @@ use tokio::task::JoinHandle;
 use uuid::Uuid;
 use xtwebhooks::{
     model::{WebhookId, lane::slot_interval},
-    store::lanes::{Reserved, Wanted, reserve_slots},
+    store::lanes::{Reserved, SlotRequest, reserve_slots},
 };
 
 use crate::support::{
@@ -184,7 +184,7 @@ async fn slots_are_given_once_and_a_whole_distance_apart_whoever_asks() {
     let webhook = WebhookId(app.webhook(company, "http://127.0.0.1:9/", json!({})).await);
     let every = slot_interval(100.0);
     let ask = async |every: Duration, slots: usize| -> Vec<Reserved> {
-        let wanted = [Wanted { webhook, every, slots }];
+        let wanted = [SlotRequest { webhook, every, slots }];
         let answer = reserve_slots(&app.pool, &wanted, Duration::from_millis(10)).await;
         answer.expect("an answer")
     };
@@ -219,7 +219,7 @@ async fn slots_are_given_once_and_a_whole_distance_apart_whoever_asks() {
     })
     .await;
     // A lane that is not there gets no answer.
-    let nobody = [Wanted { webhook: WebhookId(Uuid::new_v4()), every, slots: 1 }];
+    let nobody = [SlotRequest { webhook: WebhookId(Uuid::new_v4()), every, slots: 1 }];
     assert!(reserve_slots(&app.pool, &nobody, Duration::ZERO).await.expect("an answer").is_empty());
 }
 

@@ -118,7 +118,7 @@ impl App {
     pub async fn key(&self, company: Option<Uuid>, scopes: &[&str]) -> String {
         let key = ApiKey::generate();
         let scopes: Vec<String> = scopes.iter().map(|&scope| scope.to_owned()).collect();
-        let new = api_keys::New {
+        let new = api_keys::KeyToInsert {
             id: &key.id,
             company,
             name: "of a test",

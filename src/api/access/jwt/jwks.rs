@@ -33,14 +33,14 @@ const KEYS_MAX: usize = 100;
 pub(super) struct Jwks {
     url: Url,
     client: OperatorClient,
-    known: RwLock<Known>,
+    known: RwLock<KeySet>,
     fetching: Mutex<()>,
 }
 
 /// What is known, and since when.
 #[derive(Clone, Default)]
-struct Known {
-    keys: Arc<Vec<Key>>,
+struct KeySet {
+    keys: Arc<Vec<SigningKey>>,
     times: Times,
 }
 
@@ -58,7 +58,7 @@ struct Times {
 }
 
 /// A key, with the one algorithm that it verifies.
-struct Key {
+struct SigningKey {
     id: Option<String>,
     algorithm: Algorithm,
     verifies: DecodingKey,
@@ -66,7 +66,7 @@ struct Key {
 
 /// Whether to ask the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Due {
+enum Refresh {
     /// What is known is good enough, or all there is.
     Not,
     /// While what is known is used.
@@ -76,20 +76,20 @@ enum Due {
 }
 
 impl Times {
-    fn due(self, now: Instant, is_known: bool) -> Due {
+    fn due(self, now: Instant, is_known: bool) -> Refresh {
         let since = |then: Option<Instant>, at_least: Duration| {
             then.is_none_or(|then| now.saturating_duration_since(then) >= at_least)
         };
         if self.fetched.is_none() {
-            return if since(self.tried, BEGIN_AGAIN_AFTER) { Due::First } else { Due::Not };
+            return if since(self.tried, BEGIN_AGAIN_AFTER) { Refresh::First } else { Refresh::Not };
         }
         if !is_known && since(self.missed, ASK_AGAIN_AFTER) {
-            return Due::First;
+            return Refresh::First;
         }
         if since(self.fetched, FRESH_FOR) && since(self.tried, ASK_AGAIN_AFTER) {
-            return Due::Meanwhile;
+            return Refresh::Meanwhile;
         }
-        Due::Not
+        Refresh::Not
     }
 }
 
@@ -107,9 +107,9 @@ impl Jwks {
         let known = self.known();
         let found = pick(&known.keys, algorithm, id);
         match known.times.due(Instant::now(), found.is_some()) {
-            Due::Not => {}
-            Due::Meanwhile => drop(self.fetch(known.times.count, false)),
-            Due::First => {
+            Refresh::Not => {}
+            Refresh::Meanwhile => drop(self.fetch(known.times.count, false)),
+            Refresh::First => {
                 // A task of its own: the caller may give up, and others wait for the same.
                 let _ = self.fetch(known.times.count, found.is_none()).await;
                 return self.settled(algorithm, id);
@@ -130,11 +130,11 @@ impl Jwks {
         Ok(pick(&known.keys, algorithm, id))
     }
 
-    fn known(&self) -> Known {
+    fn known(&self) -> KeySet {
         self.known.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
-    fn change(&self, change: impl FnOnce(&mut Known)) {
+    fn change(&self, change: impl FnOnce(&mut KeySet)) {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
     }
 
@@ -175,7 +175,7 @@ impl Jwks {
 }
 
 /// The key of a set that a token names.
-fn pick(keys: &[Key], algorithm: Algorithm, id: Option<&str>) -> Option<DecodingKey> {
+fn pick(keys: &[SigningKey], algorithm: Algorithm, id: Option<&str>) -> Option<DecodingKey> {
     let mut usable = keys
         .iter()
         .filter(|key| key.algorithm == algorithm && id.is_none_or(|id| key.id.as_deref() == Some(id)));
@@ -185,17 +185,18 @@ fn pick(keys: &[Key], algorithm: Algorithm, id: Option<&str>) -> Option<Decoding
 }
 
 /// The keys of an answer that we can verify by; others are passed over, as RFC 7517 wants.
-fn read(answer: &[u8]) -> Result<Vec<Key>, String> {
+fn read(answer: &[u8]) -> Result<Vec<SigningKey>, String> {
     #[derive(Deserialize)]
-    struct Set {
+    struct JwksDocument {
         keys: Vec<Value>,
     }
-    let set: Set = serde_json::from_slice(answer).map_err(|error| format!("it is no JWKS: {error}"))?;
-    let keys: Vec<Key> = set.keys.into_iter().filter_map(key).take(KEYS_MAX).collect();
+    let set: JwksDocument =
+        serde_json::from_slice(answer).map_err(|error| format!("it is no JWKS: {error}"))?;
+    let keys: Vec<SigningKey> = set.keys.into_iter().filter_map(key).take(KEYS_MAX).collect();
     if keys.is_empty() { Err("it holds no key for RS256, ES256 or EdDSA".to_owned()) } else { Ok(keys) }
 }
 
-fn key(value: Value) -> Option<Key> {
+fn key(value: Value) -> Option<SigningKey> {
     let jwk: Jwk = serde_json::from_value(value).ok()?;
     // A symmetric key has no place in a public list, and is none here whatever it says of itself.
     let algorithm = match &jwk.algorithm {
@@ -212,7 +213,7 @@ fn key(value: Value) -> Option<Key> {
         return None;
     }
     let verifies = DecodingKey::from_jwk(&jwk).ok()?;
-    Some(Key { id: jwk.common.key_id, algorithm, verifies })
+    Some(SigningKey { id: jwk.common.key_id, algorithm, verifies })
 }
 
 #[cfg(test)]
@@ -225,24 +226,24 @@ mod tests {
     fn the_server_is_asked_for_want_of_keys_for_age_and_for_an_unknown_key_once_a_minute() {
         let began = Instant::now();
         let at = |seconds: u64| Some(began + Duration::from_secs(seconds));
-        let check = |times: [Option<Instant>; 3], now: u64, is_known: bool, expected: Due| {
+        let check = |times: [Option<Instant>; 3], now: u64, is_known: bool, expected: Refresh| {
             let [fetched, tried, missed] = times;
             let times = Times { fetched, tried, missed, count: 0 };
             let due = times.due(began + Duration::from_secs(now), is_known);
             assert_eq!(due, expected, "{times:?} {now} {is_known}");
         };
-        check([None, None, None], 0, false, Due::First);
-        check([None, at(0), None], 4, false, Due::Not);
-        check([None, at(0), None], 5, false, Due::First);
-        check([at(0), at(0), None], 1, true, Due::Not);
-        check([at(0), at(0), None], 1, false, Due::First);
-        check([at(0), at(1), at(1)], 60, false, Due::Not);
-        check([at(0), at(1), at(1)], 61, false, Due::First);
-        check([at(0), at(0), None], 599, true, Due::Not);
-        check([at(0), at(0), None], 600, true, Due::Meanwhile);
+        check([None, None, None], 0, false, Refresh::First);
+        check([None, at(0), None], 4, false, Refresh::Not);
+        check([None, at(0), None], 5, false, Refresh::First);
+        check([at(0), at(0), None], 1, true, Refresh::Not);
+        check([at(0), at(0), None], 1, false, Refresh::First);
+        check([at(0), at(1), at(1)], 60, false, Refresh::Not);
+        check([at(0), at(1), at(1)], 61, false, Refresh::First);
+        check([at(0), at(0), None], 599, true, Refresh::Not);
+        check([at(0), at(0), None], 600, true, Refresh::Meanwhile);
         // It failed: what is known is used, and the next try is a minute later.
-        check([at(0), at(600), None], 659, true, Due::Not);
-        check([at(0), at(600), None], 660, true, Due::Meanwhile);
+        check([at(0), at(600), None], 659, true, Refresh::Not);
+        check([at(0), at(600), None], 660, true, Refresh::Meanwhile);
     }
 
     #[test]
@@ -280,12 +281,12 @@ mod tests {
 
     #[test]
     fn a_token_without_a_key_id_is_verified_only_where_one_key_alone_can_be_meant() {
-        let key = |id: &str| Key {
+        let key = |id: &str| SigningKey {
             id: Some(id.to_owned()),
             algorithm: Algorithm::ES256,
             verifies: DecodingKey::from_ec_der(b"any"),
         };
-        let check = |keys: &[Key], algorithm: Algorithm, id: Option<&str>, expected: bool| {
+        let check = |keys: &[SigningKey], algorithm: Algorithm, id: Option<&str>, expected: bool| {
             assert_eq!(pick(keys, algorithm, id).is_some(), expected, "{algorithm:?} {id:?}");
         };
         let both = [key("a"), key("b")];

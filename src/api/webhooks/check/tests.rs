@@ -2,7 +2,7 @@ use serde_json::json;
 
 use super::*;
 use crate::{
-    api::problem::Kind,
+    api::problem::ProblemKind,
     model::{
         request,
         webhook::settings::{DESCRIPTION_CHARACTERS_MAX, EVENTS_GIVEN_MAX, EVENTS_MAX, METADATA_BYTES_MAX},
@@ -48,7 +48,7 @@ fn what_is_left_out_has_the_guides_defaults() {
 fn each_field_is_refused_with_its_name() {
     let check = |field: &str, value: Value, named: &str| {
         let problem = made(with(field, value.clone())).unwrap_err();
-        assert_eq!(problem.kind(), Kind::Invalid);
+        assert_eq!(problem.kind(), ProblemKind::Invalid);
         let text = format!("{problem:?}");
         assert!(text.contains(&format!("{named:?}")), "{field} {value}: {text}");
     };

@@ -7,7 +7,7 @@ use crate::model::{
 };
 
 const COMPANY: &str = "00000000-0000-0000-0000-000000000007";
-const LIMITS: Limits = Limits { event_bytes_max: 256 * 1024, dedupe_identical: true };
+const LIMITS: EnvelopeLimits = EnvelopeLimits { event_bytes_max: 256 * 1024, dedupe_identical: true };
 const TRACE: &str = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
 
 const REQUIRED: [(&str, &str); 5] = [
