@@ -39,9 +39,9 @@ pub mod ingest;
 
 mod deliver;
 
-mod keep;
+mod dead_letter;
 
-mod feed;
+mod schedule;
 
 mod prune;
 

@@ -11,7 +11,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 pub use filter::{DeliveriesQuery, OfWebhooks};
-pub use shape::{Attempt, Delivery};
+pub use shape::{AttemptBody, Delivery};
 
 use super::{
     Api,
@@ -122,7 +122,8 @@ async fn get(
         let letter = dead_letters::get(db, Some(company), id.uuid()).await?;
         delivery.payload = letter.and_then(|mut letter| shape::json(&letter.take_standard_body()?));
     }
-    delivery.history = Some(attempts.into_iter().map(|attempt| Attempt::shown(attempt, bodies)).collect());
+    delivery.history =
+        Some(attempts.into_iter().map(|attempt| AttemptBody::shown(attempt, bodies)).collect());
     Ok(axum::Json(delivery))
 }
 

@@ -13,7 +13,7 @@ use axum::{
 use serde::Deserialize;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use shape::{EventType, EventTypeDeleted, EventTypeUpdate};
+pub use shape::{EventTypeBody, EventTypeDeleted, EventTypeUpdate};
 
 use super::{
     Api,
@@ -88,7 +88,7 @@ struct EventTypesQuery {
         ("cursor" = Option<String>, Query, description = "Where to go on: from `Link` of the page before"),
     ),
     responses(
-        (status = OK, description = "A page", body = Vec<EventType>,
+        (status = OK, description = "A page", body = Vec<EventTypeBody>,
          headers(("link" = Option<String>, description = "The next page, as `rel=\"next\"`; not on the last"))),
     ),
     security(("bearer" = ["events:read"])),
@@ -98,7 +98,7 @@ async fn list(
     caller: Caller,
     uri: Uri,
     Query(wanted): Query<EventTypesQuery>,
-) -> Result<(HeaderMap, Json<Vec<EventType>>), Problem> {
+) -> Result<(HeaderMap, Json<Vec<EventTypeBody>>), Problem> {
     let company = counted(&caller)?;
     let list = PageLinks::of(&uri, company);
     let limit = pagination::limit(wanted.limit)?;
@@ -106,7 +106,7 @@ async fn list(
     let after = after.unwrap_or_default();
     let mut rows = table::list(&api.parts.reads, company, &after, i64::from(limit) + 1).await?;
     let headers = list.next(limit, pagination::cut(&mut rows, limit, |row| row.name.clone()));
-    Ok((headers, Json(rows.into_iter().map(EventType::from).collect())))
+    Ok((headers, Json(rows.into_iter().map(EventTypeBody::from).collect())))
 }
 
 /// One event type
@@ -116,10 +116,14 @@ async fn list(
     tag = "Event types",
     operation_id = "getEventType",
     params(("name" = String, Path, description = "The type", example = "ticket.created")),
-    responses((status = OK, description = "The type", body = EventType)),
+    responses((status = OK, description = "The type", body = EventTypeBody)),
     security(("bearer" = ["events:read"])),
 )]
-async fn get(State(api): State<Api>, caller: Caller, Name(name): Name) -> Result<Json<EventType>, Problem> {
+async fn get(
+    State(api): State<Api>,
+    caller: Caller,
+    Name(name): Name,
+) -> Result<Json<EventTypeBody>, Problem> {
     let row = table::get(&api.parts.reads, counted(&caller)?, &name).await?;
     Ok(Json(row.ok_or_else(not_found)?.into()))
 }
@@ -135,7 +139,7 @@ async fn get(State(api): State<Api>, caller: Caller, Name(name): Name) -> Result
     operation_id = "putEventType",
     params(("name" = String, Path, description = "The type; not one of the reserved", example = "ticket.created")),
     request_body = EventTypeUpdate,
-    responses((status = OK, description = "The type as it is now", body = EventType)),
+    responses((status = OK, description = "The type as it is now", body = EventTypeBody)),
     security(("bearer" = ["admin"])),
 )]
 async fn put(
@@ -143,7 +147,7 @@ async fn put(
     caller: Caller,
     Name(name): Name,
     Body(update): Body<EventTypeUpdate>,
-) -> Result<Json<EventType>, Problem> {
+) -> Result<Json<EventTypeBody>, Problem> {
     of_all_companies(&caller)?;
     if name.parse::<crate::model::EventType>().is_ok_and(|name| name.is_reserved()) {
         return Err(Problem::field(
@@ -153,7 +157,7 @@ async fn put(
     }
     let mut tx = api.parts.changes.begin().await?;
     table::lock(&mut tx, &name).await?;
-    let before = table::get(&mut *tx, None, &name).await?.map(EventType::from);
+    let before = table::get(&mut *tx, None, &name).await?.map(EventTypeBody::from);
     let changed = update.apply(before.as_ref())?;
     table::put(
         &mut tx,
@@ -167,13 +171,13 @@ async fn put(
         },
     )
     .await?;
-    let after = table::get(&mut *tx, None, &name).await?.map(EventType::from).ok_or_else(not_found)?;
+    let after = table::get(&mut *tx, None, &name).await?.map(EventTypeBody::from).ok_or_else(not_found)?;
     let action = if before.is_some() { "event_type.update" } else { "event_type.create" };
     let shown = (before.as_ref().and_then(audit::shown), audit::shown(&after));
     audit::write(&mut tx, &caller, None, action, &name, shown).await?;
     tx.commit().await?;
     let row = table::get(&api.parts.changes, counted(&caller)?, &name).await?;
-    Ok(Json(row.map_or(after, EventType::from)))
+    Ok(Json(row.map_or(after, EventTypeBody::from)))
 }
 
 /// Take an event type off the registry
@@ -200,7 +204,7 @@ async fn delete(
     }
     let mut tx = api.parts.changes.begin().await?;
     table::lock(&mut tx, &name).await?;
-    let before = table::get(&mut *tx, None, &name).await?.map(EventType::from);
+    let before = table::get(&mut *tx, None, &name).await?.map(EventTypeBody::from);
     if !table::delete(&mut tx, &name).await? {
         return Err(not_found());
     }

@@ -3,7 +3,7 @@
 //! Publishing here is what XTSystems does by AMQP: the same message to the same exchange, judged by the same rules
 //! (`publish.rs`), answered once the broker has confirmed it. What is looked at comes from the ledger.
 
-mod look;
+mod page;
 mod publish;
 mod shape;
 
@@ -18,10 +18,10 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 use uuid::Uuid;
 
 pub(super) use shape::describe_problem;
-pub use shape::{Event, EventShown, NewEvents, Taken};
+pub use shape::{EventBody, EventShown, NewEvents, Taken};
 
 use self::{
-    look::Filters,
+    page::Filters,
     publish::{PublishBatch, PublishScope},
 };
 use super::{
@@ -135,7 +135,7 @@ async fn create(
         ("count" = inline(Option<CountMode>), Query, description = "`capped` adds the header X-Total-Count"),
     ),
     responses(
-        (status = OK, description = "A page", body = Vec<Event>,
+        (status = OK, description = "A page", body = Vec<EventBody>,
          headers(
              ("link" = Option<String>, description = "The next page, as `rel=\"next\"`; not on the last"),
              ("x-total-count" = Option<String>, description = "With `count=capped`: how many there are in all, or `10000+`; left out where counting takes too long"),
@@ -148,12 +148,12 @@ async fn list(
     tenant: Tenant,
     uri: Uri,
     Query(filters): Query<Filters>,
-) -> Result<(HeaderMap, Json<Vec<Event>>), Problem> {
+) -> Result<(HeaderMap, Json<Vec<EventBody>>), Problem> {
     let list = PageLinks::of(&uri, Some(tenant.company));
     let limit = pagination::limit(filters.limit)?;
     let after: Option<Uuid> = list.key(filters.cursor.as_deref())?;
     let count = filters.count;
-    let mut page = look::page(filters)?;
+    let mut page = page::page(filters)?;
     page.data = tenant.caller.may(Scope::PayloadsRead);
     let all = table::EventsPage { limit: pagination::COUNT_MAX, ..page.clone() };
     page.before = page.before.min(after.unwrap_or(Uuid::max()));
@@ -166,7 +166,7 @@ async fn list(
             headers.insert(HeaderName::from_static(pagination::TOTAL_COUNT), pagination::counted(count));
         }
     }
-    Ok((headers, Json(found.rows.into_iter().map(Event::from).collect())))
+    Ok((headers, Json(found.rows.into_iter().map(EventBody::from).collect())))
 }
 
 /// Which webhook is meant.
@@ -202,5 +202,5 @@ async fn get(
     let may_see = tenant.caller.may(Scope::PayloadsRead);
     let row = table::get(&api.parts.reads, tenant.company, id, may_see).await?;
     let row = row.ok_or_else(|| Problem::not_found("Event not found"))?;
-    look::shown(&api.parts.reads, row, webhook, api.parts.clock.now()).await.map(Json)
+    page::shown(&api.parts.reads, row, webhook, api.parts.clock.now()).await.map(Json)
 }

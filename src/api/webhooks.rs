@@ -20,7 +20,7 @@ use serde::Deserialize;
 use sqlx::PgConnection;
 use utoipa_axum::{router::OpenApiRouter, routes};
 
-pub use shape::{CheckedUrl, Message, Resumed, Tested, Warning, Webhook};
+pub use shape::{CheckedUrl, MessageBody, Resumed, Tested, Warning, WebhookBody};
 
 use self::wanted::{WebhookCreate, WebhookUpdate};
 use super::{
@@ -53,7 +53,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 }
 
 /// A webhook with the name of its state.
-type Answer = (HeaderMap, axum::Json<Webhook>);
+type Answer = (HeaderMap, axum::Json<WebhookBody>);
 
 /// The guide's answer where there is none, or none of this company.
 fn not_found() -> Problem {
@@ -62,7 +62,7 @@ fn not_found() -> Problem {
 
 fn answer(row: table::WebhookRow, warnings: Vec<Warning>) -> Answer {
     let headers = etag(row.version);
-    (headers, axum::Json(Webhook { warnings, ..row.into() }))
+    (headers, axum::Json(WebhookBody { warnings, ..row.into() }))
 }
 
 /// The webhook as it is, which nobody else changes until the transaction ends, if it is in the state that the caller
@@ -89,7 +89,7 @@ async fn written_down(
     let Some(any) = before.or(after) else { return Ok(()) };
     let (company, subject) = (any.company_id, any.id.to_string());
     let shown =
-        |row: Option<&table::WebhookRow>| row.and_then(|row| audit::shown(&Webhook::from(row.clone())));
+        |row: Option<&table::WebhookRow>| row.and_then(|row| audit::shown(&WebhookBody::from(row.clone())));
     let (before_shown, mut after_shown) = (shown(before), shown(after));
     if let (Some(before), Some(after), Some(fields)) = (before, after, after_shown.as_mut())
         && before.settings.secret != after.settings.secret
@@ -127,7 +127,7 @@ struct WebhooksQuery {
     responses((
         status = OK,
         description = "The webhooks, by name",
-        body = Vec<Webhook>,
+        body = Vec<WebhookBody>,
         headers(
             ("link" = String, description = "The next page, with rel=\"next\"; none after the last"),
             ("x-total-count" = String, description = "With count=capped: how many there are, or 10000+"),
@@ -140,7 +140,7 @@ async fn list(
     tenant: Tenant,
     uri: Uri,
     Query(wanted): Query<WebhooksQuery>,
-) -> Result<(HeaderMap, axum::Json<Vec<Webhook>>), Problem> {
+) -> Result<(HeaderMap, axum::Json<Vec<WebhookBody>>), Problem> {
     let (reads, company) = (&api.parts.reads, tenant.company);
     let (mut headers, rows) = if wanted.limit.is_none() && wanted.cursor.is_none() {
         (HeaderMap::new(), table::list(reads, company).await?)
@@ -151,7 +151,7 @@ async fn list(
         let count = table::count(reads, company, COUNT_MAX).await?;
         headers.insert(TOTAL_COUNT, pagination::counted(count));
     }
-    Ok((headers, axum::Json(rows.into_iter().map(Webhook::from).collect())))
+    Ok((headers, axum::Json(rows.into_iter().map(WebhookBody::from).collect())))
 }
 
 async fn page(
@@ -180,7 +180,7 @@ async fn page(
     params(("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters")),
     request_body = WebhookCreate,
     responses(
-        (status = OK, description = "The webhook with its secret", body = Webhook,
+        (status = OK, description = "The webhook with its secret", body = WebhookBody,
             headers(("etag" = String, description = "Names its state, for If-Match; not on a repeat"))),
         (status = CONFLICT, description = "Its name is taken by another webhook of the company"),
     ),
@@ -204,7 +204,7 @@ async fn create(
     let row = table::save(&mut *tx, tenant.company, new, &settings).await?.ok_or_else(not_found)?;
     written_down(&mut tx, &tenant.caller, "webhook.create", None, Some(&row)).await?;
     let headers = etag(row.version);
-    let webhook = Webhook { warnings, ..Webhook::with_secret(row) };
+    let webhook = WebhookBody { warnings, ..WebhookBody::with_secret(row) };
     let mut response = claim.keep(&mut tx, StatusCode::OK, &webhook).await?;
     tx.commit().await?;
     response.headers_mut().extend(headers);
@@ -220,7 +220,7 @@ async fn create(
     tag = "Webhooks",
     operation_id = "getWebhook",
     params(("webhook_id" = uuid::Uuid, Path, description = "The webhook")),
-    responses((status = OK, description = "The webhook", body = Webhook,
+    responses((status = OK, description = "The webhook", body = WebhookBody,
         headers(("etag" = String, description = "Names its state, for If-Match")))),
     security(("bearer" = ["webhooks:read"])),
 )]
@@ -244,7 +244,7 @@ async fn get(State(api): State<Api>, tenant: Tenant, Id(id): Id<WebhookId>) -> R
     ),
     request_body = WebhookUpdate,
     responses(
-        (status = OK, description = "The webhook as it is now", body = Webhook,
+        (status = OK, description = "The webhook as it is now", body = WebhookBody,
             headers(("etag" = String, description = "Names its state, for If-Match"))),
         (status = CONFLICT, description = "Its name is taken by another webhook of the company"),
         (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
@@ -273,8 +273,8 @@ async fn update(
     written_down(&mut tx, &tenant.caller, "webhook.update", Some(&before), Some(&row)).await?;
     tx.commit().await?;
     let headers = etag(row.version);
-    let webhook = if shows_secret { Webhook::with_secret(row) } else { row.into() };
-    Ok((headers, axum::Json(Webhook { warnings, ..webhook })))
+    let webhook = if shows_secret { WebhookBody::with_secret(row) } else { row.into() };
+    Ok((headers, axum::Json(WebhookBody { warnings, ..webhook })))
 }
 
 /// Delete a webhook
@@ -290,7 +290,7 @@ async fn update(
         ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
     ),
     responses(
-        (status = OK, description = "It is deleted", body = Message),
+        (status = OK, description = "It is deleted", body = MessageBody),
         (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
     ),
     security(("bearer" = ["webhooks:delete"])),
@@ -300,13 +300,13 @@ async fn delete(
     tenant: Tenant,
     Id(id): Id<WebhookId>,
     seen: IfMatch,
-) -> Result<axum::Json<Message>, Problem> {
+) -> Result<axum::Json<MessageBody>, Problem> {
     let mut tx = api.parts.changes.begin().await?;
     let before = locked(&mut tx, &tenant, id, &seen).await?;
     table::delete(&mut *tx, tenant.company, id).await?.ok_or_else(not_found)?;
     written_down(&mut tx, &tenant.caller, "webhook.delete", Some(&before), None).await?;
     tx.commit().await?;
-    Ok(axum::Json(Message { message: "Webhook deleted successfully".to_owned() }))
+    Ok(axum::Json(MessageBody { message: "Webhook deleted successfully".to_owned() }))
 }
 
 /// Warns of subscriptions to what has not been seen.

@@ -19,9 +19,9 @@ pub(crate) mod inspect;
 pub mod jobs;
 mod publisher;
 mod publishing;
-pub mod tide_marks;
 pub mod topology;
 mod version;
+pub mod watermarks;
 mod window;
 
 use std::{sync::Arc, time::Instant};

@@ -10,7 +10,7 @@ use super::{
 };
 use crate::{
     api::{
-        deliveries::{Attempt, Delivery},
+        deliveries::{AttemptBody, Delivery},
         pagination,
     },
     model::{DeliveryId, DeliveryStatus, WebhookId},
@@ -175,7 +175,7 @@ fn state_of(delivery: &Delivery) -> String {
     format!("{}{why}{next}", delivery.status)
 }
 
-fn attempt_of(attempt: &Attempt, full: bool) -> String {
+fn attempt_of(attempt: &AttemptBody, full: bool) -> String {
     let why = attempt.why.as_deref().unwrap_or(attempt.outcome.as_str());
     let head =
         format!("attempt {}  {}  {}: {why}", attempt.number, time(attempt.attempted_at), attempt.outcome);
@@ -208,7 +208,7 @@ fn attempt_of(attempt: &Attempt, full: bool) -> String {
     format!("{head}\n{details}{}", heads.collect::<String>())
 }
 
-fn phases(attempt: &Attempt) -> String {
+fn phases(attempt: &AttemptBody) -> String {
     let phases = [
         ("name", attempt.dns_us),
         ("connection", attempt.connect_us),
@@ -227,7 +227,7 @@ mod tests {
 
     #[test]
     fn an_attempt_says_what_happened_and_where_the_time_went() {
-        let attempt = Attempt {
+        let attempt = AttemptBody {
             number: 2,
             attempted_at: "2026-01-31T12:00:00Z".parse().unwrap(),
             outcome: crate::model::OutcomeClass::ServerError,

@@ -12,7 +12,7 @@ use super::{
     output::{Output, OutputTable, fields, time},
 };
 use crate::{
-    api::event_types::{EventType, EventTypeDeleted},
+    api::event_types::{EventTypeBody, EventTypeDeleted},
     model,
 };
 
@@ -97,7 +97,7 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Comm
     match command {
         Command::List(args) => list(&args, output).await,
         Command::Show(args) => {
-            let shown: EventType = args.remote.client()?.get(&path(&args.name), &[]).await?.body;
+            let shown: EventTypeBody = args.remote.client()?.get(&path(&args.name), &[]).await?.body;
             Ok(output.show(&shown, text_of)?)
         }
         Command::Set(args) => set(*args, output).await,
@@ -115,7 +115,7 @@ fn path(name: &model::EventType) -> String {
 
 async fn list(args: &ListEventTypes, output: Output) -> Result<(), CommandFailure> {
     let query = [("limit", Some("500".to_owned()))];
-    let types: Vec<EventType> = args.remote.client()?.list("/v1/event-types", &query, TYPES_MAX).await?;
+    let types: Vec<EventTypeBody> = args.remote.client()?.list("/v1/event-types", &query, TYPES_MAX).await?;
     Ok(output.show(&types, |types| {
         let mut table = OutputTable::new(&["TYPE", "7 DAYS", "UNMATCHED", "SCHEMAS", "DESCRIPTION"]);
         for row in types {
@@ -147,11 +147,11 @@ async fn set(args: SetEventType, output: Output) -> Result<(), CommandFailure> {
         schemas: (args.no_schema || !schemas.is_empty()).then_some(schemas),
         on_violation: args.on_violation,
     };
-    let changed: EventType = args.one.remote.client()?.put(&path(&args.one.name), &update).await?.body;
+    let changed: EventTypeBody = args.one.remote.client()?.put(&path(&args.one.name), &update).await?.body;
     Ok(output.show(&changed, text_of)?)
 }
 
-fn text_of(shown: &EventType) -> String {
+fn text_of(shown: &EventTypeBody) -> String {
     let mut text = fields(&[
         ("type", Some(shown.name.clone())),
         ("description", shown.description.clone()),

@@ -11,7 +11,7 @@ use super::{
     output::{Output, OutputTable, fields, time},
 };
 use crate::{
-    api::events::{Event, EventShown},
+    api::events::{EventBody, EventShown},
     model::{EventId, WebhookId},
 };
 
@@ -83,7 +83,7 @@ async fn list(args: ListEvents, output: Output) -> Result<(), CommandFailure> {
         ("unmatched", args.unmatched.then(|| "true".to_owned())),
         ("limit", Some(wanted.min(PAGE_MAX).to_string())),
     ];
-    let events: Vec<Event> = args.remote.client()?.list("/v1/events", &query, wanted).await?;
+    let events: Vec<EventBody> = args.remote.client()?.list("/v1/events", &query, wanted).await?;
     Ok(output.show(&events, |events| {
         let mut table = OutputTable::new(&["ID", "TYPE", "RECEIVED", "MATCHED", "EVENT ID", "VIOLATION"]);
         for event in events {

@@ -14,13 +14,13 @@ use crate::{
     api::{self, Api, ApiServer},
     broker::{self, Broker, ConnectionState},
     clock::SystemClock,
+    dead_letter::DeadLetterStage,
     deliver::{self, Deliver, Webhooks},
     egress,
-    feed::{self, Scheduler},
     ingest::{self, Ingest, SchemaCache, Subscriptions},
-    keep::DeadLetterStage,
     model::retry_policy,
     prune::{self, Prune},
+    schedule::{self, Scheduler},
     shutdown::Shutdown,
     store::{self, changes, ledger::Ledger, time},
     telemetry::{
@@ -92,7 +92,7 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) egress: egress::Config,
     #[command(flatten)]
-    pub(super) feed: feed::Config,
+    pub(super) feed: schedule::Config,
     #[command(flatten)]
     pub(super) prune: prune::Config,
     #[command(flatten)]
@@ -227,7 +227,7 @@ impl Service {
         if self.args.has(Role::Feed) {
             let feed = Scheduler::new(
                 &self.args.feed,
-                &feed::Parts {
+                &schedule::Parts {
                     broker: &self.broker,
                     ledger: self.ledger("feed", ROLE_CONNECTIONS)?,
                     clock: self.clock.clone(),

@@ -18,7 +18,7 @@ use super::{
 };
 use crate::{
     api::webhooks::{
-        CheckedUrl, Message, Resumed, Tested, Warning, Webhook,
+        CheckedUrl, MessageBody, Resumed, Tested, Warning, WebhookBody,
         wanted::{self, CheckUrl},
     },
     model::{WebhookId, webhook::Held},
@@ -148,35 +148,35 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Comm
 
 async fn create(args: arguments::CreateWebhook, output: Output) -> Result<(), CommandFailure> {
     let (remote, body) = args.asked()?;
-    answer(&remote.client()?.post::<Webhook>("/v1/webhooks", &body).await?.body, output)
+    answer(&remote.client()?.post::<WebhookBody>("/v1/webhooks", &body).await?.body, output)
 }
 
 async fn list(args: ListWebhooks, output: Output) -> Result<(), CommandFailure> {
-    let webhooks: Vec<Webhook> = args.remote.client()?.get("/v1/webhooks", &[]).await?.body;
+    let webhooks: Vec<WebhookBody> = args.remote.client()?.get("/v1/webhooks", &[]).await?.body;
     Ok(output.show(&webhooks, |webhooks| render::many(webhooks))?)
 }
 
 async fn show(args: WebhookArg, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.at("")?;
-    answer(&client.get::<Webhook>(&path, &[]).await?.body, output)
+    answer(&client.get::<WebhookBody>(&path, &[]).await?.body, output)
 }
 
 async fn update(args: arguments::UpdateWebhook, output: Output) -> Result<(), CommandFailure> {
     let (one, body) = args.asked()?;
     let (client, path) = one.at("")?;
-    answer(&client.put::<Webhook>(&path, &body).await?.body, output)
+    answer(&client.put::<WebhookBody>(&path, &body).await?.body, output)
 }
 
 async fn delete(args: WebhookArg, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.at("")?;
-    let message: Message = client.delete(&path).await?.body;
+    let message: MessageBody = client.delete(&path).await?.body;
     Ok(output.show(&message, |message| message.message.clone())?)
 }
 
 async fn pause(args: PauseWebhook, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.one.at("/pause")?;
-    let body = wanted::Pause { reason: Some(args.reason) };
-    answer(&client.post::<Webhook>(&path, &body).await?.body, output)
+    let body = wanted::PauseBody { reason: Some(args.reason) };
+    answer(&client.post::<WebhookBody>(&path, &body).await?.body, output)
 }
 
 async fn resume(args: ResumeWebhook, output: Output) -> Result<(), CommandFailure> {
@@ -200,7 +200,7 @@ async fn rotate_secret(args: RotateWebhookSecret, output: Output) -> Result<(), 
         grace_seconds: Some(i64::try_from(args.grace.as_secs()).unwrap_or(i64::MAX)),
         guide_signature: Some(guide_signature),
     };
-    answer(&client.post::<Webhook>(&path, &body).await?.body, output)
+    answer(&client.post::<WebhookBody>(&path, &body).await?.body, output)
 }
 
 async fn test(args: WebhookArg, output: Output) -> Result<(), CommandFailure> {
@@ -216,7 +216,7 @@ async fn check_url(args: CheckUrlCommand, output: Output) -> Result<(), CommandF
     Ok(output.show(&checked, render::checked)?)
 }
 
-fn answer(webhook: &Webhook, output: Output) -> Result<(), CommandFailure> {
+fn answer(webhook: &WebhookBody, output: Output) -> Result<(), CommandFailure> {
     note(&webhook.warnings);
     Ok(output.show(webhook, render::one)?)
 }

@@ -7,7 +7,7 @@ use url::Url;
 
 use super::{
     DeliverWorker, Permit,
-    hand::{JobHandle, ProbeLease, Task},
+    task::{JobHandle, ProbeLease, Task},
 };
 use crate::{
     model::{

@@ -11,14 +11,14 @@ use std::{
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::{DeliverWorker, Permit, attempt, hand::Task};
+use super::{DeliverWorker, Permit, attempt, task::Task};
 use crate::{
     model::DeliveryId,
     shutdown::Shutdown,
     store::{
         claim::{self, ClaimAnswer, Question},
+        dispose::{self, Disposition},
         ledger::{BadRow, Ledger},
-        set_aside::{self, Disposition},
     },
     telemetry::labels::{JobResult, ParkedFor},
 };
@@ -107,7 +107,7 @@ impl DeliverWorker {
         let waits: Vec<(DeliveryId, u32)> = leased.iter().map(|t| (t.delivery, t.hand.job.attempt)).collect();
         let waits = &waits;
         let parked: Result<(), BadRow> =
-            ledger.persist("claim", |pool| async move { set_aside::await_lease(&pool, waits).await }).await;
+            ledger.persist("claim", |pool| async move { dispose::await_lease(&pool, waits).await }).await;
         if parked.is_ok() {
             for task in &leased {
                 task.hand.settle(false);

@@ -20,11 +20,11 @@
 //! `pacing.rs` and `probe.rs` ask the ledger, `recorder.rs` writes what came of it, `outcomes.rs` what it says of the
 //! lane, `aside.rs` what did not come about.
 
-mod aside;
+mod admission;
 mod attempt;
 mod claim;
-mod gate;
-mod hand;
+mod consume;
+mod disposition;
 mod lane;
 mod outcomes;
 mod pace;
@@ -32,7 +32,7 @@ mod pacing;
 mod probe;
 mod recorder;
 mod slow;
-mod taking;
+mod task;
 mod webhooks;
 
 use std::{
@@ -51,14 +51,14 @@ use tokio::{
 pub use webhooks::Webhooks;
 
 use self::{
-    aside::Dispositions,
     claim::Claims,
-    hand::Task,
+    consume::Backlogs,
+    disposition::Dispositions,
     lane::Lanes,
     outcomes::Outcomes,
     pacing::{Keepers, SlotKeeper},
     recorder::Recorder,
-    taking::Backlogs,
+    task::Task,
 };
 use crate::{
     broker::{Broker, Consumer, Queue},
@@ -236,7 +236,7 @@ impl Deliver {
         let parking = tokio::spawn(park(Arc::clone(&worker)));
         let keepers = Keepers::start(&worker);
         let mut taking: JoinSet<()> = (consumers.into_iter())
-            .map(|(consumer, prompt)| taking::take(Arc::clone(&worker), consumer, prompt))
+            .map(|(consumer, prompt)| consume::take(Arc::clone(&worker), consumer, prompt))
             .collect();
         let ended = tokio::select! {
             ended = all(&mut taking) => ended,

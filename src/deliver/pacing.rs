@@ -23,15 +23,15 @@ use tokio::sync::Notify;
 
 use super::{
     DeliverWorker, PARK_AFTER,
-    hand::Task,
     lane::Want,
     pace::{When, delta, when},
+    task::Task,
 };
 use crate::{
     model::WebhookId,
     store::{
+        dispose::Disposition,
         lanes::{self, Reserved, SlotRequest},
-        set_aside::Disposition,
     },
     telemetry::labels::{JobResult, ParkedFor, SlotFate},
 };

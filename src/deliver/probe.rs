@@ -14,7 +14,7 @@ use chrono::{DateTime, Utc};
 
 use super::{
     DeliverWorker, PARKED_FOR,
-    hand::{ProbeLease, Task},
+    task::{ProbeLease, Task},
 };
 use crate::{
     model::{WebhookId, lane::May},

@@ -14,16 +14,15 @@ use std::{sync::Arc, time::Duration};
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::{attempt::Finished, hand::JobHandle, outcomes::Outcomes};
+use super::{attempt::Finished, outcomes::Outcomes, task::JobHandle};
 use crate::{
     broker::{Destination, Fate, Publisher},
     model::{DeliveryId, Job, NextStep, RetryTier, Trigger, Wait, why},
     shutdown::Shutdown,
     store::{
-        self, dead_letters,
+        self, dead_letters, dispose,
         ledger::{Ledger, bisect},
         record_attempts::{self, After, AttemptRow, Becomes, Recorded},
-        set_aside,
     },
     telemetry::{Metrics, labels::Step},
 };
@@ -145,9 +144,8 @@ impl Recorder {
             if !lost.is_empty() {
                 let lost = &lost;
                 // No row of ours can be bad here; should one be, rescue finds its job missing.
-                let _ = ledger
-                    .persist("record", |pool| async move { set_aside::unqueue(&pool, lost).await })
-                    .await;
+                let _ =
+                    ledger.persist("record", |pool| async move { dispose::unqueue(&pool, lost).await }).await;
             }
             for retry in &retries {
                 retry.hand.settle(false);

@@ -11,13 +11,14 @@ use url::{Position, Url};
 use super::{
     Config, Error, answer,
     connect::{Connector, reset},
+    connection::ReceiverConnection,
+    error_text,
     guard::{Guard, Target},
-    hold_back,
-    link::ReceiverConnection,
     pool::Pool,
+    rate_limit,
     resolver::Resolver,
     timing::{Deadline, Timeline},
-    tls, words,
+    tls,
 };
 use crate::{
     clock::SystemClock,
@@ -140,15 +141,16 @@ impl ClientInner {
         let max = answer::body_bytes_max(head.status);
         let now = || SystemClock::local().into();
         // What the head says counts even when the body does not come to its end.
-        course.hold_back = hold_back::asked(head.status, &head.headers, &[], now).hold_back;
+        course.hold_back = rate_limit::asked(head.status, &head.headers, &[], now).hold_back;
         while !body.is_end_stream() {
             let Some(part) = deadline.within(AwaitedPhase::Rest, link.frame(&mut body)).await? else { break };
-            let part = part.map_err(|e| Outcome::Cut { status: response.status, detail: words::cut(&e) })?;
+            let part =
+                part.map_err(|e| Outcome::Cut { status: response.status, detail: error_text::cut(&e) })?;
             if part.data_ref().is_some_and(|data| !answer::keep(response, data, max)) {
                 break;
             }
         }
-        let asked = hold_back::asked(head.status, &head.headers, &response.body, now);
+        let asked = rate_limit::asked(head.status, &head.headers, &response.body, now);
         course.hold_back = asked.hold_back;
         if link.finish(body).await {
             self.pool.put(origin, link);
@@ -203,23 +205,23 @@ async fn send(
 
 /// Whether it is the connection that failed, rather than the request, which would fail again.
 fn is_of_connection(error: &hyper::Error) -> bool {
-    !error.is_user() && !error.is_parse() && words::tls(error).is_none()
+    !error.is_user() && !error.is_parse() && error_text::tls(error).is_none()
 }
 
 impl Broken {
     fn outcome(self, link: &ReceiverConnection) -> Outcome {
         let Self { error, answered } = self;
         if answered {
-            return Outcome::Cut { status: link.status(), detail: words::cut(&error) };
+            return Outcome::Cut { status: link.status(), detail: error_text::cut(&error) };
         }
         if error.is_user() {
             return Outcome::Fault { reason: format!("the request cannot be written: {error}") };
         }
         let address = Some(link.address);
-        match words::tls(&error) {
+        match error_text::tls(&error) {
             // With TLS 1.3 a server refuses the client's side only after the handshake.
             Some(detail) => Outcome::Unreachable { how: Unreachable::Tls, address, detail },
-            None => reset(address, words::broken(&error)),
+            None => reset(address, error_text::broken(&error)),
         }
     }
 }

@@ -17,11 +17,11 @@ use tokio_rustls::TlsConnector;
 use url::Host;
 
 use super::{
+    connection::{ReceiverConnection, Stream},
+    error_text,
     guard::{Guard, Target},
-    link::{ReceiverConnection, Stream},
     resolver::Resolver,
     timing::Timeline,
-    words,
 };
 use crate::model::{Outcome, Unreachable};
 
@@ -60,7 +60,9 @@ impl Connector {
         } else {
             Stream::Plain(stream)
         };
-        ReceiverConnection::open(stream, address).await.map_err(|e| reset(Some(address), words::broken(&e)))
+        ReceiverConnection::open(stream, address)
+            .await
+            .map_err(|e| reset(Some(address), error_text::broken(&e)))
     }
 
     /// Where to connect to: judged, of both families in turn, at most [`ADDRESSES_MAX`].
@@ -102,11 +104,12 @@ impl Connector {
         match timeout(self.timeout, first_to_connect(addresses)).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(failures)) => {
-                let said: Vec<_> = failures.iter().map(|(address, e)| words::connect(*address, e)).collect();
+                let said: Vec<_> =
+                    failures.iter().map(|(address, e)| error_text::connect(*address, e)).collect();
                 Err(unreachable(Unreachable::Connect, only, said.join("; ")))
             }
             Err(_) => {
-                let detail = words::connect_timeout(addresses, self.timeout);
+                let detail = error_text::connect_timeout(addresses, self.timeout);
                 Err(unreachable(Unreachable::Connect, only, detail))
             }
         }
@@ -124,7 +127,7 @@ impl Connector {
         let connector = TlsConnector::from(self.tls.clone());
         match timeout(self.timeout, connector.connect(name, stream)).await {
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
-            Ok(Err(e)) => Err(failed(words::handshake(&e))),
+            Ok(Err(e)) => Err(failed(error_text::handshake(&e))),
             Err(_) => Err(failed(format!("the TLS handshake did not end within {:?}", self.timeout))),
         }
     }

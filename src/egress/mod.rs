@@ -12,23 +12,23 @@
 //! wrong. Apart from all that, `operator.rs` asks the operator's own services, at addresses from the settings.
 
 mod answer;
+mod check;
 mod client;
 mod config;
 mod connect;
+mod connection;
+mod error_text;
 mod guard;
-mod hold_back;
-mod link;
-mod look;
 mod operator;
 mod pool;
+mod rate_limit;
 mod resolver;
 mod timing;
 mod tls;
-mod words;
 
+pub(crate) use check::{Address, Looked};
 pub use client::ReceiverClient;
 pub use config::{Config, DnsServers};
-pub(crate) use look::{Address, Looked};
 pub(crate) use operator::{ASK_TIMEOUT, AskError, OperatorClient};
 
 /// Why a client cannot be built: a setting that cannot be followed.

@@ -12,7 +12,7 @@ use std::{
 
 use tokio::time::Instant;
 
-use super::link::ReceiverConnection;
+use super::connection::ReceiverConnection;
 
 /// How many idle connections are kept per origin: a whole burst to one receiver finds its connections again.
 const IDLE_PER_ORIGIN_MAX: usize = 256;

@@ -20,8 +20,8 @@ use crate::{
 
 use super::{
     IngestWorker,
-    hint::PendingJobs,
     intake::{Original, TakenEvent},
+    publish::PendingJobs,
 };
 
 /// Deliveries of one event that a statement writes; an event with more webhooks goes in chunks of so many.

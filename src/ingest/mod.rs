@@ -17,11 +17,11 @@
 //! wants what, `schemas.rs` what types must look like, `dropped.rs` counts what came for companies that are erased.
 
 mod dropped;
+mod fair_share;
 mod fan_out;
-mod hint;
 mod intake;
+mod publish;
 mod schemas;
-mod share;
 mod subscriptions;
 
 use std::sync::{Arc, Mutex};
@@ -29,11 +29,11 @@ use std::sync::{Arc, Mutex};
 use clap::Args;
 use futures_util::FutureExt;
 
+pub use fair_share::SHARE_JOBS;
 pub(crate) use schemas::SchemaCache;
-pub use share::SHARE_JOBS;
 pub(crate) use subscriptions::Subscriptions;
 
-use self::{dropped::Dropped, hint::Way, share::FairShares};
+use self::{dropped::Dropped, fair_share::FairShares, publish::Way};
 use crate::{
     broker::{Broker, Consumer, Message, Queue},
     clock::SystemClock,

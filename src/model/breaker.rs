@@ -23,9 +23,9 @@ use super::{
     outcome::OutcomeClass,
 };
 
-mod share;
+mod failure_ratio;
 
-pub use share::{FailureRatios, SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, WATCHED_MAX};
+pub use failure_ratio::{FailureRatios, SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, WATCHED_MAX};
 
 /// The longest wait for the next probe, before jitter.
 pub const PROBE_WAIT_MAX: Duration = Duration::from_mins(5);

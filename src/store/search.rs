@@ -285,13 +285,13 @@ async fn count_webhooks(db: &PgPool, company: CompanyId) -> Result<i64> {
 }
 
 mod counting;
-mod letters;
-mod looks;
+mod dead_letters;
+mod scan;
 
 pub use counting::count_deliveries;
 pub(super) use counting::{known_in_time, within};
-pub use letters::{Letters, count_letters, dead_letters};
-pub(super) use looks::Looks;
+pub use dead_letters::{Letters, count_letters, dead_letters};
+pub(super) use scan::Looks;
 
 #[cfg(test)]
 mod tests;

@@ -6,8 +6,8 @@ use uuid::Uuid;
 use xtwebhooks::{
     model::{DeliveryId, id::first_at},
     store::{
-        feed, give_up, partitions,
-        set_aside::{self, Disposed, Disposition},
+        dispose::{self, Disposed, Disposition},
+        due, give_up, partitions,
     },
 };
 
@@ -48,13 +48,13 @@ async fn whatever_statement_ends_a_delivery_its_dead_letter_stands_beside_it() {
 
     let aside = owe(&app, company, webhook, now, "pending").await;
     let expired = Disposed { delivery: aside, attempt: 1, aside: Disposition::Expired, holds_claim: false };
-    set_aside::set_aside(&app.pool, &[expired]).await.expect("set aside");
+    dispose::set_aside(&app.pool, &[expired]).await.expect("set aside");
     assert_eq!(kept(&app, aside).await, Some(with_data("expired", now)));
 
     let parked = owe(&app, company, webhook, old, "pending").await;
     let (from, to) = (first_at(old - TimeDelta::hours(1)), first_at(now));
     let park_max = std::time::Duration::from_secs(3600);
-    feed::expire_parked(&app.pool, from, to, park_max, 100).await.expect("expired");
+    due::expire_parked(&app.pool, from, to, park_max, 100).await.expect("expired");
     assert_eq!(kept(&app, parked).await, Some(with_data("expired", old)));
 
     let held = owe(&app, company, webhook, old, "held").await;
@@ -72,7 +72,7 @@ async fn whatever_statement_ends_a_delivery_its_dead_letter_stands_beside_it() {
         aside: Disposition::Cancelled("webhook deleted"),
         holds_claim: false,
     };
-    set_aside::set_aside(&app.pool, &[cancelled]).await.expect("set aside");
+    dispose::set_aside(&app.pool, &[cancelled]).await.expect("set aside");
     assert_eq!(kept(&app, cancelled.delivery).await, None);
     execute(&app, "delete from dead_letters").await;
     execute(&app, "update webhook_deliveries set status = 'dead' where status = 'dead'").await;

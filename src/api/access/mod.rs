@@ -12,11 +12,11 @@
 
 mod address;
 mod api_key;
+mod concurrency;
 mod jwt;
 mod limits;
 mod operations;
 mod scope;
-mod turns;
 mod userinfo;
 
 use std::{net::IpAddr, path::PathBuf, sync::Arc};
@@ -30,17 +30,17 @@ use axum::{
 
 pub use api_key::ApiKey;
 pub(crate) use api_key::{KEY_PREFIX, Keys};
+pub(crate) use concurrency::READINGS_MAX;
 pub(crate) use operations::Operations;
 pub use scope::Scope;
 pub(crate) use scope::{BEARER, Scopes};
-pub(crate) use turns::READINGS_MAX;
 use url::Url;
 
 use self::{
+    concurrency::ReadingLimits,
     jwt::{Judged, Jwt},
     limits::RateLimits,
     operations::Needs,
-    turns::ReadingLimits,
     userinfo::Userinfo,
 };
 use super::problem::{Problem, ProblemKind};

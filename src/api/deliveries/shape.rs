@@ -71,7 +71,7 @@ pub struct Delivery {
     /// Every attempt, the oldest first; only of one delivery by its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
-    pub history: Option<Vec<Attempt>>,
+    pub history: Option<Vec<AttemptBody>>,
 }
 
 impl Delivery {
@@ -138,7 +138,7 @@ pub(super) fn json(bytes: &[u8]) -> Option<Box<RawValue>> {
 /// One attempt of a delivery.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = DeliveryAttempt)]
-pub struct Attempt {
+pub struct AttemptBody {
     /// Counts from 1.
     pub number: i32,
     /// When its request began.
@@ -178,7 +178,7 @@ pub struct Attempt {
     pub total_us: Option<i32>,
 }
 
-impl Attempt {
+impl AttemptBody {
     /// As whoever asks may see it.
     #[must_use]
     pub fn shown(row: history::RecordedAttempt, bodies: bool) -> Self {

@@ -24,7 +24,7 @@ const SAMPLE_BYTES_MAX: usize = 64 * 1024;
 /// A type of events.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = EventType)]
-pub struct EventType {
+pub struct EventTypeBody {
     /// Its name.
     pub name: String,
     /// Whether somebody registered it; if not, it was only seen.
@@ -123,7 +123,7 @@ pub(super) struct Changed {
 
 impl EventTypeUpdate {
     /// What comes of it; every wrong field is named.
-    pub(super) fn apply(self, before: Option<&EventType>) -> Result<Changed, Problem> {
+    pub(super) fn apply(self, before: Option<&EventTypeBody>) -> Result<Changed, Problem> {
         let mut wrong = Vec::new();
         let former = before.and_then(|before| before.description.clone());
         let description = self.description.or(former).unwrap_or_default();
@@ -198,7 +198,7 @@ fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -
     serde_json::to_string(&kept).unwrap_or_default()
 }
 
-impl From<event_types::EventTypeRow> for EventType {
+impl From<event_types::EventTypeRow> for EventTypeBody {
     fn from(row: event_types::EventTypeRow) -> Self {
         let on_violation = row.on_violation.as_deref().map(OnViolation::from_word).unwrap_or_default();
         let schemas = row.schemas.and_then(|schemas| serde_json::from_str(&schemas).ok());
@@ -247,7 +247,7 @@ mod tests {
 
     #[test]
     fn what_is_left_out_stays_and_null_resets() {
-        let apply = |before: Option<&EventType>, body: serde_json::Value| {
+        let apply = |before: Option<&EventTypeBody>, body: serde_json::Value| {
             serde_json::from_str::<EventTypeUpdate>(&body.to_string()).unwrap().apply(before).unwrap()
         };
         let made = apply(
@@ -255,7 +255,7 @@ mod tests {
             json!({"description": "d", "sample": {"b": 1, "a": 2}, "schemas": {"1": {}}, "on_violation": "dead_letter"}),
         );
         assert_eq!((made.schemas.as_str(), made.on_violation), (r#"{"1":{}}"#, OnViolation::DeadLetter));
-        let before = EventType {
+        let before = EventTypeBody {
             name: "a.b".to_owned(),
             registered: true,
             description: Some(made.description),

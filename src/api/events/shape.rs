@@ -145,7 +145,7 @@ pub(in crate::api) fn describe_problem(document: &mut OpenApi) {
 /// An event.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Event)]
-pub struct Event {
+pub struct EventBody {
     /// Its id, which receivers see as `webhook-id`.
     pub id: Uuid,
     /// Whose it is.
@@ -178,7 +178,7 @@ pub struct Event {
 pub struct EventShown {
     /// The event.
     #[serde(flatten)]
-    pub event: Event,
+    pub event: EventBody,
     /// Its deliveries, newest first, up to 1,000; also those of replays.
     pub deliveries: Vec<EventDelivery>,
     /// Where it matched no webhook, or not the one asked for: why not. Up to 100.
@@ -240,7 +240,7 @@ pub struct NotSent {
     pub next_move: String,
 }
 
-impl From<events::EventRow> for Event {
+impl From<events::EventRow> for EventBody {
     fn from(row: events::EventRow) -> Self {
         Self {
             id: row.id,

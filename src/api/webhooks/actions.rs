@@ -3,8 +3,8 @@
 use axum::{extract::State, http::StatusCode, response::Response};
 
 use super::{
-    Answer, Resumed, Webhook, answer, check, locked, not_found,
-    wanted::{Pause, Resume, RotateSecret},
+    Answer, Resumed, WebhookBody, answer, check, locked, not_found,
+    wanted::{PauseBody, Resume, RotateSecret},
     written_down,
 };
 use crate::{
@@ -32,9 +32,9 @@ use crate::{
         ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
         ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
     ),
-    request_body(content = Option<Pause>, description = "May be left out"),
+    request_body(content = Option<PauseBody>, description = "May be left out"),
     responses(
-        (status = OK, description = "The webhook, paused", body = Webhook,
+        (status = OK, description = "The webhook, paused", body = WebhookBody,
             headers(("etag" = String, description = "Names its state, for If-Match"))),
         (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
     ),
@@ -118,7 +118,7 @@ pub(super) async fn resume(
     ),
     request_body(content = Option<RotateSecret>, description = "May be left out"),
     responses(
-        (status = OK, description = "The webhook with its new secret", body = Webhook,
+        (status = OK, description = "The webhook with its new secret", body = WebhookBody,
             headers(("etag" = String, description = "Names its state, for If-Match; not on a repeat"))),
         (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
     ),
@@ -146,7 +146,7 @@ pub(super) async fn rotate_secret(
     let row = rotated.ok_or_else(not_found)?;
     written_down(&mut tx, &tenant.caller, "webhook.rotate_secret", Some(&before), Some(&row)).await?;
     let headers = etag(row.version);
-    let mut response = claim.keep(&mut tx, StatusCode::OK, &Webhook::with_secret(row)).await?;
+    let mut response = claim.keep(&mut tx, StatusCode::OK, &WebhookBody::with_secret(row)).await?;
     tx.commit().await?;
     response.headers_mut().extend(headers);
     Ok(response)

@@ -10,7 +10,7 @@ use crate::{model::webhook::Settings, store::webhooks};
 /// A webhook.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Webhook)]
-pub struct Webhook {
+pub struct WebhookBody {
     /// Its id.
     pub id: Uuid,
     /// Whose it is.
@@ -72,7 +72,7 @@ impl Warning {
 pub struct Resumed {
     /// The webhook.
     #[serde(flatten)]
-    pub webhook: Webhook,
+    pub webhook: WebhookBody,
     /// The replay that works on what was held; null where nothing was.
     #[schema(required = true)]
     pub replay_id: Option<Uuid>,
@@ -81,7 +81,7 @@ pub struct Resumed {
 /// An answer that only says something.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Message)]
-pub struct Message {
+pub struct MessageBody {
     /// What it says.
     #[schema(example = "Webhook deleted successfully")]
     pub message: String,
@@ -156,7 +156,7 @@ pub struct CheckedTls {
     pub issuer: Option<String>,
 }
 
-impl Webhook {
+impl WebhookBody {
     /// With its secret: the one time it is shown.
     #[must_use]
     pub fn with_secret(row: webhooks::WebhookRow) -> Self {
@@ -165,7 +165,7 @@ impl Webhook {
     }
 }
 
-impl From<webhooks::WebhookRow> for Webhook {
+impl From<webhooks::WebhookRow> for WebhookBody {
     fn from(row: webhooks::WebhookRow) -> Self {
         Self {
             id: row.id.uuid(),

@@ -22,7 +22,7 @@ use crate::{
     broker::{Destination, Fate},
     model::{CompanyId, DeliveryId, DeliveryStatus, Event, EventId, Job, Trigger, WebhookId, id::bucket},
     store::{
-        lane_report, set_aside,
+        dispose, lane_report,
         test_delivery::{self, TestProgress},
         webhooks as table,
     },
@@ -117,7 +117,7 @@ impl Test {
         let fates = api.jobs.publish(job).await;
         let fate = fates.first().copied().unwrap_or(Fate::Unknown);
         if fate != Fate::Confirmed {
-            set_aside::unqueue(&api.parts.changes, &[(self.delivery, 1)]).await?;
+            dispose::unqueue(&api.parts.changes, &[(self.delivery, 1)]).await?;
         }
         Ok(fate)
     }

@@ -60,7 +60,7 @@ fn described(mut schema: RefOr<Schema>, description: &str) -> RefOr<Schema> {
 /// A pause.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = Pause)]
-pub struct Pause {
+pub struct PauseBody {
     /// Why, for whoever sees it paused [default: paused by hand].
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000, pattern = r"^[^\x00]*$")]

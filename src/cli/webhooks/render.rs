@@ -4,11 +4,11 @@ use serde_json::Value;
 
 use super::{
     super::output::{OutputTable, fields, time},
-    CheckedUrl, Tested, Webhook,
+    CheckedUrl, Tested, WebhookBody,
 };
 
 /// One webhook, field by field. Its own headers are named and not shown: they may hold a token.
-pub(super) fn one(webhook: &Webhook) -> String {
+pub(super) fn one(webhook: &WebhookBody) -> String {
     let paused = webhook.paused_at.map(|since| {
         let (by, why) =
             (webhook.paused_by.as_deref().unwrap_or("?"), webhook.pause_reason.as_deref().unwrap_or("?"));
@@ -30,7 +30,7 @@ pub(super) fn one(webhook: &Webhook) -> String {
 }
 
 /// What its owner has set, under the names of the arguments that set it.
-fn settings(webhook: &Webhook) -> Vec<(String, Option<String>)> {
+fn settings(webhook: &WebhookBody) -> Vec<(String, Option<String>)> {
     let Ok(Value::Object(settings)) = serde_json::to_value(&webhook.settings) else { return Vec::new() };
     let shown = |(name, value): (String, Value)| {
         let value = match value {
@@ -58,7 +58,7 @@ fn text(value: &Value) -> String {
 }
 
 /// All of them, one a line.
-pub(super) fn many(webhooks: &[Webhook]) -> String {
+pub(super) fn many(webhooks: &[WebhookBody]) -> String {
     let mut table = OutputTable::new(&["ID", "NAME", "STATE", "EVENTS", "URL"]);
     for webhook in webhooks {
         let settings = &webhook.settings;

@@ -7,7 +7,7 @@ use xtwebhooks::{
     broker::{
         Destination, Queue,
         jobs::{JobVersion, decode},
-        tide_marks::{self, Watermark},
+        watermarks::{self, Watermark},
     },
     model::{CompanyId, DeliveryId, EventId, Job, Payload, RetryTier, Trigger, WebhookId},
 };
@@ -51,14 +51,14 @@ async fn comes_back_as_it_went(version: JobVersion, payload: Payload) {
         let publisher = broker.publisher();
         let waits = Destination::Retry { tier: RetryTier::S1, bucket: retry.bucket() };
         let mut messages = publisher.encode([(&fresh, (&fresh).into()), (&retry, waits)]);
-        messages.push(tide_marks::encode(0, 42));
+        messages.push(watermarks::encode(0, 42));
         publisher.publish(messages).await;
         let mut consumer = broker.consumer(&Queue::Deliveries(0), 10);
         let [first, mark, late] = <[_; 3]>::try_from(take(&mut consumer, 3).await).expect("three");
         assert_eq!(decode(&first), Ok(fresh));
         assert_eq!(first.routing_key, "b02", "a job with its payload goes by its event");
-        assert_eq!(tide_marks::decode(&mark), Some(Watermark { shard: 0, number: 42 }));
-        assert_eq!(tide_marks::decode(&late), None);
+        assert_eq!(watermarks::decode(&mark), Some(Watermark { shard: 0, number: 42 }));
+        assert_eq!(watermarks::decode(&late), None);
         assert_eq!(decode(&mark).expect_err("a mark is no job").header, "type");
         assert_eq!(decode(&late), Ok(retry));
         assert_eq!(late.routing_key, format!("b{}", 100 % 64), "any other goes by its delivery");

@@ -15,7 +15,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::{
     model::{Trigger, WebhookId},
-    store::{feed::DueDelivery, waiting::Since},
+    store::{due::DueDelivery, waiting::Since},
 };
 
 /// The distance of a mark: longer than a commit of ingest or of the recorder should take.

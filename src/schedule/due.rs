@@ -12,8 +12,8 @@ use crate::{
     broker::{Destination, Fate, Queue},
     model::{DeliveryId, Job, Trigger, WebhookId, id::BUCKETS},
     store::{
-        feed::{self as rows, DueDelivery},
-        set_aside,
+        dispose,
+        due::{self as rows, DueDelivery},
         waiting::{self, Since, WaitingDeliveries, WebhookBacklog, Which},
     },
 };
@@ -194,7 +194,7 @@ impl Scheduler {
             .flat_map(|(job, _)| job.deliveries.iter().map(|(delivery, _)| (*delivery, job.attempt)))
             .collect();
         if !lost.is_empty() {
-            set_aside::unqueue(self.ledger.pool(), &lost).await?;
+            dispose::unqueue(self.ledger.pool(), &lost).await?;
         }
         Ok(lost.len())
     }

@@ -4,7 +4,7 @@ use chrono::{DateTime, Utc};
 use serde::Deserialize;
 use uuid::Uuid;
 
-use super::shape::{Event, EventDelivery, EventShown, NotSent};
+use super::shape::{EventBody, EventDelivery, EventShown, NotSent};
 use crate::{
     api::{
         listing::within_reach,
@@ -106,7 +106,7 @@ pub(super) async fn shown(
     Ok(EventShown {
         not_sent: not_sent.collect(),
         deliveries: sent.iter().map(|sent| delivery(sent, now)).collect(),
-        event: Event::from(row),
+        event: EventBody::from(row),
     })
 }
 

@@ -11,7 +11,7 @@ use tokio_rustls::client::TlsStream;
 use url::{Host, Url};
 use x509_parser::prelude::{FromDer, X509Certificate};
 
-use super::{ReceiverClient, connect::Connector, guard::Target, link::Stream};
+use super::{ReceiverClient, connect::Connector, connection::Stream, guard::Target};
 use crate::model::{Outcome, address::judge, why};
 
 /// The most time that a look takes.

@@ -13,16 +13,16 @@ use chrono::TimeDelta;
 
 use super::{
     DeliverWorker,
-    hand::{JobHandle, Task},
     lane::Offer,
+    task::{JobHandle, Task},
 };
 use crate::{
-    broker::{self, Message, tide_marks::Watermark},
+    broker::{self, Message, watermarks::Watermark},
     model::{
         DeliveryId, Trigger,
         lane::{May, Standing},
     },
-    store::{set_aside::Disposition, test_delivery::NOT_IN_TIME, tide_marks},
+    store::{dispose::Disposition, test_delivery::NOT_IN_TIME, watermarks},
     telemetry::labels::JobResult,
 };
 
@@ -32,7 +32,7 @@ pub const TEST_BEGINS_WITHIN: TimeDelta = TimeDelta::seconds(65);
 impl DeliverWorker {
     /// A message of a deliveries queue: a job, a tide mark, or something that is neither.
     pub(super) async fn take(self: &Arc<Self>, message: Message, prompt: bool) {
-        if let Some(mark) = broker::tide_marks::decode(&message) {
+        if let Some(mark) = broker::watermarks::decode(&message) {
             self.tide_mark(mark, message);
             return;
         }
@@ -54,7 +54,7 @@ impl DeliverWorker {
     fn tide_mark(&self, mark: Watermark, message: Message) {
         let pool = self.ledger.pool().clone();
         self.shutdown.spawn(async move {
-            if let Err(error) = tide_marks::through(&pool, mark.shard, mark.number).await {
+            if let Err(error) = watermarks::through(&pool, mark.shard, mark.number).await {
                 tracing::debug!(%error, "a tide mark was not recorded");
             }
             message.receipt.ack();

@@ -18,14 +18,14 @@
 //! a webhook's lane lets be fed, `seen.rs` up to when it was fed; `transitions.rs` makes known what happened to lanes
 //! and deliveries, and orders what follows.
 
+mod cursors;
 mod due;
 mod held;
 mod lanes;
 mod paces;
+mod quarantine;
 mod replays;
 mod rescue;
-mod seen;
-mod suspects;
 mod transitions;
 
 use std::{
@@ -46,7 +46,7 @@ use crate::{
         id::{first_at, first_of_day},
     },
     shutdown::Shutdown,
-    store::{feed as rows, lease, ledger::Ledger, partitions, waiting},
+    store::{due as rows, lease, ledger::Ledger, partitions, waiting},
     telemetry::Metrics,
 };
 
@@ -145,7 +145,7 @@ struct Round {
     /// The webhooks that rounds are about just now.
     page: due::DuePage,
     /// Up to when their backlogs have been fed.
-    seen: seen::Seen,
+    seen: cursors::Seen,
     /// Behind which order the next look at orders goes on.
     orders_after: Uuid,
     /// What the rates of the open orders allow.
@@ -260,7 +260,7 @@ impl Scheduler {
             after: WebhookId(Uuid::nil()),
             expired_upto: Uuid::nil(),
             page: due::DuePage::none(),
-            seen: seen::Seen::nothing(),
+            seen: cursors::Seen::nothing(),
             orders_after: Uuid::nil(),
             paces: paces::Paces::default(),
             lanes: lanes::Lanes::default(),

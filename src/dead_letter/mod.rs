@@ -20,7 +20,7 @@ use sqlx::types::Uuid;
 use crate::{
     broker::{
         Broker, CONTENT_TYPE_KEPT, Consumer, Death, Destination, Fate, Message, Outgoing, Publisher, Queue,
-        Topology, jobs, tide_marks, topology::SUSPECT_DELIVERY_LIMIT,
+        Topology, jobs, topology::SUSPECT_DELIVERY_LIMIT, watermarks,
     },
     model::{DeadReason, DeliveryId, DeliveryStatus, Incoming, Job, envelope::company_of},
     shutdown::Shutdown,
@@ -76,7 +76,7 @@ impl DeadLetterStage {
     pub async fn run(mut self) {
         while let Some(message) = self.consumer.next().await {
             let kept = match message.kind.as_deref() {
-                Some(tide_marks::KIND) => Ok(true),
+                Some(watermarks::KIND) => Ok(true),
                 Some(kind) if kind.starts_with(JOB_KINDS) => self.job(&message).await,
                 _ => self.event(&message).await,
             };

@@ -9,7 +9,7 @@ use uuid::Uuid;
 use super::{
     FoundDeliveries,
     counting::{known_in_time, within},
-    looks::Looks,
+    scan::Looks,
 };
 use crate::{model::CompanyId, store::Result};
 

@@ -13,10 +13,10 @@ use tokio::sync::Semaphore;
 use crate::{
     broker::{Destination, Fate, Outgoing, Publisher, Queue, Window},
     model::{CompanyId, DeliveryId, Job, id::BUCKETS},
-    store::set_aside,
+    store::dispose,
 };
 
-use super::{IngestWorker, PUBLISHING_BATCHES_MAX, share::FairShares};
+use super::{IngestWorker, PUBLISHING_BATCHES_MAX, fair_share::FairShares};
 
 /// One of the two ways.
 #[derive(Clone)]
@@ -104,7 +104,7 @@ impl IngestWorker {
                 .collect();
             if !returned.is_empty() {
                 let returned = &returned;
-                let unqueue = |pool| async move { set_aside::unqueue(&pool, returned).await };
+                let unqueue = |pool| async move { dispose::unqueue(&pool, returned).await };
                 // No row of ours can be bad here; should one be, rescue finds its job missing.
                 let _ = worker.ledger.persist("ingest", unqueue).await;
             }

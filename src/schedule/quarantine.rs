@@ -11,7 +11,7 @@ use crate::{
     broker::topology::SUSPECT_DELIVERY_LIMIT,
     model::DeadReason,
     store::{
-        feed::DueDelivery,
+        due::DueDelivery,
         give_up::{SUSPECT_AFTER_DEATHS, give_up},
     },
     telemetry::labels::DeadLetterKind,

@@ -9,8 +9,9 @@ use crate::{
     broker::{CONTENT_TYPE_KEPT, Destination, Fate, Headers, Outgoing, Queue},
     model::{id::first_at, replay::ReplayKind, webhook::Held},
     store::{
+        due as rows,
         fault::{Fault, fault},
-        feed as rows, partitions,
+        partitions,
         replay_rows::{self as orders, OpenDeadLetter},
         replay_sources::next_chunk,
         replays::Open,

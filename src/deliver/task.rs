@@ -7,7 +7,7 @@ use std::sync::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{slow::JobNumber, taking::WaitGuard, webhooks::CachedWebhook};
+use super::{consume::WaitGuard, slow::JobNumber, webhooks::CachedWebhook};
 use crate::{
     broker::Receipt,
     model::{DeliveryId, Job, WebhookId},

@@ -6,14 +6,14 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{ROWS_MAX, Round, Scheduler};
 use crate::{
-    broker::tide_marks::{encode, shards},
-    store::tide_marks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
+    broker::watermarks::{encode, shards},
+    store::watermarks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
 };
 
 impl Scheduler {
     /// Publishes a mark into each deliveries queue. A mark that is lost is made up for by the next.
     pub(super) async fn publish_marks(&self) -> sqlx::Result<()> {
-        let number = tide_marks::number(self.ledger.pool()).await?;
+        let number = watermarks::number(self.ledger.pool()).await?;
         let marks = shards(self.shards).map(|shard| encode(shard, number)).collect();
         let publisher = self.publisher.clone();
         self.shutdown.spawn(async move { publisher.publish(marks).await });
@@ -25,20 +25,20 @@ impl Scheduler {
         let pool = self.ledger.pool();
         let now = self.clock.now();
         let shards: Vec<i16> = shards(self.shards).map(i16::from).collect();
-        let through = tide_marks::list(pool, &shards).await?;
+        let through = watermarks::list(pool, &shards).await?;
         if let Some(newest) = through.first() {
             let age = (now - newest.published_at).num_milliseconds();
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of an age")]
             self.metrics.tide_mark_age_seconds.set(age as f64 / 1000.0);
         }
         let before = thresholds(&through, round.undisturbed_since, now, self.config.rescue_grace);
-        let rescued = tide_marks::rescue(pool, round.low, &before, ROWS_MAX).await?;
+        let rescued = watermarks::rescue(pool, round.low, &before, ROWS_MAX).await?;
         if rescued > 0 {
             tracing::warn!(rescued, "deliveries had lost their job; they are fed again");
             self.metrics.feed_rescued.inc_by(rescued);
             round.seen.forget_all();
         }
-        tide_marks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await
+        watermarks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await
     }
 }
 

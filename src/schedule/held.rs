@@ -4,7 +4,7 @@ use sqlx::types::Uuid;
 
 use super::{ROWS_MAX, Round, Scheduler, WEBHOOKS_MAX, is_full};
 use crate::store::{
-    feed as rows,
+    due as rows,
     waiting::{self, WebhookBacklog, Which},
 };
 

@@ -4,13 +4,13 @@ use std::sync::Arc;
 
 use tokio::sync::mpsc;
 
-use super::hand::JobHandle;
+use super::task::JobHandle;
 use crate::{
     model::DeliveryId,
     shutdown::Shutdown,
     store::{
+        dispose::{self, Disposed, Disposition},
         ledger::Ledger,
-        set_aside::{self, Disposed, Disposition},
     },
 };
 
@@ -53,7 +53,7 @@ async fn write(ledger: Ledger, mut entries: mpsc::UnboundedReceiver<Pending>) {
         let rows: Vec<Disposed> = batch.iter().map(|entry| entry.set).collect();
         let rows = &rows;
         let written =
-            ledger.persist("set aside", |pool| async move { set_aside::set_aside(&pool, rows).await }).await;
+            ledger.persist("set aside", |pool| async move { dispose::set_aside(&pool, rows).await }).await;
         for Pending { hand, .. } in batch.drain(..) {
             match &written {
                 Ok(()) => hand.settle(false),
