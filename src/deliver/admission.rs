@@ -62,10 +62,10 @@ impl DeliverWorker {
     }
 
     /// Looks at the present state of each webhook, sets aside what may not be sent, and offers the rest to the lanes.
-    async fn take_job(self: &Arc<Self>, hand: Arc<JobHandle>) {
+    async fn take_job(self: &Arc<Self>, handle: Arc<JobHandle>) {
         let mut missing = Vec::new();
-        let mut known = HashMap::with_capacity(hand.job.deliveries.len());
-        for (_, webhook) in &hand.job.deliveries {
+        let mut known = HashMap::with_capacity(handle.job.deliveries.len());
+        for (_, webhook) in &handle.job.deliveries {
             match self.webhooks.cached(*webhook).await {
                 Some(found) => drop(known.insert(*webhook, found)),
                 None => missing.push(*webhook),
@@ -81,13 +81,13 @@ impl DeliverWorker {
                 }
             }
         }
-        for &(delivery, webhook) in &hand.job.deliveries {
+        for &(delivery, webhook) in &handle.job.deliveries {
             match known.get(&webhook) {
                 Some(known) => {
-                    let (hand, known) = (Arc::clone(&hand), Arc::clone(known));
-                    self.admit(Task { hand, delivery, known, waits: None, slot: None, probe: None });
+                    let (handle, known) = (Arc::clone(&handle), Arc::clone(known));
+                    self.admit(Task { handle, delivery, known, waits: None, slot: None, probe: None });
                 }
-                None => self.cancel(&hand, delivery, "webhook unknown"),
+                None => self.cancel(&handle, delivery, "webhook unknown"),
             }
         }
         self.start_what_may();
@@ -95,19 +95,19 @@ impl DeliverWorker {
 
     fn admit(self: &Arc<Self>, task: Task) {
         let webhook = &task.known.webhook;
-        let test = task.hand.job.trigger == Trigger::Test;
-        if webhook.company != task.hand.job.company {
-            self.cancel(&task.hand, task.delivery, "webhook unknown");
+        let test = task.handle.job.trigger == Trigger::Test;
+        if webhook.company != task.handle.job.company {
+            self.cancel(&task.handle, task.delivery, "webhook unknown");
         } else if webhook.deleted {
-            self.cancel(&task.hand, task.delivery, "webhook deleted");
+            self.cancel(&task.handle, task.delivery, "webhook deleted");
         } else if test && self.clock.now() - task.delivery.time() > TEST_BEGINS_WITHIN {
             // Whoever asked has gone; should it have died before it could take the test back, we do.
-            self.cancel(&task.hand, task.delivery, NOT_IN_TIME);
+            self.cancel(&task.handle, task.delivery, NOT_IN_TIME);
         } else if !webhook.settings.active && !test {
-            self.cancel(&task.hand, task.delivery, "webhook inactive");
+            self.cancel(&task.handle, task.delivery, "webhook inactive");
         } else if webhook.pause.is_some() && !test {
             self.metrics.deliver_jobs.inc(JobResult::Held);
-            self.asides.send(&task.hand, task.delivery, Disposition::Held, false);
+            self.dispositions.send(&task.handle, task.delivery, Disposition::Held, false);
         } else if test || task.probe.is_some() || webhook.lane == Standing::default() {
             // Someone who tests a webhook wants to know how its receiver is now.
             self.offer(task);
@@ -124,11 +124,11 @@ impl DeliverWorker {
 
     /// Has a task wait in its lane for its turn.
     pub(super) fn offer(&self, mut task: Task) {
-        task.waits = Some(self.crowds.join(task.hand.prompt));
+        task.waits = Some(self.crowds.join(task.handle.prompt));
         let webhook = &task.known.webhook;
         let offer = Offer {
             webhook: webhook.id,
-            job: task.hand.number,
+            job: task.handle.number,
             limit: webhook.settings.in_flight_max().unwrap_or(self.lane_in_flight_max),
             rate: webhook.settings.rate_limit,
         };
@@ -155,7 +155,7 @@ impl DeliverWorker {
                 },
             };
             let Some(known) = known else {
-                worker.cancel(&task.hand, task.delivery, "webhook unknown");
+                worker.cancel(&task.handle, task.delivery, "webhook unknown");
                 return;
             };
             (task.known, task.slot) = (known, None);
@@ -164,8 +164,8 @@ impl DeliverWorker {
         });
     }
 
-    fn cancel(&self, hand: &Arc<JobHandle>, delivery: DeliveryId, reason: &'static str) {
+    fn cancel(&self, handle: &Arc<JobHandle>, delivery: DeliveryId, reason: &'static str) {
         self.metrics.deliver_jobs.inc(JobResult::Cancelled);
-        self.asides.send(hand, delivery, Disposition::Cancelled(reason), false);
+        self.dispositions.send(handle, delivery, Disposition::Cancelled(reason), false);
     }
 }

@@ -1,4 +1,4 @@
-//! One attempt, step by step: await the slot, render, post, free the place, decide, say, hand over to be recorded.
+//! One attempt, step by step: await the slot, render, post, free the permit, decide, say, hand over to be recorded.
 
 use std::sync::Arc;
 
@@ -22,14 +22,14 @@ use crate::{
 pub(super) struct Finished {
     pub attempt: Attempt,
     pub next: NextStep,
-    pub hand: Arc<JobHandle>,
+    pub handle: Arc<JobHandle>,
     /// Whether it was the one probe of an open lane.
     pub probe: bool,
     /// The state of the webhook that it was made in.
     pub version: u64,
 }
 
-/// Makes the attempt that a task asks for. `place` is given back as soon as the request has ended, so that
+/// Makes the attempt that a task asks for. `permit` is given back as soon as the request has ended, so that
 /// recording costs the lane nothing.
 ///
 /// In a lane with a pace it begins at its slot; where that has passed and no other is near, the delivery is parked, and
@@ -38,10 +38,10 @@ pub(super) async fn attempt(
     task: Task,
     payload: Payload,
     traceparent: Option<String>,
-    place: Permit,
+    permit: Permit,
     holds_claim: bool,
 ) {
-    let worker = Arc::clone(&place.worker);
+    let worker = Arc::clone(&permit.worker);
     let started_at = match task.slot {
         None => worker.clock.now(),
         Some(slot) => {
@@ -56,7 +56,7 @@ pub(super) async fn attempt(
     };
     let end = task.known.webhook.settings.retries_end(task.delivery.time());
     // It may have waited for its lane since the last attempt decided that there was time for this one.
-    let is_too_old = task.hand.job.attempt > 1 && end.is_some_and(|end| started_at > end);
+    let is_too_old = task.handle.job.attempt > 1 && end.is_some_and(|end| started_at > end);
     let rendered = if is_too_old {
         Err(too_old(&task, started_at))
     } else {
@@ -74,8 +74,8 @@ pub(super) async fn attempt(
         }
         Err(reason) => (String::new(), fault(reason)),
     };
-    drop(place);
-    let job = &task.hand.job;
+    drop(permit);
+    let job = &task.handle.job;
     let webhook = &task.known.webhook;
     let next = webhook.settings.retry().next(
         job.attempt,
@@ -106,7 +106,7 @@ pub(super) async fn attempt(
     let probe = task.probe.map(ProbeLease::spend).is_some();
     say(&worker, &attempt, &next);
     // The recorder lives as long as the worker.
-    let _ = worker.finished.send(Finished { attempt, next, hand: task.hand, probe, version });
+    let _ = worker.finished.send(Finished { attempt, next, handle: task.handle, probe, version });
 }
 
 /// The URL and the signed request; or why there can be none.
@@ -116,7 +116,7 @@ fn render<'t>(
     traceparent: Option<&str>,
     now: chrono::DateTime<chrono::Utc>,
 ) -> Result<(&'t Url, Request), String> {
-    let job = &task.hand.job;
+    let job = &task.handle.job;
     let url =
         task.known.url.as_ref().map_err(|wrong| format!("the URL of the webhook cannot be used: {wrong}"))?;
     let request = request::render(&Draft {

@@ -28,7 +28,7 @@ pub const CLAIM_BATCH_MAX: usize = 200;
 
 type Asked = (Task, Permit);
 
-/// The way to the task that asks. What waits here has a place in a lane, and so a bound.
+/// The way to the task that asks. What waits here has a permit in a lane, and so a bound.
 pub(super) struct Claims(mpsc::UnboundedSender<Asked>);
 
 impl Claims {
@@ -39,9 +39,9 @@ impl Claims {
     }
 
     /// Asks whether a task may start; it does so as soon as the answer is there.
-    pub(super) fn send(&self, task: Task, place: Permit) {
+    pub(super) fn send(&self, task: Task, permit: Permit) {
         // The task lives as long as this sender.
-        let _ = self.0.send((task, place));
+        let _ = self.0.send((task, permit));
     }
 }
 
@@ -72,7 +72,7 @@ impl DeliverWorker {
             .iter()
             .map(|(task, _)| Question {
                 delivery: task.delivery,
-                attempt: task.hand.job.attempt,
+                attempt: task.handle.job.attempt,
                 lease: self.timeout(task) + self.lease_margin,
             })
             .collect();
@@ -95,22 +95,23 @@ impl DeliverWorker {
             }
         };
         let mut leased = Vec::new();
-        for ((task, place), answer) in asked.into_iter().zip(answers) {
+        for ((task, permit), answer) in asked.into_iter().zip(answers) {
             debug_assert_eq!(task.delivery, answer.delivery, "answers come in the order of the questions");
-            if let Some(wait) = self.answered(task, place, answer.answer, again) {
+            if let Some(wait) = self.answered(task, permit, answer.answer, again) {
                 leased.push(wait);
             }
         }
         if leased.is_empty() {
             return;
         }
-        let waits: Vec<(DeliveryId, u32)> = leased.iter().map(|t| (t.delivery, t.hand.job.attempt)).collect();
+        let waits: Vec<(DeliveryId, u32)> =
+            leased.iter().map(|t| (t.delivery, t.handle.job.attempt)).collect();
         let waits = &waits;
         let parked: Result<(), BadRow> =
             ledger.persist("claim", |pool| async move { dispose::await_lease(&pool, waits).await }).await;
         if parked.is_ok() {
             for task in &leased {
-                task.hand.settle(false);
+                task.handle.settle(false);
             }
         }
     }
@@ -120,24 +121,24 @@ impl DeliverWorker {
     fn answered(
         self: &std::sync::Arc<Self>,
         task: Task,
-        place: Permit,
+        permit: Permit,
         answer: ClaimAnswer,
         again: bool,
     ) -> Option<Task> {
-        let (hand, delivery) = (&task.hand, task.delivery);
+        let (handle, delivery) = (&task.handle, task.delivery);
         let result = match answer {
             ClaimAnswer::Granted { payload, traceparent } => {
                 let Some(payload) = payload else {
-                    self.asides.send(hand, delivery, Disposition::Expired, true);
+                    self.dispositions.send(handle, delivery, Disposition::Expired, true);
                     self.metrics.deliver_jobs.inc(JobResult::Superseded);
                     return None;
                 };
                 self.metrics.deliver_jobs.inc(JobResult::Claimed);
-                tokio::spawn(attempt::attempt(task, payload, traceparent, place, true));
+                tokio::spawn(attempt::attempt(task, payload, traceparent, permit, true));
                 return None;
             }
             ClaimAnswer::Superseded => {
-                hand.settle(false);
+                handle.settle(false);
                 JobResult::Superseded
             }
             // The answer that was lost may be that of a statement that was still committing: then the second found its row
@@ -148,17 +149,17 @@ impl DeliverWorker {
             }
             ClaimAnswer::NotYetDue => {
                 self.metrics.deliver_parked.inc(ParkedFor::NotDue);
-                self.asides.send(hand, delivery, Disposition::Parked(Duration::ZERO), false);
+                self.dispositions.send(handle, delivery, Disposition::Parked(Duration::ZERO), false);
                 JobResult::Parked
             }
             // Whoever holds the claim may have died with this job, or it is our own, granted by an answer that was lost
             // with its connection: then nobody but feed will ask again.
-            ClaimAnswer::Claimed if again || hand.redelivered() => {
+            ClaimAnswer::Claimed if again || handle.redelivered() => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
                 return Some(task);
             }
             ClaimAnswer::Claimed => {
-                hand.settle(false);
+                handle.settle(false);
                 JobResult::Busy
             }
         };

@@ -19,7 +19,7 @@ pub const ASIDE_BATCH_MAX: usize = 500;
 
 /// One delivery to be set aside.
 struct Pending {
-    hand: Arc<JobHandle>,
+    handle: Arc<JobHandle>,
     set: Disposed,
 }
 
@@ -36,14 +36,14 @@ impl Dispositions {
     /// Sets a delivery aside and settles its part of the job once that is committed.
     pub(super) fn send(
         &self,
-        hand: &Arc<JobHandle>,
+        handle: &Arc<JobHandle>,
         delivery: DeliveryId,
         aside: Disposition,
         holds_claim: bool,
     ) {
-        let set = Disposed { delivery, attempt: hand.job.attempt, aside, holds_claim };
+        let set = Disposed { delivery, attempt: handle.job.attempt, aside, holds_claim };
         // The task lives as long as this sender.
-        let _ = self.0.send(Pending { hand: Arc::clone(hand), set });
+        let _ = self.0.send(Pending { handle: Arc::clone(handle), set });
     }
 }
 
@@ -54,9 +54,9 @@ async fn write(ledger: Ledger, mut entries: mpsc::UnboundedReceiver<Pending>) {
         let rows = &rows;
         let written =
             ledger.persist("set aside", |pool| async move { dispose::set_aside(&pool, rows).await }).await;
-        for Pending { hand, .. } in batch.drain(..) {
+        for Pending { handle, .. } in batch.drain(..) {
             match &written {
-                Ok(()) => hand.settle(false),
+                Ok(()) => handle.settle(false),
                 // Nothing in these rows comes from outside, so none can be bad; should one be, its job comes back.
                 Err(bad) => tracing::error!(%bad, "a delivery could not be set aside"),
             }

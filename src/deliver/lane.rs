@@ -3,7 +3,7 @@
 //! A lane lets at most its limit of requests be in flight in this worker, and where it has a pace each start takes a
 //! slot (`pace.rs`); what may take long is bounded over all lanes (`slow.rs`). What cannot start waits in its order, and
 //! what has waited too long, and would go on waiting at the pace of its lane, is given back to be parked. A lane that
-//! is merely busy keeps what its turn will soon come to: parking costs two writes and a job. Free places go round the
+//! is merely busy keeps what its turn will soon come to: parking costs two writes and a job. Free permits go round the
 //! lanes, so that a webhook with thousands waiting costs another no more than one turn.
 //!
 //! A lane that is idle is forgotten; a lane without a pace pays nothing for those that have one. No IO and no clock:
@@ -34,7 +34,7 @@ const SLOW_AFTER_LOOKS: u32 = 4;
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
     by_webhook: HashMap<WebhookId, Lane<T>>,
-    /// Lanes with somebody waiting and a place free, each once, in the order of their turns.
+    /// Lanes with somebody waiting and a permit free, each once, in the order of their turns.
     turns: VecDeque<WebhookId>,
     /// Lanes whose turn it was, and which may start nothing until fewer jobs are slow: those with nothing in flight, and
     /// the others.
@@ -42,7 +42,7 @@ pub(super) struct Lanes<T> {
     held_up: VecDeque<WebhookId>,
     /// Lanes with a pace.
     paced: BTreeSet<WebhookId>,
-    /// What is in flight, by the key of its place; and the keys that are free.
+    /// What is in flight, by the key of its permit; and the keys that are free.
     started: Vec<Option<Started>>,
     free: Vec<usize>,
     slow: Slow,
@@ -117,8 +117,8 @@ pub(super) struct Offer {
 #[derive(Debug)]
 pub(super) struct Start<T> {
     pub task: T,
-    /// Its place, to be given back by [`Lanes::ended`].
-    pub place: usize,
+    /// Its permit, to be given back by [`Lanes::ended`].
+    pub permit: usize,
     /// Its slot, where the lane has a pace.
     pub slot: Option<DateTime<Utc>>,
 }
@@ -129,7 +129,7 @@ pub(super) struct Overdue<T> {
     pub task: T,
     /// For how long it is to be parked at least, where its pace says so.
     pub for_pace: Option<Duration>,
-    /// Whether its lane holds places enough. Otherwise it is others that hold them.
+    /// Whether its lane holds permits enough. Otherwise it is others that hold them.
     pub is_full: bool,
 }
 
@@ -187,7 +187,7 @@ impl<T> Lanes<T> {
         self.give_turn(webhook);
     }
 
-    /// The next task that may start, if any. Its place is taken until [`Lanes::ended`].
+    /// The next task that may start, if any. Its permit is taken until [`Lanes::ended`].
     pub(super) fn next(&mut self) -> Option<Start<T>> {
         if self.stopped || self.in_flight >= self.in_flight_max {
             return None;
@@ -214,9 +214,9 @@ impl<T> Lanes<T> {
             if counts {
                 self.slow.add(job);
             }
-            let place = self.place(Started { webhook, job, look: self.looks, slow: false, counts });
+            let permit = self.permit(Started { webhook, job, look: self.looks, slow: false, counts });
             self.give_turn(webhook);
-            return Some(Start { task, place, slot });
+            return Some(Start { task, permit, slot });
         }
         None
     }
@@ -235,7 +235,7 @@ impl<T> Lanes<T> {
         self.turns.pop_front()
     }
 
-    fn place(&mut self, started: Started) -> usize {
+    fn permit(&mut self, started: Started) -> usize {
         if let Some(key) = self.free.pop() {
             self.started[key] = Some(started);
             return key;
@@ -244,10 +244,10 @@ impl<T> Lanes<T> {
         self.started.len() - 1
     }
 
-    /// Frees the place of a task that was started.
-    pub(super) fn ended(&mut self, place: usize) {
-        let Some(started) = self.started.get_mut(place).and_then(Option::take) else { return };
-        self.free.push(place);
+    /// Frees the permit of a task that was started.
+    pub(super) fn ended(&mut self, permit: usize) {
+        let Some(started) = self.started.get_mut(permit).and_then(Option::take) else { return };
+        self.free.push(permit);
         self.in_flight -= 1;
         if started.counts {
             self.slow.remove(started.job);
@@ -381,7 +381,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Whether there is somebody, a place, and a slot where one is needed.
+    /// Whether there is somebody, a permit, and a slot where one is needed.
     fn may_start(&self, limit: usize) -> bool {
         self.in_flight < limit
             && !self.waiting.is_empty()
@@ -415,7 +415,7 @@ impl<T> Lane<T> {
 /// From half full on, a lane that holds this many gets no more.
 const FEW: usize = 4;
 
-/// The limit of a lane as it stands: the last half of the places is for lanes that hold few, or some receivers that
+/// The limit of a lane as it stands: the last half of the permits is for lanes that hold few, or some receivers that
 /// do not answer would hold them all. Who is passed over holds some, and gets its turn back when one of them ends.
 fn limit_now(limit: usize, in_flight: usize, in_flight_max: usize) -> usize {
     if in_flight * 2 >= in_flight_max { limit.min(FEW) } else { limit }

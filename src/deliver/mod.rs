@@ -159,7 +159,7 @@ struct DeliverWorker {
     pacing: SlotKeeper,
     asked: probe::ProbeRequests,
     claims: Claims,
-    asides: Dispositions,
+    dispositions: Dispositions,
     finished: mpsc::UnboundedSender<attempt::Finished>,
     webhooks: Webhooks,
     client: egress::ReceiverClient,
@@ -190,7 +190,7 @@ impl Deliver {
             idle: Notify::new(),
             crowds: Backlogs::default(),
             claims: Claims::start(worker.clone(), parts.ledger.clone(), &parts.shutdown),
-            asides: Dispositions::start(parts.ledger.clone(), &parts.shutdown),
+            dispositions: Dispositions::start(parts.ledger.clone(), &parts.shutdown),
             finished,
             webhooks: parts.webhooks.clone(),
             client: parts.client.clone(),
@@ -307,32 +307,32 @@ impl DeliverWorker {
         work(&mut self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Starts whatever has a place: fresh tasks go to their request, the others put their question to the ledger.
+    /// Starts whatever has a permit: fresh tasks go to their request, the others put their question to the ledger.
     fn start_what_may(self: &Arc<Self>) {
-        while let Some(lane::Start { mut task, place, slot }) = self.lanes(Lanes::next) {
+        while let Some(lane::Start { mut task, permit, slot }) = self.lanes(Lanes::next) {
             (task.slot, task.waits) = (slot, None);
             if !self.webhooks.is_current(&task.known) {
                 // It was changed, or its breaker opened, while the task waited.
-                self.free(place);
+                self.free(permit);
                 self.admit_again(task);
                 continue;
             }
-            let place = Permit { worker: Arc::clone(self), key: place, paced: slot.is_some() };
-            match &task.hand.job.payload {
-                Some(payload) if task.hand.is_fresh(self.clock.now(), self.fresh_max) => {
+            let permit = Permit { worker: Arc::clone(self), key: permit, paced: slot.is_some() };
+            match &task.handle.job.payload {
+                Some(payload) if task.handle.is_fresh(self.clock.now(), self.fresh_max) => {
                     self.metrics.deliver_jobs.inc(JobResult::Fresh);
-                    let (payload, trace) = (payload.clone(), task.hand.job.traceparent.clone());
-                    tokio::spawn(attempt::attempt(task, payload, trace, place, false));
+                    let (payload, trace) = (payload.clone(), task.handle.job.traceparent.clone());
+                    tokio::spawn(attempt::attempt(task, payload, trace, permit, false));
                 }
-                _ => self.claims.send(task, place),
+                _ => self.claims.send(task, permit),
             }
         }
     }
 
-    /// Frees a place in a lane.
-    fn free(&self, place: usize) {
+    /// Frees a permit in a lane.
+    fn free(&self, permit: usize) {
         let in_flight = self.lanes(|lanes| {
-            lanes.ended(place);
+            lanes.ended(permit);
             lanes.in_flight()
         });
         if in_flight == 0 {
@@ -353,7 +353,7 @@ impl DeliverWorker {
     }
 }
 
-/// A place in a lane, given back when dropped.
+/// A permit in a lane, given back when dropped.
 struct Permit {
     worker: Arc<DeliverWorker>,
     key: usize,

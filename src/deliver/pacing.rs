@@ -192,7 +192,7 @@ impl DeliverWorker {
     pub(super) fn park(&self, task: &Task, wait: Duration, why: ParkedFor, holds_claim: bool) {
         self.metrics.deliver_jobs.inc(JobResult::Parked);
         self.metrics.deliver_parked.inc(why);
-        self.asides.send(&task.hand, task.delivery, Disposition::Parked(wait), holds_claim);
+        self.dispositions.send(&task.handle, task.delivery, Disposition::Parked(wait), holds_claim);
     }
 
     /// Parks until an instant, or a little later: what is parked together is not to come back together.

@@ -69,12 +69,12 @@ impl Recorder {
                     retries.push(Retry {
                         job: retry(&finished, *queued_at),
                         tier: *tier,
-                        hand: finished.hand,
+                        handle: finished.handle,
                     });
                 }
                 (Some(_), next) => {
                     let died = matches!(next, NextStep::DeadLetter { .. }) && !is_test;
-                    finished.hand.settle(died);
+                    finished.handle.settle(died);
                 }
                 (None, _) => missing.push(finished),
             }
@@ -148,7 +148,7 @@ impl Recorder {
                     ledger.persist("record", |pool| async move { dispose::unqueue(&pool, lost).await }).await;
             }
             for retry in &retries {
-                retry.hand.settle(false);
+                retry.handle.settle(false);
             }
         });
     }
@@ -175,7 +175,7 @@ impl Recorder {
                     })
                     .await;
             }
-            finished.hand.settle(false);
+            finished.handle.settle(false);
         }
     }
 }
@@ -184,12 +184,12 @@ impl Recorder {
 struct Retry {
     job: Job,
     tier: RetryTier,
-    hand: Arc<JobHandle>,
+    handle: Arc<JobHandle>,
 }
 
 /// The job for the next attempt; its claim reads what is to be sent.
 fn retry(finished: &Finished, queued_at: chrono::DateTime<chrono::Utc>) -> Job {
-    let job = &finished.hand.job;
+    let job = &finished.handle.job;
     Job {
         company: job.company,
         event: job.event,

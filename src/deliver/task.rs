@@ -1,4 +1,4 @@
-//! A job in a worker's hand, until each of its deliveries is settled or parked.
+//! A job that a worker holds, until each of its deliveries is settled or parked.
 
 use std::sync::{
     Arc, Mutex,
@@ -88,7 +88,7 @@ impl JobHandle {
 
 /// One delivery of a job on its way through the worker.
 pub(super) struct Task {
-    pub hand: Arc<JobHandle>,
+    pub handle: Arc<JobHandle>,
     pub delivery: DeliveryId,
     pub known: Arc<CachedWebhook>,
     /// Counts it while it waits in its lane.

@@ -61,7 +61,7 @@ fn a_full_lane_keeps_its_order_and_gives_back_what_waited_too_long() {
     for task in 0..4_u64 {
         lanes.offer(offer(1, 1, task), at(task * 100), task);
     }
-    let first = lanes.next().expect("a place");
+    let first = lanes.next().expect("a permit");
     assert_eq!(first.task, 0);
     assert!(lanes.next().is_none());
     // One was started since the last look, so the next one's turn may come soon.
@@ -69,10 +69,10 @@ fn a_full_lane_keeps_its_order_and_gives_back_what_waited_too_long() {
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [0_u64; 0]);
     // Nothing was started since the two looks before: nobody's turn comes soon.
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [1]);
-    lanes.ended(first.place);
-    let last = lanes.next().expect("a place");
+    lanes.ended(first.permit);
+    let last = lanes.next().expect("a permit");
     assert_eq!(last.task, 3);
-    lanes.ended(last.place);
+    lanes.ended(last.permit);
     lanes.overdue(at(250), noon());
     assert!(forgotten(&lanes), "an idle lane is forgotten");
 }
@@ -84,8 +84,8 @@ fn a_busy_lane_parks_nothing_that_it_will_soon_start() {
         lanes.offer(offer(1, 10, task), now, task);
     }
     for _ in 0..40 {
-        let start = lanes.next().expect("a place");
-        lanes.ended(start.place);
+        let start = lanes.next().expect("a permit");
+        lanes.ended(start.permit);
     }
     let overdue = lanes.overdue(now + Duration::from_secs(1), noon());
     assert_eq!(tasks(overdue), (80..100).collect::<Vec<_>>(), "40 started, 40 will soon");
@@ -99,15 +99,15 @@ fn receivers_that_do_not_answer_leave_places_for_the_others() {
         lanes.offer(offer(1, 100, task), now, (1, task));
     }
     let mut hung: Vec<_> = std::iter::from_fn(|| lanes.next()).collect();
-    assert_eq!(hung.len(), 8, "half of the places");
+    assert_eq!(hung.len(), 8, "half of the permits");
     lanes.offer(offer(2, 100, 100), now, (2, 0));
-    let other = lanes.next().expect("a place");
+    let other = lanes.next().expect("a permit");
     assert_eq!(other.task, (2, 0));
-    // One of the first ends: it has more than few, so the place is kept for others.
-    lanes.ended(hung.remove(0).place);
+    // One of the first ends: it has more than few, so the permit is kept for others.
+    lanes.ended(hung.remove(0).permit);
     assert!(lanes.next().is_none());
-    lanes.ended(other.place);
-    lanes.ended(hung.remove(0).place);
+    lanes.ended(other.permit);
+    lanes.ended(hung.remove(0).permit);
     assert_eq!(lanes.next().map(|start| start.task), Some((1, 8)), "less than half is taken");
 }
 
@@ -123,10 +123,10 @@ fn slow_jobs_fill_half_of_the_prefetch_and_others_go_on_starting() {
     let (mut lanes, now) = (Lanes::new(100, 12), Instant::now());
     // A lane that answers in time has something in flight all along.
     lanes.offer(offer(9, 50, 900), now, 900);
-    let quick = lanes.next().expect("a place");
+    let quick = lanes.next().expect("a permit");
     lanes.offer(offer(9, 50, 901), now, 901);
-    lanes.ended(quick.place);
-    let quick = lanes.next().expect("a place");
+    lanes.ended(quick.permit);
+    let quick = lanes.next().expect("a permit");
     assert_eq!(lanes.slow.count(), 0);
     // Two lanes fall silent, with a bundle of a job's deliveries among what they get.
     for (n, job) in [(1, 1), (2, 1), (1, 2), (2, 3), (1, 4), (2, 5)] {
@@ -148,18 +148,18 @@ fn slow_jobs_fill_half_of_the_prefetch_and_others_go_on_starting() {
         lanes.offer(offer(9, 50, job), now, job);
         let start = lanes.next().expect("others keep starting");
         assert_eq!(start.task, job);
-        lanes.ended(start.place);
+        lanes.ended(start.permit);
     }
-    lanes.ended(quick.place);
+    lanes.ended(quick.permit);
     // One of the new ones answers: what waits in its lane goes on, and then the next has its first.
-    lanes.ended(silent.remove(4).place);
+    lanes.ended(silent.remove(4).permit);
     let mut next: Vec<_> = std::iter::from_fn(|| lanes.next()).collect();
     next.sort_by_key(|start| start.task);
     assert_eq!(next.iter().map(|start| start.task).collect::<Vec<_>>(), [23, 120]);
     // What would exceed the half is parked.
     a_second(&mut lanes, now + Duration::from_millis(1));
     assert_eq!(waiting(&lanes), 0);
-    silent.into_iter().chain(next).for_each(|start| lanes.ended(start.place));
+    silent.into_iter().chain(next).for_each(|start| lanes.ended(start.permit));
     lanes.overdue(now, noon());
     assert!(forgotten(&lanes));
 }
@@ -168,9 +168,9 @@ fn slow_jobs_fill_half_of_the_prefetch_and_others_go_on_starting() {
 fn what_answered_in_time_and_falls_silent_counts_after_a_second() {
     let (mut lanes, now) = (Lanes::new(100, 4), Instant::now());
     lanes.offer(offer(1, 50, 0), now, 0);
-    let first = lanes.next().expect("a place");
+    let first = lanes.next().expect("a permit");
     lanes.offer(offer(1, 50, 1), now, 1);
-    lanes.ended(first.place);
+    lanes.ended(first.permit);
     for job in 2..6 {
         lanes.offer(offer(1, 50, job), now, job);
     }
@@ -181,7 +181,7 @@ fn what_answered_in_time_and_falls_silent_counts_after_a_second() {
     lanes.offer(offer(1, 50, 7), now, 7);
     lanes.offer(offer(2, 50, 8), now, 8);
     assert!(lanes.next().is_none(), "neither the silent lane nor one that nobody knows");
-    silent.iter().take(4).for_each(|start| lanes.ended(start.place));
+    silent.iter().take(4).for_each(|start| lanes.ended(start.permit));
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|start| start.task).collect();
     assert_eq!(started, [8], "the one that nobody knows");
 }
@@ -208,9 +208,9 @@ fn a_million_webhooks_touched_once_each_leave_nothing_behind() {
             }
             _ => {}
         }
-        let start = lanes.next().expect("a place");
+        let start = lanes.next().expect("a permit");
         assert_eq!((start.task, start.slot.is_some()), (n, n % 3 == 0));
-        lanes.ended(start.place);
+        lanes.ended(start.permit);
     }
     lanes.overdue(now, noon());
     assert!(forgotten(&lanes));
@@ -379,16 +379,16 @@ mod interleavings {
                 Step::Start(w) => {
                     let Some(start) = self.workers[w].lanes.next() else { return };
                     match start.slot {
-                        Some(slot) => self.workers[w].early.push((start.task, start.place, slot)),
-                        None => self.workers[w].running.push((start.task, start.place)),
+                        Some(slot) => self.workers[w].early.push((start.task, start.permit, slot)),
+                        None => self.workers[w].running.push((start.task, start.permit)),
                     }
                 }
                 Step::Begin(w, i) => self.begin(w, i),
                 Step::End(w, i) => {
                     let worker = &mut self.workers[w];
                     if !worker.running.is_empty() {
-                        let (_, place) = worker.running.swap_remove(i % worker.running.len());
-                        worker.lanes.ended(place);
+                        let (_, permit) = worker.running.swap_remove(i % worker.running.len());
+                        worker.lanes.ended(permit);
                         self.lost += 1;
                     }
                 }
@@ -413,12 +413,12 @@ mod interleavings {
                 return;
             }
             let i = i % worker.early.len();
-            let (n, place, slot) = worker.early[i];
+            let (n, permit, slot) = worker.early[i];
             match when(slot, now) {
                 When::Early(_) => {}
                 When::Now => {
                     worker.early.remove(i);
-                    worker.running.push((n, place));
+                    worker.running.push((n, permit));
                     self.starts.push((n, ms, ms + worker.off));
                 }
                 When::Missed => {
@@ -426,7 +426,7 @@ mod interleavings {
                         worker.early[i].2 = slot;
                     } else {
                         worker.early.remove(i);
-                        worker.lanes.ended(place);
+                        worker.lanes.ended(permit);
                         self.parked += 1;
                     }
                 }
