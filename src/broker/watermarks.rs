@@ -1,4 +1,4 @@
-//! Tide marks: numbered messages that show how far a deliveries queue has been emptied.
+//! Watermarks: numbered messages that show how far a deliveries queue has been emptied.
 //!
 //! AMQP cannot be asked whether a message is in a queue. But a queue is first in, first out: once a mark has
 //! come through, whatever was published before it has come through as well, or was never there. A job is in one of
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use super::{Destination, Headers, Message, Outgoing, Queue};
 use crate::model::id::BUCKETS;
 
-/// AMQP's `type` of a tide mark.
+/// AMQP's `type` of a watermark.
 pub const KIND: &str = "xtwebhooks.tide-mark.v1";
 
 /// A mark that came through.

@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     settings: run::Args,
-    /// How many processes each role has, where roles run apart: `ingest=2,deliver=4,keep=1,feed=2,prune=1`
+    /// How many processes each role has, where roles run apart: `ingest=2,deliver=4,schedule=2,dead-letter=1,prune=1`
     /// [default: one process with the roles of `--role`]
     #[arg(long, value_name = "ROLE=COUNT", value_delimiter = ',', value_parser = replicas)]
     replicas: Vec<(Role, u32)>,
@@ -183,7 +183,7 @@ async fn of_ledger(args: &Args, pool: &PgPool, findings: &mut Vec<Finding>) -> s
     findings.push(ledger::of_days(today, &days));
     findings.extend(ledger::of_leases(&checkup::leases(pool).await?));
     let late = checkup::late(pool).await?;
-    findings.extend(ledger::of_late(&late, args.settings.feed.tide_mark_every));
+    findings.extend(ledger::of_late(&late, args.settings.schedule.watermark_every));
     Ok(())
 }
 
@@ -235,8 +235,8 @@ mod tests {
             );
         };
         check(&[], 34);
-        check(&["--role=feed"], 6);
-        let replicas = "--replicas=ingest=2,deliver=2,keep=1,feed=2,prune=1,api=2";
+        check(&["--role=schedule"], 6);
+        let replicas = "--replicas=ingest=2,deliver=2,dead-letter=1,schedule=2,prune=1,api=2";
         check(&[replicas], 2 * 7 + 2 * 7 + 6 + 2 * 6 + 3 + 2 * 16);
         for bad in ["deliver", "deliver=x", "nobody=1", "deliver=-1"] {
             assert!(super::replicas(bad).is_err(), "{bad}");

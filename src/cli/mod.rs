@@ -23,6 +23,7 @@ mod openapi;
 mod output;
 mod publish;
 mod receive;
+mod renamed;
 mod replay;
 mod run;
 #[cfg(test)]
@@ -102,13 +103,22 @@ enum Command {
 
 /// Reads the command line, does what it says, and tells the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (args, warnings) = renamed::current(std::env::args_os(), |name| std::env::var(name).ok());
+    let cli = Cli::parse_from(args);
     // A command says in one sentence what went wrong; the service logs. The AMQP library's own lines only repeat
     // what `broker` says of the same trouble.
     let fallback = if matches!(cli.command, Command::Run(_)) { "info,lapin=off" } else { "off" };
     if let Err(error) = logging::init(&cli.logging, fallback) {
         eprintln!("xtwebhooks: logging cannot be started: {error}");
         return ExitCode::FAILURE;
+    }
+    for warning in warnings {
+        // Only the service logs.
+        if matches!(cli.command, Command::Run(_)) {
+            tracing::warn!("{warning}");
+        } else {
+            eprintln!("xtwebhooks: {warning}");
+        }
     }
     // Two libraries of the tree would each bring a provider of their own and panic at the first handshake.
     // It can only fail where one is installed already, and that one serves as well.

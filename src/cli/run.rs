@@ -57,10 +57,10 @@ pub(super) enum Role {
     Ingest,
     /// Sends, and records what came of it.
     Deliver,
-    /// Keeps what was given up.
-    Keep,
-    /// Makes jobs of what is due.
-    Feed,
+    /// Makes jobs of what is due in the ledger.
+    Schedule,
+    /// Stores what the broker dead-letters.
+    DeadLetter,
     /// Makes partitions ahead, and drops those past the retention.
     Prune,
     /// Answers the REST API.
@@ -92,7 +92,7 @@ pub(super) struct Args {
     #[command(flatten)]
     pub(super) egress: egress::Config,
     #[command(flatten)]
-    pub(super) feed: schedule::Config,
+    pub(super) schedule: schedule::Config,
     #[command(flatten)]
     pub(super) prune: prune::Config,
     #[command(flatten)]
@@ -105,14 +105,14 @@ impl Args {
         let longest_wait = Duration::from_secs(retry_policy::SCHEDULE_WAIT_SECONDS_MAX.into());
         let longest_wait = longest_wait.mul_f64(1.0 + retry_policy::JITTER).max(self.deliver.retry_after_max);
         self.prune
-            .check(longest_wait, self.feed.park_max)
+            .check(longest_wait, self.schedule.park_max)
             .map_err(|error| CommandFailure::Usage(error.to_string()))?;
         let needed = self.deliver.fresh_max + self.egress.timeout_max + self.deliver.lease_margin;
-        if self.feed.rescue_grace <= needed {
+        if self.schedule.rescue_grace <= needed {
             return Err(CommandFailure::Usage(format!(
                 "RESCUE_GRACE {} must be longer than FRESH_MAX, TIMEOUT_MAX and LEASE_MARGIN together: more than \
                  {}, or a delivery could be rescued that is still on its way",
-                humantime::format_duration(self.feed.rescue_grace),
+                humantime::format_duration(self.schedule.rescue_grace),
                 humantime::format_duration(needed),
             )));
         }
@@ -218,25 +218,25 @@ impl Service {
         if self.args.has(Role::Deliver) {
             self.deliver(&changes)?;
         }
-        if self.args.has(Role::Keep) {
-            let ledger = self.ledger("keep", ROLE_CONNECTIONS)?;
-            let keep =
+        if self.args.has(Role::DeadLetter) {
+            let ledger = self.ledger("dead-letter", ROLE_CONNECTIONS)?;
+            let stage =
                 DeadLetterStage::new(&self.broker, ledger, self.metrics.clone(), self.shutdown.clone());
-            self.stage("keep", keep.run());
+            self.stage("dead-letter", stage.run());
         }
-        if self.args.has(Role::Feed) {
-            let feed = Scheduler::new(
-                &self.args.feed,
+        if self.args.has(Role::Schedule) {
+            let scheduler = Scheduler::new(
+                &self.args.schedule,
                 &schedule::Parts {
                     broker: &self.broker,
-                    ledger: self.ledger("feed", ROLE_CONNECTIONS)?,
+                    ledger: self.ledger("schedule", ROLE_CONNECTIONS)?,
                     clock: self.clock.clone(),
                     metrics: self.metrics.clone(),
                     shutdown: self.shutdown.clone(),
                     lane_feed_max: self.args.deliver.lane_in_flight_max,
                 },
             );
-            self.stage("feed", feed.run());
+            self.stage("schedule", scheduler.run());
         }
         if self.args.has(Role::Prune) {
             let prune = Prune {
@@ -403,7 +403,7 @@ mod tests {
         let check = |roles: &[Role], expected: u32| assert_eq!(connections(roles), expected, "{roles:?}");
         check(&[], 34);
         check(&[Role::Ingest], 7);
-        check(&[Role::Feed], 6);
+        check(&[Role::Schedule], 6);
         check(&[Role::Prune], 3);
         check(&[Role::Api], 16);
         check(&[Role::Ingest, Role::Deliver], 11);

@@ -12,7 +12,7 @@
 //! a backlog count as deliveries too, and so do the innocent neighbours of a message that ends its worker. Nor does
 //! the limit of those asked for alone: whoever stands first there while processes come and go reaches it as well. A
 //! poison that a worker claims never does, for whoever meets its claim gives the delivery back; its deaths are counted
-//! by claims (`feed/suspects.rs`).
+//! by claims (`schedule/quarantine.rs`).
 
 use futures_util::FutureExt;
 use sqlx::types::Uuid;
@@ -128,10 +128,10 @@ impl DeadLetterStage {
         let ids = &ids;
         let standing = self
             .ledger
-            .persist("keep", |pool| async move { claim::standing(&pool, ids).await }.boxed())
+            .persist("dead-letter", |pool| async move { claim::standing(&pool, ids).await }.boxed())
             .await?;
         for standing in standing.iter().filter(|standing| standing.status == DeliveryStatus::Dead) {
-            self.metrics.keep_dead_letters.inc(DeadLetterKind::Delivery);
+            self.metrics.dead_letter_stored.inc(DeadLetterKind::Delivery);
             tracing::info!(
                 company = %standing.company,
                 webhook = %standing.webhook,
@@ -159,7 +159,7 @@ impl DeadLetterStage {
         tracing::warn!(deliveries = ?ids, "a delivery was handed out alone too often; it is asked for again");
         let (ids, attempt) = (&ids, job.attempt);
         self.ledger
-            .persist("keep", |pool| async move { died_unclaimed(&pool, ids, attempt).await }.boxed())
+            .persist("dead-letter", |pool| async move { died_unclaimed(&pool, ids, attempt).await }.boxed())
             .await
     }
 
@@ -226,7 +226,7 @@ impl DeadLetterStage {
         field: Option<String>,
         kind: &'static str,
     ) -> Result<(), BadRow> {
-        self.metrics.keep_dead_letters.inc(match kind {
+        self.metrics.dead_letter_stored.inc(match kind {
             "event" => DeadLetterKind::Event,
             _ => DeadLetterKind::Message,
         });
@@ -263,7 +263,7 @@ impl DeadLetterStage {
         };
         let letter = &letter;
         self.ledger
-            .persist("keep", |pool| {
+            .persist("dead-letter", |pool| {
                 async move { dead_letters::insert_message(&pool, letter).await.map_err(store::Error::into_sqlx) }.boxed()
             })
             .await

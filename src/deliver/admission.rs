@@ -30,10 +30,10 @@ use crate::{
 pub const TEST_BEGINS_WITHIN: TimeDelta = TimeDelta::seconds(65);
 
 impl DeliverWorker {
-    /// A message of a deliveries queue: a job, a tide mark, or something that is neither.
+    /// A message of a deliveries queue: a job, a watermark, or something that is neither.
     pub(super) async fn take(self: &Arc<Self>, message: Message, prompt: bool) {
         if let Some(mark) = broker::watermarks::decode(&message) {
-            self.tide_mark(mark, message);
+            self.watermark(mark, message);
             return;
         }
         match broker::jobs::decode(&message) {
@@ -51,11 +51,11 @@ impl DeliverWorker {
     }
 
     /// Writes down that the mark came through. If that fails, the next mark says the same.
-    fn tide_mark(&self, mark: Watermark, message: Message) {
+    fn watermark(&self, mark: Watermark, message: Message) {
         let pool = self.ledger.pool().clone();
         self.shutdown.spawn(async move {
             if let Err(error) = watermarks::through(&pool, mark.shard, mark.number).await {
-                tracing::debug!(%error, "a tide mark was not recorded");
+                tracing::debug!(%error, "a watermark was not recorded");
             }
             message.receipt.ack();
         });

@@ -154,7 +154,7 @@ impl Scheduler {
                 round.flagged.remove(webhook);
             }
         }
-        self.metrics.feed_waiting.set(i64::try_from(round.flagged.len()).unwrap_or(i64::MAX));
+        self.metrics.schedule_waiting.set(i64::try_from(round.flagged.len()).unwrap_or(i64::MAX));
         Ok(())
     }
 
@@ -188,7 +188,7 @@ impl Scheduler {
         }));
         let fates = self.publisher.publish(messages).await;
         let confirmed = fates.iter().filter(|fate| **fate == Fate::Confirmed).count();
-        self.metrics.feed_fed.inc_by(confirmed as u64);
+        self.metrics.schedule_jobs.inc_by(confirmed as u64);
         let lost: Vec<(DeliveryId, u32)> = (jobs.iter().zip(fates))
             .filter(|(_, fate)| *fate != Fate::Confirmed)
             .flat_map(|(job, _)| job.deliveries.iter().map(|(delivery, _)| (*delivery, job.attempt)))

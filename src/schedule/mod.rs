@@ -5,7 +5,7 @@
 //! what found no room in a queue   ─┼─▶ round-robin over webhooks ─▶ queued_at ─▶ job
 //! held, of a resumed webhook      ─┤
 //! replays, chunk by chunk         ─┤
-//! lost jobs (tide marks)          ─┘
+//! lost jobs (watermarks)          ─┘
 //!
 //! what happened to lanes and deliveries ─▶ operational events, recoveries
 //! ```
@@ -50,7 +50,7 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// The name of the lease.
+/// The name of the lease. A scheduler of release 0.3.0, where the role was `feed`, has the same, so only one is active.
 const LEASE: &str = "feed";
 /// How long the lease outlives its last renewal: others take over that long after a crash.
 pub const LEASE_LASTS: Duration = Duration::from_secs(10);
@@ -70,7 +70,7 @@ const AUTO_PAUSE_EVERY: Duration = Duration::from_secs(5);
 const ORDERS_EVERY: Duration = Duration::from_millis(500);
 /// How often the oldest open day is looked for.
 const LOW_EVERY: Duration = Duration::from_secs(30);
-/// How often tide marks are published.
+/// How often watermarks are published.
 pub const MARK_EVERY: Duration = Duration::from_secs(10);
 /// Rows that one statement of feed changes.
 pub const ROWS_MAX: i64 = 1_000;
@@ -84,13 +84,13 @@ pub const WEBHOOKS_MAX: i64 = 500;
 #[group(skip)]
 #[command(next_help_heading = "Feed")]
 pub struct Config {
-    /// How long after a tide mark a delivery may still be on its way before its job counts as lost
+    /// How long after a watermark a delivery may still be on its way before its job counts as lost
     #[arg(long, env = "RESCUE_GRACE", default_value = "120s", value_parser = humantime::parse_duration)]
     pub rescue_grace: Duration,
 
-    /// How often a tide mark goes into each deliveries queue
-    #[arg(long, env = "TIDE_MARK_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub tide_mark_every: Duration,
+    /// How often a watermark goes into each deliveries queue
+    #[arg(long, env = "WATERMARK_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub watermark_every: Duration,
 
     /// How long a delivery may wait for its webhook, from its last attempt, else from intake
     #[arg(long, env = "PARK_MAX", default_value = "3d", value_parser = humantime::parse_duration)]
@@ -224,12 +224,12 @@ impl Scheduler {
             match lease::take(self.ledger.pool(), LEASE, &self.holder, LEASE_LASTS).await {
                 Ok(Some(_since)) => {
                     tracing::info!("feed is active here");
-                    self.metrics.feed_active.set(true);
+                    self.metrics.schedule_active.set(true);
                     if let Err(error) = self.feed().await {
                         tracing::warn!(%error, "feed is interrupted; the grace of rescue begins anew");
                         self.ledger.leave_read_only(&error).await;
                     }
-                    self.metrics.feed_active.set(false);
+                    self.metrics.schedule_active.set(false);
                 }
                 Ok(None) => {}
                 Err(error) => {
@@ -276,10 +276,10 @@ impl Scheduler {
             if is_due(&mut round.next.low, LOW_EVERY) {
                 round.low = self.low().await?;
             }
-            if is_due(&mut round.next.mark, self.config.tide_mark_every) {
+            if is_due(&mut round.next.mark, self.config.watermark_every) {
                 self.publish_marks().await?;
             }
-            if is_due(&mut round.next.rescue, self.config.tide_mark_every.min(MARK_EVERY) / 2) {
+            if is_due(&mut round.next.rescue, self.config.watermark_every.min(MARK_EVERY) / 2) {
                 self.rescue(&mut round).await?;
             }
             if is_due(&mut round.next.expiry, LOW_EVERY) {

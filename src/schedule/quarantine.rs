@@ -32,7 +32,7 @@ impl Scheduler {
             let reason = format!("{} {deaths} times", DeadReason::EndedTheWorker);
             tracing::error!(%delivery, reason, "a delivery was given up");
             give_up(self.ledger.pool(), &[delivery], attempt, &reason).await?;
-            self.metrics.keep_dead_letters.inc(DeadLetterKind::Delivery);
+            self.metrics.dead_letter_stored.inc(DeadLetterKind::Delivery);
         }
         Ok(others)
     }

@@ -1,4 +1,4 @@
-//! Finds deliveries whose job is lost, by tide marks; `store::tide_marks` says how that can be known.
+//! Finds deliveries whose job is lost, by watermarks; `store::tide_marks` says how that can be known.
 
 use std::time::Duration;
 
@@ -29,13 +29,13 @@ impl Scheduler {
         if let Some(newest) = through.first() {
             let age = (now - newest.published_at).num_milliseconds();
             #[expect(clippy::cast_precision_loss, reason = "milliseconds of an age")]
-            self.metrics.tide_mark_age_seconds.set(age as f64 / 1000.0);
+            self.metrics.watermark_age_seconds.set(age as f64 / 1000.0);
         }
         let before = thresholds(&through, round.undisturbed_since, now, self.config.rescue_grace);
         let rescued = watermarks::rescue(pool, round.low, &before, ROWS_MAX).await?;
         if rescued > 0 {
             tracing::warn!(rescued, "deliveries had lost their job; they are fed again");
-            self.metrics.feed_rescued.inc_by(rescued);
+            self.metrics.schedule_rescued.inc_by(rescued);
             round.seen.forget_all();
         }
         watermarks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await

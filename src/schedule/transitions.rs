@@ -77,7 +77,7 @@ impl Scheduler {
             if transitions::recover(pool, &row.changed, rate(row)).await? {
                 let WebhookStatus { company, webhook, .. } = row.changed;
                 tracing::info!(%company, %webhook, "an outage has ended; what was given up in it is sent again");
-                self.metrics.feed_recoveries.inc();
+                self.metrics.schedule_recoveries.inc();
             }
         }
         let news = rows.iter().map(|row| {
@@ -115,7 +115,7 @@ impl Scheduler {
                     messages.push(outgoing(news));
                 }
                 Some(_) => {
-                    self.metrics.feed_told.inc(Told::TooMany);
+                    self.metrics.schedule_announced.inc(Told::TooMany);
                     done.push(what);
                 }
                 None => done.push(what),
@@ -126,7 +126,7 @@ impl Scheduler {
         let confirmed = of.into_iter().zip(fates).filter(|(_, fate)| *fate == Fate::Confirmed);
         let confirmed: Vec<T> = confirmed.map(|(what, _)| what).collect();
         let all = confirmed.len() == count;
-        self.metrics.feed_told.add(Told::Published, confirmed.len());
+        self.metrics.schedule_announced.add(Told::Published, confirmed.len());
         done.extend(confirmed);
         (done, all)
     }
@@ -143,7 +143,7 @@ impl Scheduler {
         };
         for webhook in &paused {
             tracing::warn!(%webhook, "a webhook has failed for too long and is paused; its events are held");
-            self.metrics.feed_auto_paused.inc();
+            self.metrics.schedule_auto_paused.inc();
         }
         if !paused.is_empty() {
             round.next.tell = Instant::now();

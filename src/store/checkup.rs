@@ -102,7 +102,7 @@ pub struct Late {
     pub overdue_seconds: Option<f64>,
     /// How long the oldest job should have been met by a worker.
     pub oldest_job_seconds: Option<f64>,
-    /// How long ago the latest tide mark came through its queue.
+    /// How long ago the latest watermark came through its queue.
     pub tide_mark_seconds: Option<f64>,
 }
 

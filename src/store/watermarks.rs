@@ -1,4 +1,4 @@
-//! Tide marks, and the deliveries that have lost their job.
+//! Watermarks, and the deliveries that have lost their job.
 //!
 //! AMQP cannot be asked whether a message exists. So feed sends a numbered mark into each deliveries queue, the prompt
 //! ones among them, now and

@@ -146,24 +146,24 @@ pub struct Families {
     pub record_batch_attempts: Histogram,
     /// `record_retries_total`
     pub record_retries: Counter,
-    /// `feed_fed_total`
-    pub feed_fed: Counter,
-    /// `feed_rescued_total`
-    pub feed_rescued: Counter,
-    /// `feed_waiting`
-    pub feed_waiting: Gauge,
-    /// `feed_told_total`
-    pub feed_told: Counts<Told>,
-    /// `feed_recoveries_total`
-    pub feed_recoveries: Counter,
-    /// `feed_auto_paused_total`
-    pub feed_auto_paused: Counter,
-    /// `feed_active`
-    pub feed_active: Flag,
-    /// `tide_mark_age_seconds`
-    pub tide_mark_age_seconds: Seconds,
-    /// `keep_dead_letters_total`
-    pub keep_dead_letters: Counts<DeadLetterKind>,
+    /// `schedule_jobs_total`
+    pub schedule_jobs: Counter,
+    /// `schedule_rescued_total`
+    pub schedule_rescued: Counter,
+    /// `schedule_waiting`
+    pub schedule_waiting: Gauge,
+    /// `schedule_announced_total`
+    pub schedule_announced: Counts<Told>,
+    /// `schedule_recoveries_total`
+    pub schedule_recoveries: Counter,
+    /// `schedule_auto_paused_total`
+    pub schedule_auto_paused: Counter,
+    /// `schedule_active`
+    pub schedule_active: Flag,
+    /// `watermark_age_seconds`
+    pub watermark_age_seconds: Seconds,
+    /// `dead_letter_stored_total`
+    pub dead_letter_stored: Counts<DeadLetterKind>,
     /// `prune_partitions_total`
     pub prune_partitions: Counts<PartitionAction>,
     /// `prune_emptied_total`
@@ -258,26 +258,29 @@ impl Metrics {
             ),
             record_retries: names
                 .counter("record_retries", "Batches of attempts that had to be written again"),
-            feed_fed: names.counter("feed_fed", "Jobs made of deliveries that waited in the ledger"),
-            feed_rescued: names.counter("feed_rescued", "Deliveries whose job was found missing"),
-            feed_waiting: names
-                .gauge("feed_waiting", "Webhooks with a backlog, whose new deliveries are left to feed"),
-            feed_told: names.counts(
-                "feed_told",
+            schedule_jobs: names
+                .counter("schedule_jobs", "Jobs made of deliveries that waited in the ledger"),
+            schedule_rescued: names.counter("schedule_rescued", "Deliveries whose job was found missing"),
+            schedule_waiting: names.gauge(
+                "schedule_waiting",
+                "Webhooks with a backlog, whose new deliveries are left to the scheduler",
+            ),
+            schedule_announced: names.counts(
+                "schedule_announced",
                 "Operational events, by whether they were published",
                 Told::ALL,
             ),
-            feed_recoveries: names
-                .counter("feed_recoveries", "Recoveries ordered because an outage had ended"),
-            feed_auto_paused: names
-                .counter("feed_auto_paused", "Webhooks paused because they had failed for too long"),
-            feed_active: names.flag("feed_active", "1 in the one process whose feed is at work"),
-            tide_mark_age_seconds: names.seconds(
-                "tide_mark_age",
-                "Age of the latest tide mark that is through every deliveries queue",
+            schedule_recoveries: names
+                .counter("schedule_recoveries", "Recoveries ordered because an outage had ended"),
+            schedule_auto_paused: names
+                .counter("schedule_auto_paused", "Webhooks paused because they had failed for too long"),
+            schedule_active: names.flag("schedule_active", "1 in the one process whose scheduler is active"),
+            watermark_age_seconds: names.seconds(
+                "watermark_age",
+                "Age of the latest watermark that is through every deliveries queue",
             ),
-            keep_dead_letters: names.counts(
-                "keep_dead_letters",
+            dead_letter_stored: names.counts(
+                "dead_letter_stored",
                 "Dead letters kept, by what they were",
                 DeadLetterKind::ALL,
             ),
@@ -444,12 +447,12 @@ mod tests {
         let metrics = Metrics::new();
         metrics.ingest_messages.add(Intake::Repeated, 3);
         metrics.deliver_attempts.inc((OutcomeClass::Gone, Trigger::Event));
-        metrics.feed_active.set(true);
+        metrics.schedule_active.set(true);
         metrics.clone().broker.connected.set(ConnectionKind::Consume, true);
         let text = metrics.encode();
         assert!(text.contains("xtwebhooks_ingest_messages_total{result=\"repeated\"} 3\n"), "{text}");
         assert!(text.contains("outcome=\"gone\",trigger=\"event\"} 1\n"), "{text}");
-        assert!(text.contains("xtwebhooks_feed_active 1\n"), "{text}");
+        assert!(text.contains("xtwebhooks_schedule_active 1\n"), "{text}");
         assert!(text.contains("{connection=\"consume\"} 1\n"), "{text}");
         assert_eq!(metrics.ingest_messages.get(Intake::Repeated), 3);
     }

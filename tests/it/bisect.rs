@@ -19,7 +19,7 @@ impl App {
 
 /// Declares the queues, so that events can wait for the first ingest.
 async fn declare(app: &App) {
-    assert_eq!(app.run(&["--role", "keep"]).await.stop().await, Some(0));
+    assert_eq!(app.run(&["--role", "dead-letter"]).await.stop().await, Some(0));
 }
 
 #[tokio::test]
@@ -127,7 +127,7 @@ async fn no_good_event_is_lost(app: &App, begin: impl AsyncFnOnce(), end: impl A
     service.ready().await;
     // Feed, too, is at work again: it alone can deliver what waits in the ledger.
     eventually("feed is active", async || {
-        (service.metric("xtwebhooks_feed_active").await > 0.0).then_some(())
+        (service.metric("xtwebhooks_schedule_active").await > 0.0).then_some(())
     })
     .await;
     assert_eq!(service.stop().await, Some(0));

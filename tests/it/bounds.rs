@@ -14,7 +14,7 @@ use crate::support::app::App;
 
 /// Declares the queues without anybody who takes from them.
 async fn declare(app: &App) {
-    assert_eq!(app.run(&["--role", "keep"]).await.stop().await, Some(0));
+    assert_eq!(app.run(&["--role", "dead-letter"]).await.stop().await, Some(0));
 }
 
 /// Waits until so many deliveries are delivered, and makes sure that no others are there.

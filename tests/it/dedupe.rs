@@ -84,7 +84,8 @@ fn times(requests: &[Request]) -> HashMap<(String, String), usize> {
 async fn events_published_three_times_at_once_are_each_requested_once() {
     const EVENTS: usize = 200;
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
-    let ingests = vec![app.run(&["--role", "ingest,feed"]).await, app.run(&["--role", "ingest,keep"]).await];
+    let ingests =
+        vec![app.run(&["--role", "ingest,schedule"]).await, app.run(&["--role", "ingest,dead-letter"]).await];
     let workers = vec![app.run(&["--role", "deliver"]).await, app.run(&["--role", "deliver"]).await];
     for path in ["/a", "/b"] {
         app.webhook(company, &receiver.url(path), json!({})).await;

@@ -25,7 +25,7 @@ fn of(findings: &[Value], check: &str) -> (Vec<String>, String) {
 #[tokio::test]
 async fn a_service_that_runs_is_found_healthy() {
     let app = App::new().await;
-    app.set("TIDE_MARK_EVERY", "1s");
+    app.set("WATERMARK_EVERY", "1s");
     let service = app.run(&[]).await;
     eventually("a mark is through", async || {
         (app.count("select count(*) from tide_marks").await > 0
@@ -41,9 +41,9 @@ async fn a_service_that_runs_is_found_healthy() {
         "migrations",
         "partitions",
         "clock",
-        "feed",
+        "schedule",
         "prune",
-        "tide marks",
+        "watermarks",
         "broker",
         "topology",
         "queues",
@@ -59,7 +59,7 @@ async fn a_service_that_runs_is_found_healthy() {
     // Nobody runs any more: warnings, each with what to do, and no fault.
     let (code, findings) = examine(&app, &[]).await;
     assert_eq!(code, DONE);
-    assert_eq!(of(&findings, "feed").0, ["warning"]);
+    assert_eq!(of(&findings, "schedule").0, ["warning"]);
     let (levels, told) = of(&findings, "queues");
     assert!(levels.contains(&"warning".to_owned()) && told.contains("role deliver runs"), "{told}");
 }
@@ -67,7 +67,7 @@ async fn a_service_that_runs_is_found_healthy() {
 #[tokio::test]
 async fn what_is_wrong_is_a_fault_with_the_way_out() {
     let app = App::new().await;
-    assert_eq!(app.run(&["--role", "keep"]).await.stop().await, Some(0));
+    assert_eq!(app.run(&["--role", "dead-letter"]).await.stop().await, Some(0));
     let fault = async |more: &[&str], check: &str, sentence: &str| {
         let (code, findings) = examine(&app, more).await;
         let (levels, told) = of(&findings, check);

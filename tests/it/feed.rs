@@ -82,7 +82,7 @@ async fn what_finds_no_room_in_the_window_goes_through_feed_and_arrives_once() {
     }
     let without_a_job = app.count("select count(*) from webhook_deliveries where queued_at is null").await;
     assert!(without_a_job > 0, "the window was full, and all of them had jobs");
-    let _others = app.run(&["--role", "deliver,feed,keep"]).await;
+    let _others = app.run(&["--role", "deliver,schedule,dead-letter"]).await;
     receiver.wait_for(EVENTS).await;
     app.wait_for_count(DELIVERED, EVENTS as i64).await;
     assert_eq!(ingest.stop().await, Some(0));
@@ -92,7 +92,7 @@ async fn what_finds_no_room_in_the_window_goes_through_feed_and_arrives_once() {
 }
 
 async fn is_active(service: &Service) -> bool {
-    service.metric("xtwebhooks_feed_active").await > 0.0
+    service.metric("xtwebhooks_schedule_active").await > 0.0
 }
 
 #[tokio::test]
@@ -126,7 +126,7 @@ async fn one_of_two_feeds_is_active_and_the_other_takes_over_after_a_crash() {
 #[tokio::test]
 async fn a_feed_that_is_told_to_stop_hands_over_at_once() {
     let app = App::new().await;
-    let first = app.run(&["--role", "feed"]).await;
+    let first = app.run(&["--role", "schedule"]).await;
     eventually_within(Duration::from_secs(15), "it is active", async || {
         is_active(&first).await.then_some(())
     })

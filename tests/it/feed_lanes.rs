@@ -70,7 +70,7 @@ async fn an_open_lane_is_fed_one_delivery_for_each_probe_and_nothing_else() {
     let webhook = owed(&app, company, json!({}), 20).await;
     lane(&app, webhook, "opened_at = now() - interval '1 minute', next_probe_at = now() + interval '1 hour'")
         .await;
-    let _feed = app.run(&["--role", "feed"]).await;
+    let _feed = app.run(&["--role", "schedule"]).await;
     rounds(&app, company).await;
     assert_eq!(fed(&app, webhook).await, 0, "no probe is due");
     assert!(is_flagged(&app, webhook).await, "what is new goes behind what waits");
@@ -100,7 +100,7 @@ async fn a_lane_that_is_held_back_is_fed_nothing_until_then() {
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({}), 20).await;
     lane(&app, webhook, "held_back_until = now() + interval '1 hour'").await;
-    let _feed = app.run(&["--role", "feed"]).await;
+    let _feed = app.run(&["--role", "schedule"]).await;
     rounds(&app, company).await;
     assert_eq!(fed(&app, webhook).await, 0);
     assert!(is_flagged(&app, webhook).await, "what is new goes behind what waits");
@@ -115,7 +115,7 @@ async fn a_paced_lane_is_fed_at_its_pace_and_a_second_ahead_at_most() {
     const COUNT: i64 = 100;
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({"rate_limit": RATE}), COUNT).await;
-    let _feed = app.run(&["--role", "feed"]).await;
+    let _feed = app.run(&["--role", "schedule"]).await;
     eventually("it is being fed", async || (fed(&app, webhook).await > 0).then_some(())).await;
     eventually("it is known to have a backlog", async || is_flagged(&app, webhook).await.then_some(())).await;
     wait_for_fed(&app, webhook, COUNT).await;
@@ -145,7 +145,7 @@ async fn a_slow_lane_is_fed_one_delivery_when_its_slot_is_near() {
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({"rate_limit": 0.01}), 5).await;
     lane(&app, webhook, "next_slot_at = now() + interval '90 seconds'").await;
-    let _feed = app.run(&["--role", "feed"]).await;
+    let _feed = app.run(&["--role", "schedule"]).await;
     rounds(&app, company).await;
     assert_eq!(fed(&app, webhook).await, 0, "its slot is a minute and a half away");
     lane(&app, webhook, "next_slot_at = now() + interval '900 milliseconds'").await;
@@ -157,7 +157,7 @@ async fn a_slow_lane_is_fed_one_delivery_when_its_slot_is_near() {
 }
 
 async fn is_active(service: &Service) -> bool {
-    service.metric("xtwebhooks_feed_active").await > 0.0
+    service.metric("xtwebhooks_schedule_active").await > 0.0
 }
 
 #[tokio::test]
@@ -169,16 +169,16 @@ async fn a_feed_that_is_killed_is_followed_within_fifteen_seconds_and_no_request
         .set("TIMEOUT_MAX", "1s")
         .set("LEASE_MARGIN", "1s")
         .set("RESCUE_GRACE", "3s")
-        .set("TIDE_MARK_EVERY", "500ms");
+        .set("WATERMARK_EVERY", "500ms");
     let webhook = app.webhook(company, &receiver.url("/"), json!({"rate_limit": 40})).await;
     for n in 0..COUNT {
         let at = Utc::now() - TimeDelta::milliseconds(60_000 - n as i64);
         owe(&app, company, webhook, at, "pending").await;
     }
-    let first = app.run(&["--role", "feed"]).await;
+    let first = app.run(&["--role", "schedule"]).await;
     eventually("the first is active", async || is_active(&first).await.then_some(())).await;
-    let second = app.run(&["--role", "feed"]).await;
-    let _worker = app.run(&["--role", "deliver,keep"]).await;
+    let second = app.run(&["--role", "schedule"]).await;
+    let _worker = app.run(&["--role", "deliver,dead-letter"]).await;
     receiver.wait_for(COUNT / 5).await;
     assert!(!is_active(&second).await, "one of them is active");
     first.kill().await;

@@ -127,7 +127,7 @@ async fn thirty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_recor
         .set("FRESH_MAX", "3s")
         .set("LEASE_MARGIN", "3s")
         .set("RESCUE_GRACE", "10s")
-        .set("TIDE_MARK_EVERY", "1s");
+        .set("WATERMARK_EVERY", "1s");
     receiver.answer_by(|request, _| {
         let seq = request.json()["data"]["seq"].as_u64().expect("a number");
         let first = request.header("x-xtsystems-attempt") == Some("1");

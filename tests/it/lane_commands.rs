@@ -95,7 +95,7 @@ async fn a_lane_says_what_waits_for_it_and_what_has_a_job() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     receiver.answer_at("/", [Answer::silence()]);
     let webhook = app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 1})).await;
-    let service = app.run(&["--role", "ingest,keep"]).await;
+    let service = app.run(&["--role", "ingest,dead-letter"]).await;
     for n in 0..5 {
         app.publish(company, "ticket.created", json!({"n": n})).await;
     }

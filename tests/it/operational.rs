@@ -133,11 +133,11 @@ async fn of_each_type_only_so_many_are_told_for_a_webhook_in_an_hour() {
     for (webhook, count, hours) in [(flooded, 300, 2), (flooded, 70, 1), (other, 5, 1)] {
         execute(&app, &dead(webhook, count, hours)).await;
     }
-    let service = app.run(&["--role", "feed,ingest"]).await;
+    let service = app.run(&["--role", "schedule,ingest"]).await;
     app.wait_for_count(UNTOLD, 0).await;
     app.wait_for_count(TOLD, 60 + 60 + 5).await;
-    assert_eq!(service.metric("xtwebhooks_feed_told_total{result=\"published\"}").await, 125.0);
-    assert_eq!(service.metric("xtwebhooks_feed_told_total{result=\"too_many\"}").await, 250.0);
+    assert_eq!(service.metric("xtwebhooks_schedule_announced_total{result=\"published\"}").await, 125.0);
+    assert_eq!(service.metric("xtwebhooks_schedule_announced_total{result=\"too_many\"}").await, 250.0);
 }
 
 #[tokio::test]
@@ -230,7 +230,7 @@ async fn an_outage_that_ends_sends_again_what_was_given_up_in_it_once_and_oldest
         1,
         "the same outage is recovered once, and only where it is wanted"
     );
-    assert_eq!(service.metric("xtwebhooks_feed_recoveries_total").await, 1.0);
+    assert_eq!(service.metric("xtwebhooks_schedule_recoveries_total").await, 1.0);
     let again = receiver.requests().split_off(seen);
     let numbers: Vec<i64> = again.iter().filter_map(|r| r.json()["data"]["n"].as_i64()).collect();
     assert_eq!(numbers, [4, 3, 2, 1], "those of the oldest events first");
@@ -304,7 +304,7 @@ async fn a_webhook_that_fails_for_days_is_paused_and_only_then() {
         requests.iter().map(|r| r.json()["data"]["name"].as_str().map(str::to_owned)).collect();
     assert_eq!(names, ["dead", "probed"].map(|name| Some(name.to_owned())).into());
     assert_eq!(of_type(&requests, "webhook.paused")["data"]["by"], "xtwebhooks");
-    assert_eq!(service.metric("xtwebhooks_feed_auto_paused_total").await, 2.0);
+    assert_eq!(service.metric("xtwebhooks_schedule_auto_paused_total").await, 2.0);
 
     // What comes is held.
     app.publish(company, "ticket.created", json!({"n": 1})).await;

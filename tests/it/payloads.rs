@@ -85,7 +85,7 @@ async fn bodies_past_their_retention_go_and_what_is_owed_keeps_its_own_until_it_
         .await;
     // What was owed is sent with its body, and then loses it as well.
     execute(&app, "update webhooks set paused_at = null, paused_by = null, pause_reason = null").await;
-    let running = app.run(&["--role", "feed,deliver"]).await;
+    let running = app.run(&["--role", "schedule,deliver"]).await;
     let sent = &receiver.wait_for(1).await[0];
     assert_eq!(sent.json()["data"]["kept"], "as it was");
     app.wait_for_count("select count(*) from webhook_deliveries where status = 'delivered'", 3).await;
@@ -125,7 +125,7 @@ async fn the_bodies_of_a_day_that_a_replay_may_still_read_stay_until_it_is_done(
     .await;
     assert_eq!(bodies(&app, old).await, [true; 3]);
     assert_eq!(prune.stop().await, Some(0));
-    let running = app.run(&["--role", "feed,deliver"]).await;
+    let running = app.run(&["--role", "schedule,deliver"]).await;
     assert_eq!(receiver.wait_for(1).await[0].json()["data"]["kept"], "as it was");
     app.wait_for_count("select count(*) from replays where status = 'done'", 1).await;
     assert_eq!(running.stop().await, Some(0));
@@ -179,7 +179,7 @@ async fn a_replay_that_is_ordered_while_a_day_is_emptied_finds_the_bodies_that_a
     app.wait_for_count("select count(*) from events where data is null", 1_000).await;
     assert_eq!(bodies(&app, old).await, [true; 3]);
     assert_eq!(app.count("select count(*) from payload_days where deliveries = 1").await, 0);
-    let _running = app.run(&["--role", "feed,deliver"]).await;
+    let _running = app.run(&["--role", "schedule,deliver"]).await;
     assert_eq!(receiver.wait_for(1).await[0].json()["data"]["kept"], "as it was");
 }
 

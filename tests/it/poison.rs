@@ -33,7 +33,7 @@ fn hasten(app: &App) {
         .set("TIMEOUT_MAX", "2s")
         .set("LEASE_MARGIN", "1s")
         .set("RESCUE_GRACE", "6s")
-        .set("TIDE_MARK_EVERY", "1s");
+        .set("WATERMARK_EVERY", "1s");
 }
 
 async fn wait_for_count(app: &App, sql: &'static str, expected: i64) {
@@ -71,7 +71,7 @@ async fn of_a_poison_and_its_neighbours_in_the_prefetch_exactly_the_poison_ends(
     app.webhook(company, &receiver.url("/poison"), json!({"events": ["a.poison"]})).await;
     let few = json!({"events": ["a.neighbour"], "max_in_flight": 1});
     app.webhook(company, &receiver.url("/neighbour"), few).await;
-    let upstream = app.run(&["--role", "ingest,keep,feed"]).await;
+    let upstream = app.run(&["--role", "ingest,dead-letter,schedule"]).await;
     for n in 0..NEIGHBOURS {
         app.publish(company, "a.neighbour", json!({"n": n})).await;
         if n == NEIGHBOURS / 2 {
@@ -123,7 +123,7 @@ async fn an_event_that_ends_every_ingest_is_given_up_and_its_neighbours_arrive()
     hasten(&app);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    let others = app.run(&["--role", "keep,feed,deliver"]).await;
+    let others = app.run(&["--role", "dead-letter,schedule,deliver"]).await;
     let mut holder = PgConnection::connect(&app.database_url).await.expect("the database answers");
     holder.execute(TRAP).await.expect("the trap is set");
     holder.execute("select pg_advisory_lock(42)").await.expect("locked");
@@ -198,7 +198,7 @@ async fn forty_rolling_restarts_with_a_backlog_make_no_dead_letter() {
     });
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 1})).await;
-    let upstream = app.run(&["--role", "ingest,keep,feed"]).await;
+    let upstream = app.run(&["--role", "ingest,dead-letter,schedule"]).await;
     let published = load::publish(&app, company, EVENTS).await;
     let began = Instant::now();
     // First those that hardly live: they die as soon as they hold what was handed out to them, so that the same jobs

@@ -76,7 +76,7 @@ async fn a_day_that_a_replay_may_still_read_stays_until_the_replay_is_done() {
     let (of, id) = (company.to_string(), webhook.to_string());
     app.cli(&["webhooks", "pause", "--company", &of, &id]).await;
     app.cli(&["replay", "--company", &of, &delivery.to_string()]).await;
-    let running = app.run(&["--role", "feed,deliver"]).await;
+    let running = app.run(&["--role", "schedule,deliver"]).await;
     // Made, and waiting for the end of the pause: its body is in the old day alone.
     app.wait_for_count(
         "select count(*) from webhook_deliveries where status = 'pending' and trigger = 'replay'",
@@ -126,7 +126,7 @@ async fn days_are_made_two_weeks_ahead() {
 #[tokio::test]
 async fn a_missing_day_is_made_by_whoever_needs_it() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
-    let _service = app.run(&["--role", "ingest,deliver,keep,feed"]).await;
+    let _service = app.run(&["--role", "ingest,deliver,dead-letter,schedule"]).await;
     receiver.answer([Answer::status(500), Answer::ok()]);
     app.webhook(company, &receiver.url("/"), json!({"retry_count": 1})).await;
     let sql = "do $$ declare name text; begin

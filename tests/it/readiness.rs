@@ -55,7 +55,7 @@ async fn servers_that_are_away_make_a_process_not_ready_and_never_dead() {
 
     // A role of its own has nothing to write most of the time, and notices all the same.
     let mut roles = Vec::new();
-    for role in ["ingest", "deliver", "keep", "feed", "prune"] {
+    for role in ["ingest", "deliver", "schedule", "dead-letter", "prune"] {
         roles.push(app.run(&["--role", role]).await);
     }
     private.stop("postgres").await;
@@ -91,11 +91,11 @@ async fn while_rabbitmq_takes_nothing_events_are_still_taken_in_and_nothing_is_l
         .set("TIMEOUT_MAX", "2s")
         .set("LEASE_MARGIN", "2s")
         .set("RESCUE_GRACE", "6s")
-        .set("TIDE_MARK_EVERY", "1s");
+        .set("WATERMARK_EVERY", "1s");
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
     // Feed publishes a mark every second, so it meets the alarm at once.
-    let service = app.run(&["--role", "deliver,keep,feed"]).await;
+    let service = app.run(&["--role", "deliver,dead-letter,schedule"]).await;
     load::publish(&app, company, EVENTS).await;
     private.rabbitmqctl(&["-q", "set_vm_memory_high_watermark", "absolute", "1"]).await;
     not_ready(&service, "broker", "RabbitMQ takes no messages").await;

@@ -32,7 +32,7 @@ fn make_quick_to_rescue(app: &App) {
         .set("TIMEOUT_MAX", "1s")
         .set("LEASE_MARGIN", "1s")
         .set("RESCUE_GRACE", format!("{GRACE_SECONDS}s"))
-        .set("TIDE_MARK_EVERY", "500ms")
+        .set("WATERMARK_EVERY", "500ms")
         .set("WINDOW_JOBS", "50000");
 }
 
@@ -64,7 +64,7 @@ async fn rescued_with_their_queue(app: &App, queue: &str, events: i64) {
     let receiver = Receiver::start().await;
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 200})).await;
-    let upstream = app.run(&["--role", "ingest,feed"]).await;
+    let upstream = app.run(&["--role", "ingest,schedule"]).await;
     load::publish(app, company, events as u64).await;
     app.wait_for_count("select count(*) from webhook_deliveries where queued_at is not null", events).await;
     eventually_within(Duration::from_secs(30), "the jobs are in the queue", async || {
@@ -75,14 +75,14 @@ async fn rescued_with_their_queue(app: &App, queue: &str, events: i64) {
     let queue = format!("{}.{queue}", app.prefix);
     app.channel().await.queue_delete(queue.into(), Default::default()).await.expect("it can be deleted");
 
-    let worker = app.run(&["--role", "deliver,keep"]).await;
+    let worker = app.run(&["--role", "deliver,dead-letter"]).await;
     receiver.wait_within(events as usize, Duration::from_secs(60)).await;
     app.wait_for_count(
         "select count(*) from webhook_deliveries where status = 'delivered' and attempts = 1 and rescues = 1",
         events,
     )
     .await;
-    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, events as f64);
+    assert_eq!(upstream.metric("xtwebhooks_schedule_rescued_total").await, events as f64);
     assert_eq!(worker.stop().await, Some(0));
     let counts = by_delivery(&receiver.requests());
     assert_eq!(counts.len(), events as usize);
@@ -96,7 +96,7 @@ async fn jobs_that_only_wait_for_a_worker_are_never_rescued() {
     let (app, receiver) = (quick_to_rescue().await, Receiver::start().await);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({"max_in_flight": 200})).await;
-    let upstream = app.run(&["--role", "ingest,feed"]).await;
+    let upstream = app.run(&["--role", "ingest,schedule"]).await;
     load::publish(&app, company, EVENTS as u64).await;
     eventually_within(Duration::from_secs(90), "every event is taken in", async || {
         (app.count("select count(*) from webhook_deliveries where queued_at is not null").await == EVENTS)
@@ -112,15 +112,15 @@ async fn jobs_that_only_wait_for_a_worker_are_never_rescued() {
         (waited > i64::from(10 * GRACE_SECONDS)).then_some(())
     })
     .await;
-    assert_eq!(upstream.metric("xtwebhooks_feed_active").await, 1.0);
-    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, 0.0);
+    assert_eq!(upstream.metric("xtwebhooks_schedule_active").await, 1.0);
+    assert_eq!(upstream.metric("xtwebhooks_schedule_rescued_total").await, 0.0);
     assert!(i64::from(app.jobs().await) >= EVENTS);
     assert!(app.depth("prompt.0").await >= 100, "some wait in the prompt queue, behind no mark of the other");
 
-    let worker = app.run(&["--role", "deliver,keep"]).await;
+    let worker = app.run(&["--role", "deliver,dead-letter"]).await;
     receiver.wait_within(EVENTS as usize, Duration::from_secs(120)).await;
     app.wait_for_count("select count(*) from webhook_deliveries where status <> 'delivered'", 0).await;
-    assert_eq!(upstream.metric("xtwebhooks_feed_rescued_total").await, 0.0);
+    assert_eq!(upstream.metric("xtwebhooks_schedule_rescued_total").await, 0.0);
     assert_eq!(app.count("select sum(rescues) from webhook_deliveries").await, 0);
     assert_eq!(worker.stop().await, Some(0));
     let counts = by_delivery(&receiver.requests());
@@ -190,7 +190,7 @@ async fn while_rabbitmq_dead_letters_nothing_retries_arrive_by_rescue() {
         EVENTS as i64,
     )
     .await;
-    assert_eq!(service.metric("xtwebhooks_feed_rescued_total").await, EVENTS as f64);
+    assert_eq!(service.metric("xtwebhooks_schedule_rescued_total").await, EVENTS as f64);
     assert_eq!(service.stop().await, Some(0));
     let counts = by_delivery(&receiver.requests());
     assert!(counts.len() == EVENTS && counts.values().all(|count| *count == 2), "{counts:?}");

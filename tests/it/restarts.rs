@@ -72,7 +72,7 @@ async fn three_hard_restarts_of_each_server_under_load_lose_nothing() {
         .set("FRESH_MAX", "3s")
         .set("LEASE_MARGIN", "3s")
         .set("RESCUE_GRACE", "19s")
-        .set("TIDE_MARK_EVERY", "1s");
+        .set("WATERMARK_EVERY", "1s");
     receiver.answer_by(|request, _| {
         let seq = request.json()["data"]["seq"].as_u64().expect("a number");
         Answer::ok().after(if seq % SLOW_EVERY == 0 { SLOW } else { Duration::from_millis(seq % 10) })

@@ -16,8 +16,8 @@ const MAY_USE: &[(&str, &[&str])] = &[
     ("egress", &["model", "clock", "shutdown", "telemetry"]),
     ("ingest", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
     ("deliver", &["model", "clock", "shutdown", "telemetry", "broker", "store", "egress"]),
-    ("keep", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
-    ("feed", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
+    ("dead_letter", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
+    ("schedule", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
     ("prune", &["model", "clock", "shutdown", "telemetry", "broker", "store"]),
     ("api", &["model", "clock", "shutdown", "telemetry", "broker", "store", "egress"]),
 ];
@@ -150,7 +150,7 @@ fn the_reader_of_paths_sees_every_form() {
         &["broker", "model", "store"],
     );
     check("fn f() -> crate::egress::Client { todo }", &["egress"]);
-    let at = root().join("src/feed/due.rs");
+    let at = root().join("src/schedule/due.rs");
     assert_eq!(reached_by_super(&at, "use super::super::deliver::X;").len(), 1);
     assert_eq!(reached_by_super(&at, "use super::Feed;").len(), 0);
 }

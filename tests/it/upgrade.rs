@@ -143,7 +143,7 @@ async fn what_a_ledger_of_v0_3_0_owes_arrives() {
     let receiver = Receiver::start().await;
     let app = migrated(&receiver).await;
     // The broker is another, so what had a job there has lost it.
-    app.set("TIDE_MARK_EVERY", "1s")
+    app.set("WATERMARK_EVERY", "1s")
         .set("FRESH_MAX", "1s")
         .set("TIMEOUT_MAX", "5s")
         .set("LEASE_MARGIN", "1s");

@@ -223,14 +223,14 @@ async fn message(app: &App, receiver: &Receiver, waits: Waits, path: &str) -> (M
     }
 }
 
-/// The number of the tide marks here.
+/// The number of the watermarks here.
 const NUMBER: i64 = 1_700_000_000_000_000;
 
 #[tokio::test]
 async fn what_waits_in_the_queues_of_v0_3_0_is_worked_off() {
     let (app, receiver) = (App::new().await, Receiver::start().await);
     // No further marks of its own, and nothing is rescued: only its job can bring a delivery to its receiver.
-    app.set("TIDE_MARK_EVERY", "1h").set("RESCUE_GRACE", "1h");
+    app.set("WATERMARK_EVERY", "1h").set("RESCUE_GRACE", "1h");
     let old = Old::declare(&app).await;
     assert_eq!(
         old.queues(),

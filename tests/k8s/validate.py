@@ -19,7 +19,7 @@ import yaml
 BASE = Path(__file__).resolve().parents[2] / "k8s" / "base"
 # The oldest release that is still cared for somewhere, and the newest whose schemas are installed.
 KUBERNETES_VERSIONS = ("1.30", "1.37")
-ROLES = ("ingest", "deliver", "keep", "feed", "prune", "api")
+ROLES = ("ingest", "deliver", "schedule", "dead-letter", "prune", "api")
 # Which of the service's ports a role answers on besides its probes.
 ROLE_PORTS = {"api": ["api"]}
 QUEUES_ANNOTATION = "xtwebhooks/queues"

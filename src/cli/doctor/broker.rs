@@ -53,7 +53,7 @@ fn of_queue(depth: &Depth) -> Option<Finding> {
     let role = match queue {
         Queue::Events | Queue::SuspectEvents => "ingest",
         Queue::Deliveries(_) | Queue::Prompt(_) | Queue::SuspectJobs => "deliver",
-        Queue::DeadLetters => "keep",
+        Queue::DeadLetters => "dead-letter",
         // Nobody takes from them: what they hold goes on by itself.
         Queue::Retry(_) => return None,
     };

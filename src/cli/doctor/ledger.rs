@@ -15,8 +15,8 @@ const DAYS_AHEAD_WARNED: usize = 7;
 const OVERDUE_WARNED: Duration = Duration::from_mins(1);
 /// A job so old is behind a long backlog, or lost and about to be rescued.
 const JOB_AGE_WARNED: Duration = Duration::from_mins(10);
-/// So many tide marks may be missing.
-const TIDE_MARKS_MISSED: u32 = 6;
+/// So many watermarks may be missing.
+const WATERMARKS_MISSED: u32 = 6;
 
 /// The server and those of its settings that keep what was committed.
 pub(super) fn of_server(server: &ServerReport) -> Vec<Finding> {
@@ -135,7 +135,7 @@ pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
         }
     };
     [
-        ("feed", "feed", "what waits in the ledger is not sent"),
+        ("schedule", "feed", "what waits in the ledger is not sent"),
         ("prune", "prune", "no days are made ahead, and none are dropped"),
     ]
     .map(of)
@@ -143,7 +143,7 @@ pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
 }
 
 /// Whether something waits longer than it should.
-pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
+pub(super) fn of_late(late: &Late, watermark_every: Duration) -> Vec<Finding> {
     let age = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
     let told = |age: Duration| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
     let due = match late.overdue_seconds.map(age) {
@@ -156,7 +156,7 @@ pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
                 "the oldest is overdue for {}, though neither a pause nor its lane holds it",
                 told(age)
             );
-            let remedy = "`xtwebhooks lanes list --failing`, and the log of the active feed, tell what it waits for; it may \
+            let remedy = "`xtwebhooks lanes list --failing`, and the log of the active scheduler, tell what it waits for; it may \
                           be its lane's pace";
             Finding::bad(Severity::Warning, "due deliveries", found, remedy)
         }
@@ -173,17 +173,17 @@ pub(super) fn of_late(late: &Late, tide_mark_every: Duration) -> Vec<Finding> {
         }
     };
     let mark = match late.tide_mark_seconds.map(age) {
-        Some(age) if age <= tide_mark_every * TIDE_MARKS_MISSED => {
-            Finding::ok("tide marks", format!("the latest came through {} ago", told(age)))
+        Some(age) if age <= watermark_every * WATERMARKS_MISSED => {
+            Finding::ok("watermarks", format!("the latest came through {} ago", told(age)))
         }
         other => {
             let found = other.map_or_else(
                 || "none has come through yet".to_owned(),
                 |age| format!("the latest came through {} ago", told(age)),
             );
-            let remedy = "until they come through, lost jobs are not found: see that feed and deliver run; behind a long \
+            let remedy = "until they come through, lost jobs are not found: see that processes with the roles schedule and deliver run; behind a long \
                           backlog they are late by its length";
-            Finding::bad(Severity::Warning, "tide marks", found, remedy)
+            Finding::bad(Severity::Warning, "watermarks", found, remedy)
         }
     };
     vec![due, job, mark]

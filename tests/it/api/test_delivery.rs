@@ -153,7 +153,7 @@ async fn without_a_worker_a_test_says_so_and_is_not_sent_later() {
     assert_eq!(app.depth("deliveries.0").await, 1, "its job is still there");
 
     // A worker that comes later finds the job, and that there is nothing to do; what comes after it is sent.
-    let _worker = app.run(&["--role", "ingest,deliver,keep,feed"]).await;
+    let _worker = app.run(&["--role", "ingest,deliver,dead-letter,schedule"]).await;
     app.publish(company, "ticket.created", json!({"n": 1})).await;
     let requests = receiver.wait_for(1).await;
     assert_eq!(requests[0].json()["event_type"], "ticket.created");

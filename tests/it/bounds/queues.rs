@@ -57,7 +57,7 @@ async fn what_the_window_has_no_room_for_waits_in_the_ledger() {
     for _ in 0..WEBHOOKS {
         app.webhook(company, &receiver.url("/"), json!({})).await;
     }
-    let upstream = app.run(&["--role", "ingest,feed"]).await;
+    let upstream = app.run(&["--role", "ingest,schedule"]).await;
     app.publish(company, "ticket.created", json!({})).await;
     // More webhooks than a statement writes: three chunks, and the event is acknowledged after the last.
     app.wait_for_count("select count(*) from webhook_deliveries", WEBHOOKS).await;
@@ -73,7 +73,7 @@ async fn what_the_window_has_no_room_for_waits_in_the_ledger() {
     let worker = app.run(&["--role", "deliver"]).await;
     receiver.wait_within(WEBHOOKS as usize, Duration::from_secs(90)).await;
     all_delivered(&app, WEBHOOKS).await;
-    assert!(upstream.metric("xtwebhooks_feed_fed_total").await >= (WEBHOOKS - queued) as f64);
+    assert!(upstream.metric("xtwebhooks_schedule_jobs_total").await >= (WEBHOOKS - queued) as f64);
     assert_eq!(worker.stop().await, Some(0));
     assert_eq!(receiver.count(), WEBHOOKS as usize);
 }
@@ -96,7 +96,7 @@ async fn a_retry_that_its_queue_refuses_waits_in_the_ledger() {
     all_delivered(&app, EVENTS as i64).await;
     let refused = service.metric(r#"xtwebhooks_broker_published_total{queue="retry",fate="refused"}"#).await;
     assert!(refused > 0.0, "the queue never was full");
-    assert!(service.metric("xtwebhooks_feed_fed_total").await >= refused);
+    assert!(service.metric("xtwebhooks_schedule_jobs_total").await >= refused);
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(receiver.count(), 2 * EVENTS as usize, "two attempts each, none twice");
 }
@@ -141,7 +141,7 @@ async fn a_worker_holds_no_more_jobs_than_its_prefetch() {
     receiver.answer([Answer::ok().after(Duration::from_millis(100)), Answer::silence()]);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    // Without feed there are no tide marks among the jobs.
+    // Without feed there are no watermarks among the jobs.
     let ingest = app.run(&["--role", "ingest"]).await;
     load::publish(&app, company, EVENTS as u64).await;
     eventually("the jobs are in the queue", async || {
@@ -162,7 +162,7 @@ async fn a_worker_holds_no_more_jobs_than_its_prefetch() {
     // Whoever comes next has all of them to do, the five again.
     receiver.answer([Answer::ok()]);
     app.set("PREFETCH", 500).set("TIMEOUT_MAX", "2s").set("LEASE_MARGIN", "1s");
-    let service = app.run(&["--role", "deliver,feed"]).await;
+    let service = app.run(&["--role", "deliver,schedule"]).await;
     all_delivered(&app, EVENTS as i64).await;
     assert_eq!(service.stop().await, Some(0));
     let mut counts: HashMap<String, usize> = HashMap::new();

@@ -14,13 +14,13 @@ use crate::support::{
 /// A service with one request open, to a receiver that answers so.
 async fn in_the_middle_of_a_request(answer: Answer, grace: &str) -> (App, Receiver, Service) {
     let (app, receiver) = (App::new().await, Receiver::start().await);
-    // No tide mark comes while it stops: one that arrived then would be left in the queue.
-    app.set("SHUTDOWN_GRACE", grace).set("TIDE_MARK_EVERY", "10m");
+    // No watermark comes while it stops: one that arrived then would be left in the queue.
+    app.set("SHUTDOWN_GRACE", grace).set("WATERMARK_EVERY", "10m");
     receiver.answer([answer]);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    // Without feed, whose tide marks would stand in the queue as well when nobody takes from it any more.
-    let service = app.run(&["--role", "ingest,deliver,keep"]).await;
+    // Without feed, whose watermarks would stand in the queue as well when nobody takes from it any more.
+    let service = app.run(&["--role", "ingest,deliver,dead-letter"]).await;
     app.publish(company, "ticket.created", json!({})).await;
     receiver.wait_for(1).await;
     (app, receiver, service)

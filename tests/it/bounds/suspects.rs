@@ -45,8 +45,8 @@ async fn jobs_held_by_workers_that_died_are_asked_for_alone_and_delivered() {
     app.set("DELIVERY_LIMIT", DELIVERY_LIMIT).set("PROMPT_JOBS", 0);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    // Without feed there are no tide marks among the jobs.
-    let upstream = app.run(&["--role", "ingest,keep"]).await;
+    // Without feed there are no watermarks among the jobs.
+    let upstream = app.run(&["--role", "ingest,dead-letter"]).await;
     load::publish(&app, company, EVENTS.into()).await;
     eventually("the jobs are in the queue", async || {
         (app.depth("deliveries.0").await == EVENTS).then_some(())
@@ -82,14 +82,14 @@ async fn a_delivery_that_ends_every_worker_is_given_up_and_its_neighbours_arrive
         .set("TIMEOUT_MAX", "2s")
         .set("LEASE_MARGIN", "1s")
         .set("RESCUE_GRACE", "6s")
-        .set("TIDE_MARK_EVERY", "1s");
+        .set("WATERMARK_EVERY", "1s");
     receiver.answer_at("/killer", [Answer::silence()]);
     // They too are under way when the worker dies.
     receiver.answer_at("/neighbour", [Answer::ok().after(Duration::from_millis(300))]);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/killer"), json!({"events": ["a.killer"]})).await;
     app.webhook(company, &receiver.url("/neighbour"), json!({"events": ["a.neighbour"]})).await;
-    let upstream = app.run(&["--role", "ingest,keep,feed"]).await;
+    let upstream = app.run(&["--role", "ingest,dead-letter,schedule"]).await;
     for n in 0..NEIGHBOURS {
         app.publish(company, "a.neighbour", json!({"n": n})).await;
     }

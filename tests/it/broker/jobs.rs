@@ -1,4 +1,4 @@
-//! Jobs and tide marks, there and back.
+//! Jobs and watermarks, there and back.
 
 use bytes::Bytes;
 use chrono::DateTime;

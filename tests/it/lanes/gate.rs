@@ -130,7 +130,7 @@ async fn a_lane_that_is_held_back_goes_on_when_its_time_has_come() {
     let webhook = app.webhook(company, &receiver.url("/"), json!({})).await;
     jobs(&app, company, 5).await;
     set(&app, webhook, "held_back_until = now() + interval '4 seconds'").await;
-    let service = app.run(&["--role", "deliver,feed"]).await;
+    let service = app.run(&["--role", "deliver,schedule"]).await;
     receiver.wait_for(5).await;
     app.wait_for_count("select count(*) from webhook_deliveries where status = 'delivered'", 5).await;
     let too_soon = "select count(*) from webhook_deliveries d join lanes l using (webhook_id)

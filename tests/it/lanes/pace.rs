@@ -121,10 +121,10 @@ async fn drain(workers: usize, kill: bool) {
         .set("FRESH_MAX", "3s")
         .set("LEASE_MARGIN", "3s")
         .set("RESCUE_GRACE", "10s")
-        .set("TIDE_MARK_EVERY", "1s");
+        .set("WATERMARK_EVERY", "1s");
     let webhook = app.webhook(company, &receiver.url("/"), json!({})).await;
     set_rate(&app, webhook, Some(RATE)).await;
-    let others = app.run(&["--role", "ingest,feed,keep"]).await;
+    let others = app.run(&["--role", "ingest,schedule,dead-letter"]).await;
     let passes = Passes::count(&app).await;
     load::publish(&app, company, BACKLOG).await;
     app.wait_for_count("select count(*) from webhook_deliveries", BACKLOG as i64).await;

@@ -115,7 +115,7 @@ async fn a_prompt_job_that_finds_no_queue_is_left_to_feed_and_arrives() {
         (ingest.metric(returned).await == 1.0).then_some(())
     })
     .await;
-    let others = app.run(&["--role", "feed,deliver"]).await;
+    let others = app.run(&["--role", "schedule,deliver"]).await;
     receiver.wait_for(1).await;
     app.wait_for_count(
         "select count(*) from webhook_deliveries where status = 'delivered' and rescues = 0",

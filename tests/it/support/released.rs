@@ -48,7 +48,7 @@ pub async fn ledger(receiver: &Receiver) -> App {
 }
 
 /// Moves by whole days what in a dump lies near the day it was made on: dates, with them timestamps, ids that begin with
-/// their time, and tide marks, which are microseconds since 1970. The ledger would otherwise be past every retention soon.
+/// their time, and watermarks, which are microseconds since 1970. The ledger would otherwise be past every retention soon.
 /// A delivery's id follows from its event's, and does so afterwards. Bodies keep what they say: they are hexadecimal or have
 /// their times in another form.
 fn moved(dump: &str, by: TimeDelta) -> String {

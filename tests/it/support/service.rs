@@ -43,7 +43,7 @@ impl Service {
         Some((head.split(' ').nth(1)?.parse().ok()?, body.to_owned()))
     }
 
-    /// One sample of the metrics, by its whole name with labels: `xtwebhooks_feed_rescued_total`.
+    /// One sample of the metrics, by its whole name with labels: `xtwebhooks_schedule_rescued_total`.
     pub async fn metric(&self, sample: &str) -> f64 {
         let (_, text) = self.get("/metrics").await.expect("metrics answer");
         let line = text.lines().find_map(|line| line.strip_prefix(sample)?.strip_prefix(' '));
