@@ -119,7 +119,7 @@ pub(super) fn of_days(today: NaiveDate, days: &[NaiveDate]) -> Finding {
 /// Whether the two roles of which one process is active have one.
 pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
     let of = |(name, check, harm): (&str, &'static str, &str)| {
-        let remedy = format!("see that a process with the role {name} runs");
+        let remedy = format!("see that a process with the role {check} runs");
         match leases.iter().find(|lease| lease.name == name) {
             Some(lease) if lease.is_held => {
                 let since = lease.taken_at.format("%Y-%m-%d %H:%M:%S");
@@ -135,7 +135,7 @@ pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
         }
     };
     [
-        ("schedule", "feed", "what waits in the ledger is not sent"),
+        ("feed", "schedule", "what waits in the ledger is not sent"),
         ("prune", "prune", "no days are made ahead, and none are dropped"),
     ]
     .map(of)
