@@ -1,6 +1,6 @@
-//! Every bound, filled: what happens when there is no room, and that nothing is lost by it.
+//! Every bound is reached: what happens then, and that nothing is lost.
 //!
-//! `docs/architecture.md` lists the bounds with the test that fills each.
+//! `docs/bounds.md` lists the bounds with the test that reaches each.
 
 mod queues;
 mod requests;
@@ -40,8 +40,7 @@ fn source(folder: &Path) -> String {
 #[test]
 fn every_bound_is_listed_with_a_test_that_is_there() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
-    let guide = std::fs::read_to_string(root.join("docs/architecture.md")).expect("the architecture");
-    let bounds = guide.split("\n## Bounds\n").nth(1).expect("a section on bounds");
+    let bounds = std::fs::read_to_string(root.join("docs/bounds.md")).expect("docs/bounds.md");
     let tests = source(&root.join("tests/it"));
     let rows: Vec<Vec<&str>> = bounds
         .lines()
@@ -53,7 +52,7 @@ fn every_bound_is_listed_with_a_test_that_is_there() {
         for test in row[5].split('`').filter(|word| word.contains('_') && !word.contains('/')) {
             assert!(
                 tests.contains(&format!("fn {test}(")) || tests.contains(&format!("mod {test};")),
-                "{test}"
+                "docs/bounds.md names {test}, which is no test"
             );
         }
     }
@@ -61,7 +60,7 @@ fn every_bound_is_listed_with_a_test_that_is_there() {
     let settings = source(&root.join("src"));
     for name in settings.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
         if name.ends_with("_MAX") {
-            assert!(rows.iter().any(|row| row[1].contains(&format!("`{name}`"))), "{name} is not listed");
+            assert!(rows.iter().any(|row| row[1].contains(&format!("`{name}`"))), "{name} is not listed in docs/bounds.md");
         }
     }
 }
