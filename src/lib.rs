@@ -1,33 +1,40 @@
-//! Carries XTSystems' domain events to other people's servers: signed, retried, recorded, replayable.
+//! Carries XTSystems' domain events to the HTTP servers of customers: signed, retried, recorded, replayable.
 //!
-//! The way of one event, and the module that takes each step:
+//! **A job is only a hint; the ledger decides whether a request may start, and it holds whatever cannot start soon.**
 //!
-//! 1. XTSystems publishes it to a topic exchange. [`broker`] hands the message to [`ingest`], which reads it
-//!    ([`model::envelope`]), asks which webhooks want it ([`model::subscription`]), and writes the event with one
-//!    delivery for each of them in one statement ([`store::ingest_batch`]). Only then is the message acknowledged.
-//! 2. For each new delivery a *job* is published: a hint that an attempt is owed. Losing it costs time, never the
-//!    delivery, for the ledger says what is owed. Those of a company that has few go by queues of their own, past the
-//!    backlog of any other.
-//! 3. [`deliver`] takes the job, looks at the webhook's present state and whether its lane lets anything start
-//!    ([`model::lane`]), waits for a place in it and, where it has a pace, for a slot ([`store::lanes`]); unless the job
-//!    is fresh it claims the delivery in the ledger ([`store::claim`]). [`egress`] posts the signed request
-//!    ([`model::request`], [`model::signature`]) to an address that it has judged.
-//! 4. What came of it is an outcome ([`model::outcome`]), never an error; the retry policy makes the next step of it
-//!    ([`model::retry_policy`]). Both are committed ([`store::record_attempts`]) before the job is acknowledged, and with
-//!    them what the outcome does to the lane: failures open its breaker, a success closes it ([`model::breaker`]).
-//! 5. A short wait is spent in a retry queue. Every other wait is in the ledger, and [`feed`] makes a job of it when
-//!    its time has come and its lane has room; so it does for what was held, is replayed, or has lost its job. It also
-//!    makes known what happened to webhooks and deliveries ([`model::operational`]).
-//! 6. What is given up is a dead letter. The ledger writes it with the delivery's last state; [`keep`] counts it, and
-//!    keeps what the broker gives up by itself. From there it can be asked for anew.
-//! 7. [`prune`] makes the days of the history ahead, drops those past the retention after ending what they owe, empties
-//!    bodies that need not be kept so long, and erases companies.
-//! 8. [`api`] is where companies manage webhooks, publish events, read histories and ask for deliveries anew.
+//! The way of an event, and the module that takes each step:
 //!
-//! `docs/architecture.md` tells the same with its states and guarantees. Stages never call each other: they meet in
-//! queues, tables and [`model`].
+//! 1. **Publish.** XTSystems publishes a message to a topic exchange. The queue of events holds it ([`broker`]).
+//! 2. **Ingest** ([`ingest`]) decodes the message ([`model::envelope`]), asks a cache which webhooks of the company want
+//!    the event ([`model::subscription`]), and writes the event and one delivery for each of those webhooks in one
+//!    statement ([`store::ingest_batch`]). After the commit it acknowledges the message and publishes jobs.
+//! 3. **Jobs.** A job ([`model::job`]) names deliveries of one event and carries the event's `data` and time. It waits in
+//!    a deliveries queue, or in a prompt queue while its company has few jobs. A lost job costs time, never a delivery.
+//! 4. **Deliver** ([`deliver`]) consumes the job and checks the present state of each webhook: a paused webhook holds its
+//!    deliveries, a deleted one cancels them, a lane that lets nothing start parks them in the ledger ([`model::lane`]).
+//!    An admitted delivery waits in its lane for a permit and, if the webhook has a rate limit, for a slot
+//!    ([`store::lanes`]). A fresh job starts at once; any other job must claim its delivery first ([`store::claim`]).
+//! 5. **Attempt.** Body and headers are made of the payload ([`model::payload`]) and signed ([`model::request`],
+//!    [`model::signature`]). [`egress`] resolves the host, checks the address, connects and posts. The result is an
+//!    outcome ([`model::outcome`]), never an error. The retry policy turns it into the next step
+//!    ([`model::retry_policy`], [`model::next_step`]).
+//! 6. **Record.** Attempts and next steps are committed in batches ([`store::record_attempts`]); the same statement
+//!    updates the lane and its breaker ([`model::breaker`]). Then the job is acknowledged.
+//! 7. **Retry.** A short wait is spent in a retry queue. Every other wait is in the ledger, and [`schedule`] makes a job
+//!    when it is due and its lane has room. It does the same for deliveries that were held, that are replayed, and whose
+//!    job was lost. It also publishes operational events ([`model::operational`]).
+//! 8. **Dead letter.** A delivery that is given up becomes *dead*, and in the same statement a trigger of the ledger
+//!    writes its dead letter. [`dead_letter`] stores the messages that the broker dead-letters, or puts a message that
+//!    may end its workers into quarantine, where it is tried alone.
+//! 9. **Replay.** An order in `replays` makes new deliveries of old events ([`model::replay`]); [`schedule`] expands it
+//!    at its rate.
+//! 10. [`prune`] creates the partitions of the coming days, drops those past the retention, and erases companies. [`api`]
+//!     is where companies manage webhooks, publish events and read the history.
+//!
+//! `docs/architecture.md` says the same in more detail, with a glossary, the states and the guarantees. A stage never
+//! imports another: stages meet in queues, tables and [`model`].
 
-// A module is public only where tests and benchmarks reach it: of everything else the compiler says what nothing uses.
+// A module is public only where tests or benchmarks need it, so that the compiler reports everything else that is unused.
 
 pub mod model;
 

@@ -60,7 +60,10 @@ fn every_bound_is_listed_with_a_test_that_is_there() {
     let settings = source(&root.join("src"));
     for name in settings.split("env = \"").skip(1).filter_map(|rest| rest.split('"').next()) {
         if name.ends_with("_MAX") {
-            assert!(rows.iter().any(|row| row[1].contains(&format!("`{name}`"))), "{name} is not listed in docs/bounds.md");
+            assert!(
+                rows.iter().any(|row| row[1].contains(&format!("`{name}`"))),
+                "{name} is not listed in docs/bounds.md"
+            );
         }
     }
 }
