@@ -24,16 +24,16 @@ const KEYED_PUBLISHES_MAX: usize = 2;
 #[command(next_help_heading = "API")]
 #[group(skip)]
 pub struct Config {
-    /// Address of the API; port 0 takes a free one, which the log names
+    /// Address of the API; port 0 selects a free port, which the log names
     #[arg(long, env = "API_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:20437")]
     pub api_address: SocketAddr,
-    /// The largest body of a request that publishes events or registers their types, in bytes
+    /// The largest request body accepted for publishing events or registering event types, in bytes
     #[arg(long, env = "API_BODY_BYTES_MAX", value_name = "BYTES", default_value_t = 8 * 1024 * 1024, value_parser = clap::value_parser!(u32).range(1024..=1_073_741_824))]
     pub api_body_bytes_max: u32,
-    /// Connections to the API that are open at once; further ones wait
+    /// Maximum number of open connections to the API; further ones wait
     #[arg(long, env = "API_CONNECTIONS_MAX", value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub api_connections_max: u32,
-    /// The most time that a request may take, its body included; a test delivery has its webhook's timeout besides
+    /// Time limit for a request, including its body; a test delivery has its webhook's timeout in addition
     #[arg(long, env = "API_REQUEST_TIMEOUT", value_name = "TIME", default_value = "30s", value_parser = humantime::parse_duration)]
     pub api_request_timeout: Duration,
     /// Origins whose pages may call the API from a browser, separated by commas: `https://admin.example.com`

@@ -32,40 +32,40 @@ pub struct Config {
     )]
     pub amqp_url: SecretString,
 
-    /// What the names of all exchanges and queues begin with
+    /// Prefix for the names of the service's exchanges and queues
     #[arg(long, env = "AMQP_PREFIX", default_value = "xtwebhooks", value_parser = prefix)]
     pub amqp_prefix: String,
 
-    /// The topic exchange that XTSystems publishes its events to; declared if it is not there
+    /// The topic exchange to which XTSystems publishes its events; declared if it does not exist
     #[arg(long, env = "EVENTS_EXCHANGE", default_value = "xtsystems.events", value_parser = exchange)]
     pub events_exchange: String,
 
-    /// How many queues the jobs are spread over; the same for every process
+    /// Number of queues over which the jobs are spread; must be the same for every process
     #[arg(long, env = "DELIVERY_SHARDS", default_value_t = 1, value_parser = clap::value_parser!(u8).range(1..=i64::from(BUCKETS)))]
     pub delivery_shards: u8,
 
-    /// The version of the jobs that are published; 2 once every worker is of a release that reads it
+    /// Version of the job format to publish; set it to 2 once every worker runs a release that reads version 2
     #[arg(long, env = "JOB_VERSION", value_enum, default_value_t = jobs::JobVersion::V1)]
     pub job_version: jobs::JobVersion,
 
-    /// How often RabbitMQ hands a message out before it becomes a suspect of ending its workers
+    /// How often RabbitMQ hands out a message before it goes to quarantine, suspected of crashing its workers
     #[arg(long, env = "DELIVERY_LIMIT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
     pub delivery_limit: u32,
 
-    /// How many bytes of events may wait to be taken in; above it their publishers get a negative confirm
+    /// Bytes of events that may wait for ingest; beyond that, publishers get a negative confirm
     #[arg(long, env = "EVENTS_QUEUE_BYTES_MAX", default_value_t = 1 << 30, value_parser = clap::value_parser!(u64).range(1..))]
     pub events_queue_bytes_max: u64,
 
-    /// How many jobs each retry queue may hold; above it they wait in the ledger
+    /// Jobs that each retry queue may hold; further ones wait in the ledger
     #[arg(long, env = "RETRY_JOBS_MAX", default_value_t = 100_000, value_parser = clap::value_parser!(u32).range(1..))]
     pub retry_jobs_max: u32,
 
-    /// How many jobs may be ready in a deliveries queue; above it they wait in the ledger
+    /// Jobs that may be ready in a deliveries queue; further ones wait in the ledger
     #[arg(long, env = "WINDOW_JOBS", default_value_t = 1000, value_parser = clap::value_parser!(u32).range(1..))]
     pub window_jobs: u32,
 
-    /// How many jobs may be ready in a prompt deliveries queue; above it new ones stand in line with all others, and with
-    /// 0 all do
+    /// Jobs that may be ready in a prompt deliveries queue; further ones go to the ordinary deliveries queue, and with 0
+    /// all do
     #[arg(long, env = "PROMPT_JOBS", default_value_t = 500)]
     pub prompt_jobs: u32,
 }

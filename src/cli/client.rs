@@ -23,10 +23,10 @@ const PAGES_MAX: usize = 200;
 /// Where the API is, and who asks.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Remote {
-    /// Where the API of the service answers
+    /// Base URL of the service's API
     #[arg(long, env = "XTWEBHOOKS_URL", value_name = "URL", default_value = "http://127.0.0.1:20437")]
     api_url: Url,
-    /// An API key of the service; `xtwebhooks keys create` makes the first
+    /// API key of the service; `xtwebhooks keys create` creates the first one
     #[arg(long, env = "XTWEBHOOKS_API_KEY", value_name = "KEY", hide_env_values = true)]
     api_key: SecretString,
     /// The company, where the key holds for several

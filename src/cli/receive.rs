@@ -38,7 +38,7 @@ pub(super) struct Args {
     /// Where to listen; port 0 takes a free one and names it
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
-    /// The webhook's secret; without it signatures are not checked
+    /// The webhook's secret; without it, signatures are not checked
     #[arg(long, env = "WEBHOOK_SECRET", value_name = "TEXT", hide_env_values = true)]
     secret: Option<String>,
     /// What to answer, in turn; the last one stays

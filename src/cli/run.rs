@@ -73,10 +73,10 @@ pub(super) struct Args {
     /// The roles of this process, separated by commas [default: all]
     #[arg(long, env = "ROLE", value_enum, value_name = "ROLES", value_delimiter = ',')]
     pub(super) role: Vec<Role>,
-    /// How long a stop waits for what runs; a second signal ends it at once
+    /// How long a shutdown waits for running work; a second signal ends the process at once
     #[arg(long, env = "SHUTDOWN_GRACE", value_name = "TIME", default_value = "30s", value_parser = duration)]
     pub(super) shutdown_grace: Duration,
-    /// Messages that each consumer holds at once
+    /// Messages that each consumer may hold unacknowledged
     #[arg(long, env = "PREFETCH", value_name = "COUNT", default_value_t = 500, value_parser = clap::value_parser!(u16).range(1..))]
     pub(super) prefetch: u16,
     #[command(flatten)]

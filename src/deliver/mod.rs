@@ -87,31 +87,31 @@ pub const PARKED_FOR: Duration = Duration::from_secs(1);
 #[group(skip)]
 #[command(next_help_heading = "Deliver")]
 pub struct Config {
-    /// Requests that a worker has in flight at most
+    /// Maximum number of requests in flight in a worker
     #[arg(long, env = "IN_FLIGHT_MAX", default_value_t = 256, value_parser = clap::value_parser!(u32).range(1..=65_536))]
     pub in_flight_max: u32,
 
-    /// Requests in flight to one webhook in a worker, where the webhook does not say otherwise
+    /// Maximum number of requests in flight to one webhook in a worker, unless the webhook sets its own
     #[arg(long, env = "LANE_IN_FLIGHT_MAX", default_value_t = 32, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub lane_in_flight_max: u32,
 
-    /// How long a job may go to its receiver without asking the ledger
+    /// Maximum age at which a fresh job may start its request without a claim in the ledger
     #[arg(long, env = "FRESH_MAX", default_value = "30s", value_parser = humantime::parse_duration)]
     pub fresh_max: Duration,
 
-    /// The longest `Retry-After` that is followed
+    /// The longest `Retry-After` that is honoured
     #[arg(long, env = "RETRY_AFTER_MAX", default_value = "24h", value_parser = humantime::parse_duration)]
     pub retry_after_max: Duration,
 
-    /// Failures in a row, over all workers, that open the breaker of a webhook
+    /// Consecutive failures, over all workers, that open the breaker of a webhook
     #[arg(long, env = "BREAKER_FAILURES", default_value_t = 5, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     pub breaker_failures: u32,
 
-    /// The wait for the first probe of an open breaker; each probe that fails doubles it, up to 5 minutes
+    /// Wait before the first probe of an open breaker; each failed probe doubles it, up to 5 minutes
     #[arg(long, env = "PROBE_WAIT_MIN", default_value = "5s", value_parser = humantime::parse_duration)]
     pub probe_wait_min: Duration,
 
-    /// How long after its timeout an attempt may take to be recorded, before another may start it
+    /// Time that an attempt has after its timeout to be recorded, before the delivery may be claimed again
     #[arg(long, env = "LEASE_MARGIN", default_value = "10s", value_parser = humantime::parse_duration)]
     pub lease_margin: Duration,
 }

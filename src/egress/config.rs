@@ -19,25 +19,25 @@ pub(super) const DNS_PORT: u16 = 53;
 #[command(next_help_heading = "Receivers")]
 #[group(skip)]
 pub struct Config {
-    /// Networks that receivers may lie in although they are private, loopback or reserved: `10.0.0.0/8,fd00::/8`
+    /// Networks in which receivers are allowed although they are private, loopback or reserved: `10.0.0.0/8,fd00::/8`
     #[arg(long, env = "ALLOWED_NETWORKS", default_value = "", hide_default_value = true)]
     pub allowed_networks: Networks,
-    /// Refuse receivers without TLS, at creation and at each request
+    /// Refuse receivers without TLS, when a webhook is created and at each request
     #[arg(
         long, env = "REQUIRE_HTTPS", default_value_t = false, default_missing_value = "true", num_args = 0..=1,
         require_equals = true, action = ArgAction::Set
     )]
     pub require_https: bool,
-    /// Name servers to ask instead of the system's: `10.0.0.2,[fd00::2]:5353`; the hosts file is then not read
+    /// Name servers to use instead of the system's: `10.0.0.2,[fd00::2]:5353`; the hosts file is then ignored
     #[arg(long, env = "DNS_SERVERS", default_value = "", hide_default_value = true)]
     pub dns_servers: DnsServers,
-    /// PEM file of certificate authorities that are trusted besides the system's
+    /// PEM file of certificate authorities to trust in addition to the system's
     #[arg(long, env = "EXTRA_CA_FILE")]
     pub extra_ca_file: Option<PathBuf>,
-    /// The most time that an attempt may take, whatever its webhook asks for
+    /// Maximum time that an attempt may take, whatever timeout its webhook sets
     #[arg(long, env = "TIMEOUT_MAX", default_value = "60s", value_parser = humantime::parse_duration)]
     pub timeout_max: Duration,
-    /// The most time for the TCP connection, and again for the TLS handshake
+    /// Time limit for the TCP connection, and again for the TLS handshake
     #[arg(long, env = "CONNECT_TIMEOUT", default_value = "5s", value_parser = humantime::parse_duration)]
     pub connect_timeout: Duration,
 }

@@ -54,15 +54,15 @@ pub const PUBLISHING_BATCHES_MAX: usize = 16;
 #[group(skip)]
 #[command(next_help_heading = "Ingest")]
 pub(crate) struct Config {
-    /// The largest message taken, in bytes; a larger one is a dead letter
+    /// The largest message accepted, in bytes; a larger one becomes a dead letter
     #[arg(long, env = "EVENT_BYTES_MAX", default_value_t = 256 * 1024, value_parser = clap::value_parser!(u32).range(1024..=16_777_216))]
     pub event_bytes_max: u32,
 
-    /// Take two messages without an id and with equal bytes for one event
+    /// Treat two messages without an id and with identical bytes as one event
     #[arg(long, env = "DEDUPE_IDENTICAL", default_value_t = true, action = clap::ArgAction::Set)]
     pub dedupe_identical: bool,
 
-    /// Deliveries of one event that share a job, so that its body travels once
+    /// Maximum number of deliveries of one event in a job, which carries the event's data once
     #[arg(long, env = "JOB_DELIVERIES_MAX", default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=256))]
     pub job_deliveries_max: u16,
 }

@@ -46,15 +46,15 @@ const DAY_SECONDS: u64 = 24 * 60 * 60;
 #[group(skip)]
 #[command(next_help_heading = "Prune")]
 pub struct Config {
-    /// How long events and their counts, deliveries, attempts and the transitions of lanes are kept, in whole days
+    /// How long events and their counts, deliveries, attempts and lane transitions are kept, in whole days
     #[arg(long, env = "RETENTION", default_value = "30d", value_parser = humantime::parse_duration)]
     pub retention: Duration,
 
-    /// How long bodies are kept: what events carry, what was sent and answered; at most RETENTION [default: RETENTION]
+    /// How long bodies are kept (event data, requests, responses); at most RETENTION [default: RETENTION]
     #[arg(long, env = "PAYLOAD_RETENTION", value_name = "TIME", value_parser = humantime::parse_duration)]
     pub payload_retention: Option<Duration>,
 
-    /// How long dead letters are kept, and orders to replay after their end
+    /// How long dead letters are kept, and replays after their end
     #[arg(long, env = "DEAD_LETTER_RETENTION", default_value = "90d", value_parser = humantime::parse_duration)]
     pub dead_letter_retention: Duration,
 }

@@ -82,21 +82,21 @@ pub const WEBHOOKS_MAX: i64 = 500;
 /// How the ledger is fed from.
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
-#[command(next_help_heading = "Feed")]
+#[command(next_help_heading = "Schedule")]
 pub struct Config {
     /// How long after a watermark a delivery may still be on its way before its job counts as lost
     #[arg(long, env = "RESCUE_GRACE", default_value = "120s", value_parser = humantime::parse_duration)]
     pub rescue_grace: Duration,
 
-    /// How often a watermark goes into each deliveries queue
-    #[arg(long, env = "WATERMARK_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub watermark_every: Duration,
+    /// How often a watermark is published to each deliveries queue
+    #[arg(long, env = "TIDE_MARK_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub tide_mark_every: Duration,
 
-    /// How long a delivery may wait for its webhook, from its last attempt, else from intake
+    /// How long a delivery may wait for its webhook, counted from its last attempt or else from its intake
     #[arg(long, env = "PARK_MAX", default_value = "3d", value_parser = humantime::parse_duration)]
     pub park_max: Duration,
 
-    /// How long a webhook may fail without one success before it is paused and its events are held
+    /// How long a webhook may fail without a single success before it is paused and its events are held
     #[arg(long, env = "AUTO_PAUSE_AFTER", default_value = "5d", value_parser = humantime::parse_duration)]
     pub auto_pause_after: Duration,
 }

@@ -47,10 +47,10 @@ const WALK: &str = "set plan_cache_mode = force_custom_plan; set enable_sort = o
 #[command(next_help_heading = "Ledger")]
 #[group(skip)]
 pub struct Config {
-    /// The ledger: postgres://user:password@host:5432/database
+    /// PostgreSQL database of the ledger: postgres://user:password@host:5432/database
     #[arg(long, env = "DATABASE_URL", value_name = "URL", hide_env_values = true)]
     pub database_url: SecretString,
-    /// The ledger without a pooler between, for LISTEN [default: DATABASE_URL]
+    /// URL of the ledger that bypasses any connection pooler, for LISTEN [default: DATABASE_URL]
     #[arg(long, env = "DATABASE_LISTEN_URL", value_name = "URL", hide_env_values = true)]
     pub database_listen_url: Option<SecretString>,
 }

@@ -28,11 +28,11 @@ pub enum Format {
 #[command(next_help_heading = "Output")]
 #[group(skip)]
 pub struct Config {
-    /// Form of the log lines [default: text on a terminal, else json]
+    /// Format of the log lines [default: text on a terminal, otherwise json]
     #[arg(long, env = "LOG_FORMAT", value_name = "FORMAT", global = true)]
     pub log_format: Option<Format>,
-    /// What is logged: a level, or levels by module as `info,xtwebhooks::deliver=debug` [default: info for `run`,
-    /// else nothing]
+    /// What to log: a level, or levels per module such as `info,xtwebhooks::deliver=debug` [default: info for `run`,
+    /// otherwise nothing]
     #[arg(long, env = "LOG", value_name = "FILTER", global = true, value_parser = check_filter)]
     pub log: Option<String>,
 }

@@ -30,7 +30,7 @@ use super::Metrics;
 #[command(next_help_heading = "Health and metrics")]
 #[group(skip)]
 pub struct Config {
-    /// Address of health and metrics; port 0 takes a free one, which the log names
+    /// Address of the health and metrics server; port 0 selects a free port, which the log names
     #[arg(long, env = "PROBES_ADDRESS", value_name = "ADDRESS", default_value = "0.0.0.0:20438")]
     pub probes_address: SocketAddr,
 }

@@ -37,34 +37,34 @@ const LEEWAY_MAX: Duration = Duration::from_hours(24);
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub struct Config {
-    /// Secret by which HS256 tokens are signed, of 32 bytes at least
+    /// Secret that signs HS256 tokens, at least 32 bytes long
     #[arg(long, env = "JWT_HS256_SECRET", value_name = "SECRET", hide_env_values = true)]
     pub jwt_hs256_secret: Option<SecretString>,
-    /// PEM file of the public key by which RS256, ES256 or EdDSA tokens are signed
+    /// PEM file of the public key that verifies RS256, ES256 or EdDSA tokens
     #[arg(long, env = "JWT_PUBLIC_KEY_FILE", value_name = "FILE")]
     pub jwt_public_key_file: Option<PathBuf>,
-    /// Where the public keys are by which RS256, ES256 or EdDSA tokens are signed (JWKS); not together with a file
+    /// URL of the public keys (JWKS) that verify RS256, ES256 or EdDSA tokens; not together with a key file
     #[arg(long, env = "JWT_JWKS_URL", value_name = "URL")]
     pub jwt_jwks_url: Option<String>,
-    /// Who must have issued a token: its claim `iss`
+    /// Issuer that tokens must have, in the claim `iss`
     #[arg(long, env = "JWT_ISSUER", value_name = "TEXT")]
     pub jwt_issuer: Option<String>,
-    /// For whom a token must be: its claim `aud`
+    /// Audience that tokens must have, in the claim `aud`
     #[arg(long, env = "JWT_AUDIENCE", value_name = "TEXT")]
     pub jwt_audience: Option<String>,
-    /// The claim with the company's id, or a list of them
+    /// Claim that holds the company's id, or a list of ids
     #[arg(long, env = "JWT_COMPANY_CLAIM", value_name = "NAME", default_value = "company_id")]
     pub jwt_company_claim: String,
-    /// The claim that names the user
+    /// Claim that identifies the user
     #[arg(long, env = "JWT_SUBJECT_CLAIM", value_name = "NAME", default_value = "sub")]
     pub jwt_subject_claim: String,
-    /// The claim with the scopes: a list, or one text with spaces
+    /// Claim that holds the scopes: a list, or one string separated by spaces
     #[arg(long, env = "JWT_SCOPES_CLAIM", value_name = "NAME", default_value = "scopes")]
     pub jwt_scopes_claim: String,
-    /// By how much clocks may differ where a token begins or ends, 24h at most
+    /// Clock difference tolerated at the start and the expiry of a token, at most 24h
     #[arg(long, env = "JWT_LEEWAY", value_name = "TIME", default_value = "60s", value_parser = leeway)]
     pub jwt_leeway: Duration,
-    /// Refuse tokens that never end
+    /// Refuse tokens without an expiry
     #[arg(
         long, env = "JWT_REQUIRE_EXPIRY", default_value_t = true, default_missing_value = "true", num_args = 0..=1,
         require_equals = true, action = ArgAction::Set

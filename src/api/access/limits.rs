@@ -31,13 +31,13 @@ const FORGET_EVERY: Duration = Duration::from_mins(1);
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub struct Config {
-    /// Requests a second that a key or user may make; 0 for any number
+    /// Requests per second allowed for each key or user; 0 for no limit
     #[arg(long, env = "API_RATE_LIMIT", value_name = "COUNT", default_value_t = 500, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub api_rate_limit: u32,
-    /// Requests at once that a key or user may make after a while of quiet
+    /// Requests that a key or user may make at once after a quiet period
     #[arg(long, env = "API_RATE_BURST_MAX", value_name = "COUNT", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=1_000_000))]
     pub api_rate_burst_max: u32,
-    /// Credentials a minute that an address may fail with, before it is answered 429; 0 for any number
+    /// Failed authentications per minute allowed for each address before it is answered 429; 0 for no limit
     #[arg(long, env = "API_FAILURES_PER_MINUTE_MAX", value_name = "COUNT", default_value_t = 60, value_parser = clap::value_parser!(u32).range(0..=1_000_000))]
     pub api_failures_per_minute_max: u32,
 }

@@ -56,7 +56,7 @@ pub(crate) const COMPANY: &str = "x-company-id";
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub(crate) struct Config {
-    /// Proxies whose `X-Forwarded-For` is believed: `10.0.0.0/8`
+    /// Proxies whose `X-Forwarded-For` header is trusted: `10.0.0.0/8`
     #[arg(
         long,
         env = "TRUSTED_PROXIES",
@@ -71,7 +71,7 @@ pub(crate) struct Config {
     /// Which JWTs are taken.
     #[command(flatten)]
     pub jwt: jwt::Config,
-    /// Where XTSystems says whose a token is: `https://xtsystems.example.com/v1/user?light=true&include_scopes=true`
+    /// XTSystems' endpoint that tells which user a token belongs to: `https://xtsystems.example.com/v1/user?light=true&include_scopes=true`
     #[arg(long, env = "AUTH_USERINFO_URL", value_name = "URL")]
     pub auth_userinfo_url: Option<String>,
 }
