@@ -15,7 +15,7 @@ use crate::{
 /// How many connections a command needs at most.
 const CONNECTIONS: u32 = 2;
 
-/// Where the ledger is, for a command.
+/// The ledger's address, for a command.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct LedgerArgs {
     #[command(flatten)]
@@ -23,7 +23,7 @@ pub(super) struct LedgerArgs {
 }
 
 impl LedgerArgs {
-    /// Connects, and sees that the tables are there.
+    /// Connects, and checks that the tables exist.
     pub(super) async fn open(&self) -> Result<PgPool, CommandFailure> {
         let pool = store::pool(&self.config, "cli", CONNECTIONS)?;
         pool::check_server(&pool).await?;
@@ -32,10 +32,10 @@ impl LedgerArgs {
     }
 }
 
-/// Whose things are meant.
+/// The company that a command is about.
 #[derive(clap::Args, Clone, Copy, Debug)]
 pub(super) struct CompanyArg {
-    /// The company
+    /// Id of the company
     #[arg(long, value_name = "ID")]
     pub(super) company: CompanyId,
 }
@@ -43,25 +43,25 @@ pub(super) struct CompanyArg {
 /// On whose behalf something is changed.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Actor {
-    /// Who does it, for the record
+    /// Name to record in the audit log as the author of the change
     #[arg(long, env = "USER", value_name = "NAME", default_value = "command line", hide_env = true)]
     pub(super) by: String,
 }
 
-/// Reads a length of time: `30s`, `5m`, `2h`, `5d`.
+/// Reads a duration: `30s`, `5m`, `2h`, `5d`.
 pub(super) fn duration(text: &str) -> Result<Duration, String> {
     humantime::parse_duration(text)
-        .map_err(|_| format!("`{text}` is no length of time; write 500ms, 30s, 5m, 2h or 5d"))
+        .map_err(|_| format!("`{text}` is not a duration; write 500ms, 30s, 5m, 2h or 5d"))
 }
 
-/// Reads an instant: RFC 3339, or how long ago.
+/// Reads a time: RFC 3339, or how long ago.
 pub(super) fn instant(text: &str) -> Result<DateTime<Utc>, String> {
     if let Ok(time) = DateTime::parse_from_rfc3339(text) {
         return Ok(time.to_utc());
     }
     let ago = humantime::parse_duration(text).ok().and_then(|ago| TimeDelta::from_std(ago).ok());
     ago.and_then(|ago| SystemClock::local().checked_sub_signed(ago))
-        .ok_or_else(|| format!("`{text}` is no time; write 2026-01-31T12:00:00Z, or 2h for two hours ago"))
+        .ok_or_else(|| format!("`{text}` is not a time; write 2026-01-31T12:00:00Z, or 2h for two hours ago"))
 }
 
 /// An instant as the API reads it.
@@ -85,7 +85,7 @@ mod tests {
     }
 
     #[test]
-    fn a_length_of_time_has_its_unit() {
+    fn a_duration_has_its_unit() {
         assert_eq!(duration("1m 30s"), Ok(Duration::from_secs(90)));
         assert!(duration("30").is_err());
     }

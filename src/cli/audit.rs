@@ -10,7 +10,7 @@ use super::{
 };
 use crate::api::{audit_log::AuditEntry, pagination::PAGE_MAX};
 
-/// What is looked at.
+/// What to show.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List changes, newest first
@@ -22,22 +22,22 @@ pub(super) enum Command {
 pub(super) struct ListAudit {
     #[command(flatten)]
     remote: Remote,
-    /// Only by them: `key xtwh_ab12cd34`, `user 5f0c…`
-    #[arg(long, value_name = "WHO")]
+    /// Only changes by this actor: `key xtwh_ab12cd34`, `user 5f0c…`
+    #[arg(long, value_name = "ACTOR")]
     actor: Option<String>,
-    /// Only when this was done: `webhook.update`
-    #[arg(long, value_name = "WHAT")]
+    /// Only changes with this action: `webhook.update`
+    #[arg(long, value_name = "ACTION")]
     action: Option<String>,
-    /// Only to the thing of this id
+    /// Only changes to the object with this id
     #[arg(long, value_name = "ID")]
     subject: Option<String>,
-    /// Only since then: a time, or `2h` for two hours ago
+    /// Only changes since this time: RFC 3339, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = instant)]
     since: Option<DateTime<Utc>>,
-    /// Only before then
+    /// Only changes before this time
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<DateTime<Utc>>,
-    /// How many
+    /// Maximum number of changes to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
 }
@@ -58,7 +58,7 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Comm
 }
 
 fn table_of(entries: &Vec<AuditEntry>) -> String {
-    let mut table = OutputTable::new(&["AT", "WHO", "FROM", "WHAT", "SUBJECT", "BEFORE", "AFTER"]);
+    let mut table = OutputTable::new(&["TIME", "ACTOR", "ADDRESS", "ACTION", "SUBJECT", "BEFORE", "AFTER"]);
     let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
     for entry in entries {
         table.row([

@@ -1,7 +1,7 @@
-//! The API as the commands ask it, so that nobody who looks after webhooks needs the database.
+//! The commands' client of the API, so that operating webhooks needs no access to the database.
 //!
-//! A command names the service by `XTWEBHOOKS_URL` and itself by `XTWEBHOOKS_API_KEY`. Answers are read into the shapes
-//! that the API makes them of; a problem becomes a [`Failure`] that says what the API said.
+//! `XTWEBHOOKS_URL` is the address of the service, `XTWEBHOOKS_API_KEY` the caller's key. Responses are read into the
+//! types that the API writes them from; a problem becomes a [`CommandFailure`] with the API's message.
 
 use std::time::Duration;
 
@@ -13,14 +13,14 @@ use url::Url;
 use super::failure::CommandFailure;
 use crate::model::CompanyId;
 
-/// How long an answer may take; a test delivery has its webhook's timeout and its turn besides.
+/// How long a response may take; a test delivery has its webhook's timeout and its wait in the queue in addition.
 const ANSWER_TIMEOUT: Duration = Duration::from_secs(100);
-/// How long the service may take to be reached.
+/// How long connecting to the service may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
-/// Pages that a command asks for at most; beyond, the list is to be narrowed.
+/// The most pages that a command asks for; beyond that, the list must be narrowed.
 const PAGES_MAX: usize = 200;
 
-/// Where the API is, and who asks.
+/// The API's address and the caller's credentials.
 #[derive(clap::Args, Clone, Debug)]
 pub(super) struct Remote {
     /// Base URL of the service's API
@@ -29,7 +29,7 @@ pub(super) struct Remote {
     /// API key of the service; `xtwebhooks keys create` creates the first one
     #[arg(long, env = "XTWEBHOOKS_API_KEY", value_name = "KEY", hide_env_values = true)]
     api_key: SecretString,
-    /// The company, where the key holds for several
+    /// Id of the company, for a key that is valid for several companies
     #[arg(long, value_name = "ID")]
     company: Option<CompanyId>,
 }
@@ -40,7 +40,7 @@ impl Remote {
         let http = reqwest::Client::builder()
             .timeout(ANSWER_TIMEOUT)
             .connect_timeout(CONNECT_TIMEOUT)
-            // An answer that leads elsewhere would lead the key there too.
+            // A redirect would send the key to another place.
             .redirect(reqwest::redirect::Policy::none())
             .user_agent(concat!("xtwebhooks/", env!("CARGO_PKG_VERSION")))
             .build()
@@ -49,14 +49,14 @@ impl Remote {
     }
 }
 
-/// Asks the API.
+/// A client of the API.
 #[derive(Clone, Debug)]
 pub(super) struct ApiClient {
     http: reqwest::Client,
     remote: Remote,
 }
 
-/// An answer that is no problem.
+/// A successful response.
 #[derive(Debug)]
 pub(super) struct ApiAnswer<T> {
     /// Its body.
@@ -66,7 +66,7 @@ pub(super) struct ApiAnswer<T> {
 }
 
 impl<T> ApiAnswer<T> {
-    /// Where the next page is.
+    /// The path of the next page.
     fn next(&self) -> Option<String> {
         let link = self.headers.get(header::LINK)?.to_str().ok()?;
         let (target, _) = link.strip_prefix('<')?.split_once(">; rel=\"next\"")?;
@@ -75,7 +75,7 @@ impl<T> ApiAnswer<T> {
 }
 
 impl<T> ApiAnswer<T> {
-    /// The cursor of the next page, for whoever asks for it by hand.
+    /// The cursor of the next page, to be given by hand.
     pub(super) fn cursor(&self) -> Option<String> {
         let next = self.next()?;
         let (_, query) = next.split_once('?')?;
@@ -99,7 +99,7 @@ struct ToldField {
 }
 
 impl ApiClient {
-    /// Reads something; `query` is what stands behind the `?`, without what is `None`.
+    /// Reads something; `query` holds the parameters after the `?`, and those that are `None` are left out.
     pub(super) async fn get<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -108,7 +108,7 @@ impl ApiClient {
         self.ask(Method::GET, &with_query(path, query), None::<&()>, &[]).await
     }
 
-    /// Reads a list to its end, or as many of its rows as are wanted.
+    /// Reads a list to its end, or until it has `rows_max` rows.
     pub(super) async fn list<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -130,7 +130,7 @@ impl ApiClient {
         Ok(rows)
     }
 
-    /// Makes something, or has something done.
+    /// Creates something, or starts an action.
     pub(super) async fn post<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -148,7 +148,7 @@ impl ApiClient {
         self.ask(Method::PUT, path, Some(body), &[]).await
     }
 
-    /// Takes something away.
+    /// Deletes something.
     pub(super) async fn delete<T: DeserializeOwned>(
         &self,
         path: &str,
@@ -184,7 +184,9 @@ impl ApiClient {
             return Err(failure(status, &bytes));
         }
         let body = serde_json::from_slice(&bytes).map_err(|error| {
-            anyhow::Error::from(error).context("the API's answer is not what this version expects")
+            anyhow::Error::from(error).context(
+                "the API's response cannot be read; the service may have another version than this command",
+            )
         })?;
         Ok(ApiAnswer { body, headers })
     }
@@ -193,12 +195,12 @@ impl ApiClient {
         let url = self.remote.api_url.clone();
         let error = anyhow::Error::from(error.without_url());
         CommandFailure::Unreachable(
-            error.context(format!("the API does not answer at {url}; see that XTWEBHOOKS_URL names it")),
+            error.context(format!("the API does not answer at {url}; check XTWEBHOOKS_URL")),
         )
     }
 }
 
-/// A path with parameters behind it.
+/// A path followed by its parameters.
 fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
     let mut pairs = url::form_urlencoded::Serializer::new(String::new());
     for (name, value) in query {
@@ -210,7 +212,7 @@ fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
     if pairs.is_empty() { path.to_owned() } else { format!("{path}?{pairs}") }
 }
 
-/// What the API said, as the command ends with it.
+/// The API's error as the failure that ends the command.
 fn failure(status: StatusCode, body: &[u8]) -> CommandFailure {
     let text = match serde_json::from_slice::<ReportedProblem>(body) {
         Ok(told) if told.errors.len() > 1 => told
@@ -243,8 +245,8 @@ mod tests {
         };
         check(404, r#"{"detail":"Webhook not found"}"#, "NotFound", "Webhook not found");
         check(403, r#"{"detail":"this needs the scope admin"}"#, "Refused", "this needs the scope admin");
-        let two = r#"{"detail":"x","errors":[{"field":"url","message":"is none"},{"field":"name","message":"is taken"}]}"#;
-        check(422, two, "Refused", "`url`: is none; `name`: is taken");
+        let two = r#"{"detail":"x","errors":[{"field":"url","message":"is required"},{"field":"name","message":"is taken"}]}"#;
+        check(422, two, "Refused", "`url`: is required; `name`: is taken");
         check(503, r#"{"detail":"the broker is away"}"#, "Unreachable", "the broker is away");
         check(502, "<html>", "Failed", "the API answered 502 Bad Gateway");
     }

@@ -1,4 +1,4 @@
-//! `xtwebhooks companies`: to forget one, and to see how far that has come.
+//! `xtwebhooks companies`: erases a company and shows the progress.
 
 use std::time::Duration;
 
@@ -9,25 +9,25 @@ use super::{
 };
 use crate::{api::companies::Erasure, model::CompanyId};
 
-/// How often an erasure that is waited for is looked at.
+/// How often `--wait` checks the erasure.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// Remove everything of a company: webhooks, bodies, dead letters, names in the audit log; cannot be undone
+    /// Erase all data of a company: webhooks, bodies, dead letters, names in the audit log; this cannot be undone
     Erase {
-        /// The company
+        /// Id of the company
         #[arg(value_name = "COMPANY")]
         id: CompanyId,
-        /// Wait until nothing is left
+        /// Wait until the erasure is complete
         #[arg(long)]
         wait: bool,
         #[command(flatten)]
         remote: Remote,
     },
-    /// Show how far an erasure has come, and what arrived since
+    /// Show the progress of an erasure, and how much has arrived since
     Erasure {
-        /// The company
+        /// Id of the company
         #[arg(value_name = "COMPANY")]
         id: CompanyId,
         #[command(flatten)]
@@ -56,22 +56,22 @@ async fn look(client: &ApiClient, id: CompanyId) -> Result<Erasure, CommandFailu
 }
 
 fn text(erasure: &Erasure) -> String {
-    let mut table = OutputTable::new(&["WHAT", "SO FAR"]);
+    let mut table = OutputTable::new(&["ITEM", "COUNT"]);
     let counts = [
         ("webhooks removed", erasure.webhooks),
         ("deliveries emptied", erasure.deliveries),
-        ("of them cancelled", erasure.cancelled),
+        ("of these, cancelled", erasure.cancelled),
         ("events removed", erasure.events),
         ("dead letters removed", erasure.dead_letters),
-        ("other rows", erasure.records),
-        ("arrived since, dropped", erasure.dropped),
+        ("other rows removed", erasure.records),
+        ("events dropped since", erasure.dropped),
     ];
     for (what, count) in counts {
         table.row([what.to_owned(), count.to_string()]);
     }
     let head = match erasure.done_at {
-        Some(at) => format!("{} is erased since {at}", erasure.company_id),
-        None => format!("{} is being erased; now its {}", erasure.company_id, erasure.stage),
+        Some(at) => format!("{} was erased at {at}", erasure.company_id),
+        None => format!("{} is being erased; current stage: {}", erasure.company_id, erasure.stage),
     };
     format!("{head}\n\n{}", table.render("nothing"))
 }

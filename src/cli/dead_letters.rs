@@ -1,4 +1,4 @@
-//! `xtwebhooks dead-letters …`: what was given up, and why; to be sent again, or put away.
+//! `xtwebhooks dead-letters …`: what was given up, and why; to replay or to discard.
 
 use chrono::{DateTime, Utc};
 use serde_json::json;
@@ -16,16 +16,16 @@ use crate::{
     model::{WebhookId, dead_letter::DeadLetterStatus},
 };
 
-/// What is done.
+/// What to do.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List dead letters, newest first
     List(ListDeadLetters),
-    /// Show one dead letter with what it carried
+    /// Show one dead letter with its body
     Show(DeadLetterArg),
-    /// Send one again, or take it in again where it is a message
+    /// Replay a dead letter: send the delivery again, or ingest the message again
     Replay(DeadLetterArg),
-    /// Put one away that nobody wants any more
+    /// Discard a dead letter that is no longer needed
     Discard(DeadLetterArg),
 }
 
@@ -34,31 +34,31 @@ pub(super) enum Command {
 pub(super) struct ListDeadLetters {
     #[command(flatten)]
     remote: Remote,
-    /// Of all companies, with those that say none: with a key of all companies that may do everything
+    /// Dead letters of all companies and of none; needs a key for all companies with the scope admin
     #[arg(long, conflicts_with = "company")]
     all: bool,
-    /// Only of these kinds: delivery, event, message
+    /// Only these kinds: delivery, event, message
     #[arg(long, value_name = "KINDS")]
     kind: Option<String>,
-    /// Only of this webhook
+    /// Only dead letters of this webhook
     #[arg(long, value_name = "ID")]
     webhook: Option<WebhookId>,
-    /// Only those that this became of
+    /// Only dead letters with this status
     #[arg(long, value_enum)]
     status: Option<DeadLetterStatus>,
-    /// Only whose reason begins so
+    /// Only dead letters whose reason begins with this text
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Only given up since then: a time, or `2h` for two hours ago
+    /// Only dead letters given up since this time: RFC 3339, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = instant)]
     since: Option<DateTime<Utc>>,
-    /// Only given up before then
+    /// Only dead letters given up before this time
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<DateTime<Utc>>,
-    /// How many
+    /// Maximum number of dead letters to list
     #[arg(long, value_name = "N", default_value_t = pagination::PAGE_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(pagination::PAGE_MAX)))]
     limit: u32,
-    /// The page behind another, as that one told
+    /// Continue after the previous page, with the cursor that it printed
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
 }
@@ -68,10 +68,10 @@ pub(super) struct ListDeadLetters {
 pub(super) struct DeadLetterArg {
     #[command(flatten)]
     remote: Remote,
-    /// Of any company, or of none
+    /// Find the dead letter in any company, or in none
     #[arg(long, conflicts_with = "company")]
     all: bool,
-    /// The dead letter
+    /// Id of the dead letter
     #[arg(value_name = "ID")]
     id: Uuid,
 }
@@ -114,14 +114,22 @@ async fn list(args: ListDeadLetters, output: Output) -> Result<(), CommandFailur
     let page = args.remote.client()?.get::<Vec<DeadLetter>>("/v1/dead-letters", &query).await?;
     output.show(&page.body, |letters| table_of(letters))?;
     if let Some(cursor) = page.cursor() {
-        eprintln!("older ones: --cursor {cursor}");
+        eprintln!("for older ones: --cursor {cursor}");
     }
     Ok(())
 }
 
 fn table_of(letters: &[DeadLetter]) -> String {
-    let mut table =
-        OutputTable::new(&["ID", "GIVEN UP", "KIND", "EVENT TYPE", "STATUS", "ATTEMPTS", "ANSWER", "REASON"]);
+    let mut table = OutputTable::new(&[
+        "ID",
+        "GIVEN UP",
+        "KIND",
+        "EVENT TYPE",
+        "STATUS",
+        "ATTEMPTS",
+        "RESPONSE",
+        "REASON",
+    ]);
     for letter in letters {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         table.row([
@@ -164,7 +172,7 @@ fn page_of(letter: &DeadLetter) -> String {
         ("event type", letter.event_type.clone()),
         ("attempts", Some(letter.attempts.to_string())),
         ("outcome", letter.outcome.map(|outcome| outcome.to_string())),
-        ("answer", letter.response_status.map(|status| status.to_string())),
+        ("response", letter.response_status.map(|status| status.to_string())),
         ("routing key", letter.routing_key.clone()),
         ("message id", letter.message_id.clone()),
         ("headers", letter.headers.as_ref().map(|headers| headers.get().to_owned())),

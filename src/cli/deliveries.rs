@@ -1,4 +1,4 @@
-//! `xtwebhooks deliveries …`: what was sent to whom, and what came of it.
+//! `xtwebhooks deliveries …`: deliveries and their attempts.
 
 use chrono::{DateTime, Utc};
 
@@ -16,10 +16,10 @@ use crate::{
     model::{DeliveryId, DeliveryStatus, WebhookId},
 };
 
-/// What is looked at.
+/// What to show.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// List deliveries of a webhook, or of all, newest first
+    /// List deliveries of one webhook or of all, newest first
     List(ListDeliveries),
     /// Show one delivery with all its attempts
     Show(ShowDelivery),
@@ -30,37 +30,37 @@ pub(super) enum Command {
 pub(super) struct ListDeliveries {
     #[command(flatten)]
     remote: Remote,
-    /// Whose deliveries; all webhooks' where none is named
+    /// Only deliveries of this webhook [default: all webhooks]
     #[arg(long, value_name = "ID")]
     webhook: Option<WebhookId>,
-    /// Only in these states: pending, held, delivered, dead, cancelled
-    #[arg(long, value_name = "STATES", value_delimiter = ',')]
+    /// Only deliveries with these statuses: pending, held, delivered, dead, cancelled
+    #[arg(long, value_name = "STATUSES", value_delimiter = ',')]
     status: Vec<DeliveryStatus>,
-    /// Only of these types: `ticket.created,asset.*`
+    /// Only deliveries of these event types: `ticket.created,asset.*`
     #[arg(long, value_name = "TYPES")]
     event_type: Option<String>,
-    /// Only whose latest answer had one of these statuses: `500,502`
+    /// Only deliveries whose latest response had one of these statuses: `500,502`
     #[arg(long, value_name = "STATUSES")]
     response_status: Option<String>,
-    /// Only whose latest attempt had one of these outcomes: `timed_out,unreachable`
+    /// Only deliveries whose latest attempt had one of these outcomes: `timed_out,unreachable`
     #[arg(long, value_name = "OUTCOMES")]
     outcome: Option<String>,
-    /// Only whose reason begins so
+    /// Only deliveries whose reason begins with this text
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
-    /// Only that exist for this: event, test, replay, recovery
+    /// Only deliveries with these triggers: event, test, replay, recovery
     #[arg(long, value_name = "TRIGGERS")]
     trigger: Option<String>,
-    /// Only of events since then: a time, or `2h` for two hours ago
+    /// Only deliveries of events since this time: RFC 3339, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = instant)]
     since: Option<DateTime<Utc>>,
-    /// Only of events before then
+    /// Only deliveries of events before this time
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<DateTime<Utc>>,
-    /// How many
+    /// Maximum number of deliveries to list
     #[arg(long, value_name = "N", default_value_t = pagination::PAGE_DEFAULT, value_parser = clap::value_parser!(u32).range(1..=i64::from(pagination::PAGE_MAX)))]
     limit: u32,
-    /// The page behind another, as that one told
+    /// Continue after the previous page, with the cursor that it printed
     #[arg(long, value_name = "CURSOR")]
     cursor: Option<String>,
 }
@@ -70,10 +70,10 @@ pub(super) struct ListDeliveries {
 pub(super) struct ShowDelivery {
     #[command(flatten)]
     remote: Remote,
-    /// The delivery
+    /// Id of the delivery
     #[arg(value_name = "ID")]
     id: DeliveryId,
-    /// Also print what was sent and what was answered; headers may hold a token
+    /// Also print requests and responses; headers may contain a token
     #[arg(long)]
     full: bool,
 }
@@ -107,7 +107,7 @@ async fn list(args: ListDeliveries, output: Output) -> Result<(), CommandFailure
     let page = client.get::<Vec<Delivery>>(&path, &query).await?;
     output.show(&page.body, |deliveries| table_of(deliveries))?;
     if let Some(cursor) = page.cursor() {
-        eprintln!("older ones: --cursor {cursor}");
+        eprintln!("for older ones: --cursor {cursor}");
     }
     Ok(())
 }
@@ -119,9 +119,10 @@ async fn show(args: ShowDelivery, output: Output) -> Result<(), CommandFailure> 
 }
 
 fn table_of(deliveries: &[Delivery]) -> String {
-    let mut table = OutputTable::new(&["ID", "CREATED", "EVENT TYPE", "STATE", "ATTEMPTS", "ANSWER", "WHY"]);
+    let mut table =
+        OutputTable::new(&["ID", "CREATED", "EVENT TYPE", "STATUS", "ATTEMPTS", "RESPONSE", "WHY"]);
     for delivery in deliveries {
-        // Of what is not over, the state says more than the latest attempt.
+        // Of a delivery that has not ended, the status says more than the latest attempt.
         let why = match (delivery.status, &delivery.outcome_why) {
             (DeliveryStatus::Delivered | DeliveryStatus::Dead, Some(why)) => why,
             _ => &delivery.why,
@@ -146,7 +147,7 @@ fn page_of(delivery: &Delivery, full: bool) -> String {
         ("webhook", Some(delivery.webhook_id.to_string())),
         ("event", Some(format!("{} {}", delivery.event_type, delivery.event_id))),
         ("trigger", Some(delivery.trigger.to_string())),
-        ("state", Some(state_of(delivery))),
+        ("status", Some(state_of(delivery))),
         ("created", Some(time(delivery.created_at))),
         ("delivered", delivery.delivered_at.map(time)),
         ("due", Some(time(delivery.due_at)).filter(|_| waits)),
@@ -163,7 +164,7 @@ fn page_of(delivery: &Delivery, full: bool) -> String {
     page
 }
 
-/// The state with its reason and whose move is next, as far as there is something to say of either.
+/// The status with its reason and who must act next, as far as there is something to say about either.
 fn state_of(delivery: &Delivery) -> String {
     let why =
         if delivery.why == delivery.status.as_str() { String::new() } else { format!(": {}", delivery.why) };
@@ -193,14 +194,13 @@ fn attempt_of(attempt: &AttemptBody, full: bool) -> String {
         ("  took", Some(phases(attempt))),
         (
             "  note",
-            attempt
-                .repeated
-                .filter(|&is| is)
-                .map(|_| "a kept connection broke; repeated once on a fresh one".to_owned()),
+            attempt.repeated.filter(|&is| is).map(|_| {
+                "a reused connection broke; the request was repeated once on a new connection".to_owned()
+            }),
         ),
-        ("  answer", attempt.response_body.clone().filter(|body| full && !body.is_empty())),
+        ("  response", attempt.response_body.clone().filter(|body| full && !body.is_empty())),
     ]);
-    let heads = [("request", &attempt.request_head), ("answer", &attempt.response_head)];
+    let heads = [("request", &attempt.request_head), ("response", &attempt.response_head)];
     let heads = heads.iter().filter(|_| full).filter_map(|(name, head)| {
         let lines: Vec<_> = head.as_ref()?.lines().map(|line| format!("\n    {}", line.trim_end())).collect();
         Some(format!("\n  {name}'s headers{}", lines.concat()))
@@ -210,11 +210,11 @@ fn attempt_of(attempt: &AttemptBody, full: bool) -> String {
 
 fn phases(attempt: &AttemptBody) -> String {
     let phases = [
-        ("name", attempt.dns_us),
-        ("connection", attempt.connect_us),
-        ("tls", attempt.tls_us),
+        ("DNS", attempt.dns_us),
+        ("connect", attempt.connect_us),
+        ("TLS", attempt.tls_us),
         ("first byte", attempt.first_byte_us),
-        ("in all", attempt.total_us),
+        ("total", attempt.total_us),
     ];
     let text =
         |(name, us): (&str, Option<i32>)| us.map(|us| format!("{name} {:.1} ms", f64::from(us) / 1_000.0));
@@ -249,11 +249,11 @@ mod tests {
         };
         let expected = "attempt 2  2026-01-31 12:00:00  server_error: the receiver answered 503, an error of its own\n  \
              to    https://example.com/h at 203.0.113.9:443\n  \
-             took  connection 1.2 ms, first byte 9.0 ms, in all 10.0 ms";
+             took  connect 1.2 ms, first byte 9.0 ms, total 10.0 ms";
         assert_eq!(attempt_of(&attempt, false), expected);
         let full = attempt_of(&attempt, true);
         assert!(
-            full.ends_with("  answer  busy\n  request's headers\n    Authorization: Bearer t\n    X: 1"),
+            full.ends_with("  response  busy\n  request's headers\n    Authorization: Bearer t\n    X: 1"),
             "{full}"
         );
     }

@@ -1,8 +1,8 @@
-//! `xtwebhooks doctor`: looks whether database and broker are as the service needs them, with the service's own
-//! settings, and says of each finding what to do. It changes nothing: nothing is declared, migrated or made.
+//! `xtwebhooks doctor`: checks with the service's own settings that the database and the broker are set up as it needs
+//! them, and says for each finding what to do. It changes nothing: nothing is declared, migrated or created.
 //!
-//! Asking stands here; judging what was answered is pure, in `ledger` and `broker`. Where one of the two servers
-//! cannot be reached, the other is looked at all the same.
+//! This module asks the servers; `ledger` and `broker` judge the answers, as pure functions. If one of the two servers
+//! cannot be reached, the other is checked all the same.
 
 mod broker;
 mod ledger;
@@ -22,13 +22,13 @@ use crate::{
     store::{self, checkup, migrate, pool, time},
 };
 
-/// The settings of the service, and how often it is to run.
+/// The settings of the service, and how many processes it has.
 #[derive(clap::Args, Debug)]
 #[group(skip)]
 pub(super) struct Args {
     #[command(flatten)]
     settings: run::Args,
-    /// How many processes each role has, where roles run apart: `ingest=2,deliver=4,schedule=2,dead-letter=1,prune=1`
+    /// Number of processes of each role, if roles run in separate processes: `ingest=2,deliver=4,keep=1,feed=2,prune=1`
     /// [default: one process with the roles of `--role`]
     #[arg(long, value_name = "ROLE=COUNT", value_delimiter = ',', value_parser = replicas)]
     replicas: Vec<(Role, u32)>,
@@ -46,9 +46,9 @@ impl Args {
 }
 
 fn replicas(text: &str) -> Result<(Role, u32), String> {
-    let bad = || format!("`{text}` is not such as `deliver=4`");
+    let bad = || format!("`{text}` is invalid; write a role and a number, such as `deliver=4`");
     let (role, count) = text.split_once('=').ok_or_else(bad)?;
-    let role = clap::ValueEnum::from_str(role, true).map_err(|_| format!("there is no role `{role}`"))?;
+    let role = clap::ValueEnum::from_str(role, true).map_err(|_| format!("unknown role `{role}`"))?;
     Ok((role, count.parse().map_err(|_| bad())?))
 }
 
@@ -58,9 +58,9 @@ fn replicas(text: &str) -> Result<(Role, u32), String> {
 enum Severity {
     /// As it should be.
     Ok,
-    /// It cannot be looked at from here.
+    /// It cannot be checked from here.
     Unknown,
-    /// The service runs, and somebody should see to it.
+    /// The service runs, but needs attention.
     Warning,
     /// The service cannot do its work.
     Fault,
@@ -77,10 +77,10 @@ impl Severity {
     }
 }
 
-/// One thing that was looked at.
+/// The result of one check.
 #[derive(Clone, Debug, Serialize)]
 struct Finding {
-    /// What was looked at.
+    /// What was checked.
     check: &'static str,
     level: Severity,
     /// What was found, in a sentence.
@@ -109,19 +109,19 @@ impl Finding {
 #[derive(Default)]
 struct Report {
     findings: Vec<Finding>,
-    /// A server was not there to be looked at.
+    /// A server could not be reached.
     is_unreachable: bool,
 }
 
 pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     let mut report = Report::default();
     report.findings.push(match args.settings.check() {
-        Ok(()) => Finding::ok("settings", "the settings go together"),
+        Ok(()) => Finding::ok("settings", "the settings are consistent"),
         Err(failure) => Finding::bad(
             Severity::Fault,
             "settings",
             failure.to_string(),
-            "change them: the service would not start",
+            "correct the settings; the service does not start with them",
         ),
     });
     look_at_ledger(&args, &mut report).await?;
@@ -130,10 +130,10 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFai
     let faults = report.findings.iter().filter(|finding| finding.level == Severity::Fault).count();
     match (report.is_unreachable, faults) {
         (true, _) => Err(CommandFailure::Unreachable(anyhow!(
-            "not all could be looked at, for a server does not answer"
+            "some checks were skipped because a server does not answer"
         ))),
         (false, 0) => Ok(()),
-        (false, faults) => Err(CommandFailure::Failed(anyhow!("faults: {faults}"))),
+        (false, faults) => Err(CommandFailure::Failed(anyhow!("faults found: {faults}"))),
     }
 }
 
@@ -141,7 +141,7 @@ async fn look_at_ledger(args: &Args, report: &mut Report) -> Result<(), CommandF
     let pool = store::pool(&args.settings.store, "doctor", 1)?;
     if let Err(error) = pool::check_server(&pool).await {
         report.is_unreachable |= !matches!(error, store::Error::TooOld { .. });
-        let remedy = "see to the server and to DATABASE_URL; nothing else of the database was looked at";
+        let remedy = "check the server and DATABASE_URL; the other checks of the database were skipped";
         report.findings.push(Finding::bad(
             Severity::Fault,
             "database",
@@ -152,7 +152,7 @@ async fn look_at_ledger(args: &Args, report: &mut Report) -> Result<(), CommandF
     }
     if let Err(error) = of_ledger(args, &pool, &mut report.findings).await {
         report.is_unreachable |= matches!(error, store::Error::Unreachable(_));
-        let remedy = "it went away meanwhile, or does not allow what was asked; see its log";
+        let remedy = "check the server's log; the connection was lost during the checks, or the user lacks a permission";
         report.findings.push(Finding::bad(
             Severity::Fault,
             "database",
@@ -171,9 +171,9 @@ async fn of_ledger(args: &Args, pool: &PgPool, findings: &mut Vec<Finding>) -> s
     time::measure(pool, &clock).await?;
     findings.push(ledger::of_clock(clock.offset()));
     match migrate::check(pool).await {
-        Ok(()) => findings.push(Finding::ok("migrations", "every migration of this version is applied")),
+        Ok(()) => findings.push(Finding::ok("migrations", "all migrations of this version are applied")),
         Err(error @ store::Error::NotMigrated { .. }) => {
-            let remedy = "run `xtwebhooks migrate`; what stands in the tables was not looked at";
+            let remedy = "run `xtwebhooks migrate`; the checks of the tables were skipped";
             findings.push(Finding::bad(Severity::Fault, "migrations", error.to_string(), remedy));
             return Ok(());
         }
@@ -194,7 +194,7 @@ async fn look_at_broker(args: &Args, report: &mut Report) -> Result<(), CommandF
         Err(error @ Error::Url(_)) => return Err(error.into()),
         Err(error) => {
             report.is_unreachable |= !matches!(error, Error::TooOld { .. });
-            let remedy = "see to the server and to AMQP_URL; nothing else of the broker was looked at";
+            let remedy = "check the server and AMQP_URL; the other checks of the broker were skipped";
             report.findings.push(Finding::bad(Severity::Fault, "broker", error.to_string(), remedy));
         }
     }
@@ -209,7 +209,7 @@ fn text(findings: &[Finding]) -> String {
             table.row([String::new(), String::new(), format!("→ {remedy}")]);
         }
     }
-    table.render("nothing was looked at")
+    table.render("no checks were made")
 }
 
 #[cfg(test)]

@@ -1,4 +1,4 @@
-//! `xtwebhooks event-types …`: what kinds of events there are, and what they must look like.
+//! `xtwebhooks event-types …`: the event types, with their samples and schemas.
 
 use std::{collections::BTreeMap, fmt::Write, path::PathBuf};
 
@@ -19,16 +19,16 @@ use crate::{
 /// The most types that are listed.
 const TYPES_MAX: usize = 10_000;
 
-/// What is looked at or changed.
+/// What to do.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List event types, by name
     List(ListEventTypes),
     /// Show one event type with its sample and schemas
     Show(EventTypeArg),
-    /// Register an event type, or change what is registered; wants a key of all companies
+    /// Register an event type or change it; needs a key for all companies
     Set(Box<SetEventType>),
-    /// Take an event type off the registry; wants a key of all companies
+    /// Remove an event type from the registry; needs a key for all companies
     Delete(EventTypeArg),
 }
 
@@ -44,30 +44,30 @@ pub(super) struct ListEventTypes {
 pub(super) struct EventTypeArg {
     #[command(flatten)]
     remote: Remote,
-    /// The type, as `ticket.created`
+    /// The event type, such as `ticket.created`
     #[arg(value_name = "TYPE")]
     name: model::EventType,
 }
 
-/// What is registered of a type; what is not given stays as it is.
+/// The settings of an event type; those that are not given stay as they are.
 #[derive(clap::Args, Debug)]
 pub(super) struct SetEventType {
     #[command(flatten)]
     one: EventTypeArg,
-    /// What it tells; a new type needs it
+    /// What the event means; required for a new type
     #[arg(long, value_name = "TEXT")]
     description: Option<String>,
-    /// Data as such an event bears it, a JSON value; `null` for none
+    /// Sample of the event's data, a JSON value; `null` removes it
     #[arg(long, value_name = "JSON", value_parser = json)]
     sample: Option<Box<RawValue>>,
-    /// A JSON Schema of a version, read from a file; those that are given replace all there were
+    /// JSON Schema of a version, read from a file; repeatable; the schemas given replace all existing ones
     #[arg(long = "schema", value_name = "VERSION=FILE", value_parser = version)]
     schemas: Vec<(u32, PathBuf)>,
     /// Remove all schemas
     #[arg(long, conflicts_with = "schemas")]
     no_schema: bool,
-    /// What becomes of an event that fits no version
-    #[arg(long, value_name = "WHAT", value_parser = ["flag", "dead_letter"])]
+    /// What to do with an event that fits no version
+    #[arg(long, value_name = "ACTION", value_parser = ["flag", "dead_letter"])]
     on_violation: Option<String>,
 }
 
@@ -85,12 +85,12 @@ struct EventTypeChange {
 }
 
 fn json(text: &str) -> Result<Box<RawValue>, String> {
-    RawValue::from_string(text.trim().to_owned()).map_err(|bad| format!("is no JSON: {bad}"))
+    RawValue::from_string(text.trim().to_owned()).map_err(|bad| format!("not valid JSON: {bad}"))
 }
 
 fn version(text: &str) -> Result<(u32, PathBuf), String> {
     let parsed = text.split_once('=').and_then(|(version, file)| Some((version.parse().ok()?, file.into())));
-    parsed.ok_or_else(|| "write a version and a file: 1=ticket.schema.json".to_owned())
+    parsed.ok_or_else(|| "write a version and a file, such as 1=ticket.schema.json".to_owned())
 }
 
 pub(super) async fn execute(command: Command, output: Output) -> Result<(), CommandFailure> {
@@ -108,7 +108,7 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Comm
     }
 }
 
-/// Of what a type may have only the slash means something in a path.
+/// Of the characters that a type may have, only the slash has a meaning in a path.
 fn path(name: &model::EventType) -> String {
     format!("/v1/event-types/{}", name.as_str().replace('/', "%2F"))
 }
@@ -117,7 +117,7 @@ async fn list(args: &ListEventTypes, output: Output) -> Result<(), CommandFailur
     let query = [("limit", Some("500".to_owned()))];
     let types: Vec<EventTypeBody> = args.remote.client()?.list("/v1/event-types", &query, TYPES_MAX).await?;
     Ok(output.show(&types, |types| {
-        let mut table = OutputTable::new(&["TYPE", "7 DAYS", "UNMATCHED", "SCHEMAS", "DESCRIPTION"]);
+        let mut table = OutputTable::new(&["TYPE", "EVENTS (7 DAYS)", "UNMATCHED", "SCHEMAS", "DESCRIPTION"]);
         for row in types {
             let versions: Vec<String> = row.schemas.keys().map(u32::to_string).collect();
             table.row([
@@ -136,7 +136,7 @@ async fn set(args: SetEventType, output: Output) -> Result<(), CommandFailure> {
     let mut schemas = BTreeMap::new();
     for (version, file) in args.schemas {
         let text = std::fs::read_to_string(&file)
-            .with_context(|| format!("the schema of version {version} cannot be read: {}", file.display()))?;
+            .with_context(|| format!("cannot read the schema of version {version}: {}", file.display()))?;
         let schema =
             json(&text).map_err(|bad| CommandFailure::Usage(format!("{}: {bad}", file.display())))?;
         schemas.insert(version, schema);
@@ -155,11 +155,11 @@ fn text_of(shown: &EventTypeBody) -> String {
     let mut text = fields(&[
         ("type", Some(shown.name.clone())),
         ("description", shown.description.clone()),
-        ("7 days", shown.events_7d.map(|events| events.to_string())),
-        ("unmatched", shown.unmatched_7d.map(|events| events.to_string())),
+        ("events (7 days)", shown.events_7d.map(|events| events.to_string())),
+        ("unmatched (7 days)", shown.unmatched_7d.map(|events| events.to_string())),
         ("last seen", shown.last_seen_at.map(time)),
         ("sample", shown.sample.as_ref().map(|sample| sample.get().to_owned())),
-        ("violations", (!shown.schemas.is_empty()).then(|| shown.on_violation.as_str().to_owned())),
+        ("on violation", (!shown.schemas.is_empty()).then(|| shown.on_violation.as_str().to_owned())),
     ]);
     for (version, schema) in &shown.schemas {
         let _ = write!(text, "\nschema {version}  {schema}");

@@ -1,4 +1,4 @@
-//! `xtwebhooks events …`: what was taken in, and what became of it.
+//! `xtwebhooks events …`: events, and what became of them.
 
 use std::fmt::Write;
 
@@ -18,7 +18,7 @@ use crate::{
 /// The most rows that a page of the API has.
 const PAGE_MAX: usize = 500;
 
-/// What is looked at.
+/// What to show.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
     /// List events, newest first
@@ -32,22 +32,22 @@ pub(super) enum Command {
 pub(super) struct ListEvents {
     #[command(flatten)]
     remote: Remote,
-    /// Only of this type; `ticket.*` for all that begin so
+    /// Only events of this type; `ticket.*` for all types with this prefix
     #[arg(long, value_name = "TYPE")]
     event_type: Option<String>,
-    /// Only from this time on: RFC 3339, or how long ago
+    /// Only events since this time: RFC 3339, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = instant)]
     since: Option<DateTime<Utc>>,
-    /// Only before this time: RFC 3339, or how long ago
+    /// Only events before this time: RFC 3339, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<DateTime<Utc>>,
-    /// Only with this id of the publisher
+    /// Only events with this id from the publisher
     #[arg(long, value_name = "TEXT")]
     event_id: Option<String>,
-    /// Only those that no webhook wanted
+    /// Only events that matched no webhook
     #[arg(long)]
     unmatched: bool,
-    /// How many
+    /// Maximum number of events to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=100_000))]
     limit: u32,
 }
@@ -57,10 +57,10 @@ pub(super) struct ListEvents {
 pub(super) struct ShowEvent {
     #[command(flatten)]
     remote: Remote,
-    /// The event
+    /// Id of the event
     #[arg(value_name = "ID")]
     id: EventId,
-    /// Only what concerns this webhook: its deliveries, or why it has none
+    /// Show only this webhook: its deliveries, or why it has none
     #[arg(long, value_name = "ID")]
     webhook: Option<WebhookId>,
 }

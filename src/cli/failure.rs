@@ -1,4 +1,4 @@
-//! How a command ends where it does not end well: one sentence, and an exit code that a script can judge by.
+//! How a command fails: one sentence, and an exit code that a script can act on.
 
 use std::{fmt, process::ExitCode};
 
@@ -9,18 +9,18 @@ use crate::{broker, store};
 pub(super) enum CommandFailure {
     /// Something broke.
     Failed(anyhow::Error),
-    /// The arguments do not go together.
+    /// The arguments do not fit together.
     Usage(String),
     /// The database or the broker cannot be reached.
     Unreachable(anyhow::Error),
-    /// There is no such thing, or not in this company.
+    /// It does not exist, or not in this company.
     NotFound(String),
-    /// It is not allowed as asked; the sentence names the field and the way out.
+    /// The request is not allowed; the sentence names the field and says what to do.
     Refused(String),
 }
 
 impl CommandFailure {
-    /// What the process ends with.
+    /// The exit code of the process.
     pub(super) fn exit_code(&self) -> ExitCode {
         ExitCode::from(match self {
             Self::Failed(_) => 1,
@@ -31,7 +31,7 @@ impl CommandFailure {
         })
     }
 
-    /// A value that is not taken: `field` as the API calls it.
+    /// A value that is not accepted; `field` is its name in the API.
     pub(super) fn refused(field: &str, why: impl fmt::Display) -> Self {
         Self::Refused(format!("`{field}`: {why}"))
     }
@@ -110,7 +110,7 @@ mod tests {
         check(store::Error::NotLetIn(lost()).into(), 3, "DATABASE_URL");
         check(store::Error::BadUrl(lost()).into(), 2, "postgres://");
         check(store::Error::NotMigrated { missing: 2, known: 5 }.into(), 1, "xtwebhooks migrate");
-        check(CommandFailure::refused("url", "is none"), 5, "`url`: is none");
+        check(CommandFailure::refused("url", "is required"), 5, "`url`: is required");
         check(CommandFailure::NotFound("Webhook not found".to_owned()), 4, "Webhook not found");
         check(CommandFailure::Failed(anyhow::anyhow!("inner").context("outer")), 1, "outer: inner");
         check(broker::Error::Unreachable("refused".to_owned()).into(), 3, "RabbitMQ cannot be reached");

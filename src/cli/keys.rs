@@ -1,4 +1,4 @@
-//! `xtwebhooks keys …`: who may call the API. The first key is made where there is none to ask with: in the database.
+//! `xtwebhooks keys …`: the API keys. `create` writes to the database, because the first key cannot come from the API.
 
 use chrono::{DateTime, Utc};
 use secrecy::ExposeSecret;
@@ -20,34 +20,34 @@ use crate::{
     store::{api_keys as table, audit_log},
 };
 
-/// What is done.
+/// What to do.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// Make a key, directly in the database; it is shown this once
+    /// Create a key, directly in the database; it is shown only this once
     Create(CreateKey),
     /// List keys, newest first
     List(ListKeys),
-    /// Revoke a key: it is refused from the next call on
+    /// Revoke a key; it is refused from the next call on
     Revoke(Revoke),
 }
 
-/// A key to be made.
+/// A key to create.
 #[derive(clap::Args, Debug)]
 pub(super) struct CreateKey {
     #[command(flatten)]
     ledger: LedgerArgs,
     #[command(flatten)]
     actor: Actor,
-    /// What people call it
-    #[arg(long, value_name = "NAME", default_value = "made on the command line")]
+    /// Name of the key, for people
+    #[arg(long, value_name = "NAME", default_value = "created on the command line")]
     name: String,
-    /// What it may do, separated by commas: `admin`, `webhooks:read,deliveries:read`
+    /// Scopes of the key, separated by commas: `admin`, `webhooks:read,deliveries:read`
     #[arg(long, value_name = "SCOPES", value_delimiter = ',', required = true)]
     scope: Vec<Scope>,
-    /// The company that it holds for; all without
+    /// Id of the company that the key is valid for [default: all companies]
     #[arg(long, value_name = "ID")]
     company: Option<CompanyId>,
-    /// After how long it ends by itself: `90d`; never without
+    /// Time after which the key expires, such as `90d` [default: never]
     #[arg(long, value_name = "TIME", value_parser = duration)]
     expires_in: Option<std::time::Duration>,
 }
@@ -57,17 +57,17 @@ pub(super) struct CreateKey {
 pub(super) struct ListKeys {
     #[command(flatten)]
     remote: Remote,
-    /// How many
+    /// Maximum number of keys to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=10_000))]
     limit: u32,
 }
 
-/// A key to be ended.
+/// A key to revoke.
 #[derive(clap::Args, Debug)]
 pub(super) struct Revoke {
     #[command(flatten)]
     remote: Remote,
-    /// The eight characters behind `xtwh_`
+    /// The eight characters after `xtwh_`
     #[arg(value_name = "ID")]
     id: String,
 }
@@ -87,7 +87,7 @@ async fn create(args: CreateKey, output: Output) -> Result<(), CommandFailure> {
     let wanted = NewKey { name: args.name, scopes: words, expires_at, all_companies: args.company.is_none() };
     wanted.check(now).map_err(|problem| CommandFailure::Refused(problem.detail().to_owned()))?;
     let key = ApiKey::generate();
-    // Where nobody says who it is, it is said once.
+    // Without a name, "command line" is not written twice.
     let actor = match args.actor.by.as_str() {
         nobody @ "command line" => nobody.to_owned(),
         by => format!("command line {by}"),
@@ -121,7 +121,7 @@ async fn create(args: CreateKey, output: Output) -> Result<(), CommandFailure> {
 fn expiry(now: DateTime<Utc>, length: std::time::Duration) -> Result<DateTime<Utc>, CommandFailure> {
     let length = chrono::TimeDelta::from_std(length).ok();
     let end = length.and_then(|length| now.checked_add_signed(length));
-    end.ok_or_else(|| CommandFailure::refused("expires_in", "is longer than time is reckoned"))
+    end.ok_or_else(|| CommandFailure::refused("expires_in", "is too long"))
 }
 
 async fn list(args: ListKeys, output: Output) -> Result<(), CommandFailure> {
@@ -132,7 +132,7 @@ async fn list(args: ListKeys, output: Output) -> Result<(), CommandFailure> {
 }
 
 async fn revoke(args: Revoke, output: Output) -> Result<(), CommandFailure> {
-    // What is no name of a key cannot be part of a path either.
+    // Text that cannot be a key's id must not become part of a path.
     if !args.id.bytes().all(|byte| byte.is_ascii_alphanumeric()) {
         return Err(CommandFailure::NotFound("Key not found".to_owned()));
     }
@@ -146,7 +146,7 @@ fn company(key: &Key) -> String {
 
 fn table_of(keys: &[Key]) -> String {
     let mut table =
-        OutputTable::new(&["ID", "NAME", "COMPANY", "SCOPES", "MADE", "LAST USED", "ENDS", "REVOKED"]);
+        OutputTable::new(&["ID", "NAME", "COMPANY", "SCOPES", "CREATED", "LAST USED", "EXPIRES", "REVOKED"]);
     let or_dash = |at: Option<DateTime<Utc>>| at.map_or_else(|| "-".to_owned(), time);
     for key in keys {
         table.row([
@@ -170,9 +170,9 @@ fn one(key: &Key) -> String {
         ("name", Some(key.name.clone())),
         ("company", Some(company(key))),
         ("scopes", Some(key.scopes.join(" "))),
-        ("made", Some(time(key.created_at))),
+        ("created", Some(time(key.created_at))),
         ("by", key.created_by.clone()),
-        ("ends", key.expires_at.map(time)),
+        ("expires", key.expires_at.map(time)),
         ("last used", key.last_used_at.map(time)),
         ("revoked", key.revoked_at.map(time)),
     ])

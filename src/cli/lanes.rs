@@ -1,6 +1,6 @@
-//! `xtwebhooks lanes …`: how each webhook's receiver does, and what waits for it.
+//! `xtwebhooks lanes …`: the state of each webhook's receiver, and what waits for it.
 //!
-//! The commands stand here, the tables of what they are answered in `render`.
+//! This module has the commands, `render` the tables of their results.
 
 mod render;
 
@@ -13,32 +13,32 @@ use crate::{
     model::WebhookId,
 };
 
-/// The most lanes of one answer.
+/// The most lanes of one result.
 const LANES_MAX: u32 = 10_000;
 
-/// What is looked at.
+/// What to show.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// List lanes: of a company, or of all those that are not healthy
+    /// List the lanes of a company, or of all companies
     List(ListLanes),
     /// Show one lane, field by field
     Show(ShowLane),
-    /// List the times at which a lane opened and closed, and its webhook was paused and resumed; newest first
+    /// List when a lane opened and closed and its webhook was paused and resumed, newest first
     History(History),
 }
 
-/// Lanes of a company, or of all where the key holds for all and none is named.
+/// Lanes of a company, or of all companies if the key is valid for all and none is named.
 #[derive(clap::Args, Debug)]
 pub(super) struct ListLanes {
     #[command(flatten)]
     remote: Remote,
-    /// Only those that are not healthy: open, held back, failing or paused
+    /// Only lanes that are not healthy: open, rate-limited, failing or paused
     #[arg(long)]
     failing: bool,
-    /// How many
+    /// Maximum number of lanes to list
     #[arg(long, value_name = "N", default_value_t = 1_000, value_parser = clap::value_parser!(u32).range(1..=i64::from(LANES_MAX)))]
     limit: u32,
-    /// Only those behind this webhook: the last of the page before
+    /// Continue after this webhook, the last one of the previous page
     #[arg(long, value_name = "ID")]
     after: Option<WebhookId>,
 }
@@ -48,7 +48,7 @@ pub(super) struct ListLanes {
 pub(super) struct ShowLane {
     #[command(flatten)]
     remote: Remote,
-    /// The webhook
+    /// Id of the webhook
     #[arg(long, value_name = "ID")]
     webhook: WebhookId,
 }
@@ -58,10 +58,10 @@ pub(super) struct ShowLane {
 pub(super) struct History {
     #[command(flatten)]
     remote: Remote,
-    /// The webhook
+    /// Id of the webhook
     #[arg(long, value_name = "ID")]
     webhook: WebhookId,
-    /// How many
+    /// Maximum number of transitions to list
     #[arg(long, value_name = "N", default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=i64::from(PAGE_MAX)))]
     limit: u32,
 }
@@ -84,7 +84,7 @@ async fn list(args: ListLanes, output: Output) -> Result<(), CommandFailure> {
     let lanes: Vec<Lane> = args.remote.client()?.list("/v1/lanes", &query, rows_max).await?;
     output.show(&lanes, |lanes| render::many(lanes))?;
     if let Some(last) = lanes.last().filter(|_| lanes.len() == rows_max) {
-        eprintln!("more: --after {}", last.webhook_id);
+        eprintln!("for more: --after {}", last.webhook_id);
     }
     Ok(())
 }

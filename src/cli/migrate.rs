@@ -1,11 +1,11 @@
-//! `xtwebhooks migrate`: makes the tables, or brings them up to date.
+//! `xtwebhooks migrate`: creates the tables, or brings them up to date.
 
 use serde::Serialize;
 
 use super::{failure::CommandFailure, output::Output};
 use crate::store;
 
-/// What is migrated.
+/// The database to migrate.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]

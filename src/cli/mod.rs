@@ -1,8 +1,8 @@
-//! The command line: every role of the service, and what a person needs to look after it.
+//! The command line: runs every role of the service, and has the commands to operate it.
 //!
 //! Results go to standard output, as tables for people or with `--json` as the REST API answers them; everything
-//! else goes to standard error. Each command reads its arguments, asks the ledger or the broker, makes of the answer
-//! one of the API's shapes, and hands it to `output`: only the asking knows how the answer came.
+//! else goes to standard error. Each command reads its arguments, asks the API, the ledger or the broker, and passes
+//! the answer to `output` as one of the API's types.
 //!
 //! Begin with `run.rs` for the service itself, with `webhooks.rs` for a command.
 
@@ -38,70 +38,69 @@ use clap::{Parser, Subcommand};
 use self::{failure::CommandFailure, output::Output};
 use crate::telemetry::logging;
 
-/// Carries XTSystems' domain events to other people's servers: signed, retried, recorded, replayable
+/// Delivers XTSystems' domain events to customers' servers as signed webhooks, with retries, history and replay
 #[derive(Parser, Debug)]
 #[command(name = "xtwebhooks", version, max_term_width = 110, after_help = EXIT_CODES)]
 struct Cli {
     #[command(subcommand)]
     command: Command,
-    /// Write results as JSON, in the shapes of the REST API
+    /// Write results as JSON, in the same form as the REST API
     #[arg(long, global = true, help_heading = "Output")]
     json: bool,
     #[command(flatten)]
     logging: logging::Config,
 }
 
-const EXIT_CODES: &str =
-    "Exit codes: 0 done, 1 failed, 2 usage, 3 database or broker unreachable, 4 not found, 5 refused";
+const EXIT_CODES: &str = "Exit codes: 0 success, 1 failure, 2 usage error, 3 database, broker or API unreachable, 4 not found, 5 refused";
 
 #[derive(Subcommand, Debug)]
 enum Command {
-    /// Run the service: all roles in one process, or those named
+    /// Run the service, with all roles or those given
     Run(run::Args),
-    /// Make the tables, or bring them up to date
+    /// Create the database tables, or bring them up to date
     Migrate(migrate::Args),
-    /// Show the exchanges, queues and ports that the settings lead to
+    /// Show the exchanges, queues and ports that result from the settings
     Topology(topology::Args),
-    /// Register webhooks, look at them, change and pause them
+    /// Create, show, change, pause and test webhooks
     #[command(subcommand)]
     Webhooks(webhooks::Command),
-    /// Forget a company, and see how far that has come
+    /// Erase all data of a company, and show the progress
     #[command(subcommand)]
     Companies(companies::Command),
-    /// Publish events as XTSystems does, from arguments or from standard input
+    /// Publish events as XTSystems does, from arguments or standard input
     Publish(publish::Args),
-    /// Listen as a receiver would, verify what arrives and print it
+    /// Run a test receiver that verifies and prints what arrives
     Receive(receive::Args),
-    /// Look at what was taken in, and what became of it
+    /// Show events and what became of them
     #[command(subcommand)]
     Events(events::Command),
-    /// Look at what kinds of events there are, and say what they must look like
+    /// Show and register event types and their schemas
     #[command(subcommand)]
     EventTypes(event_types::Command),
-    /// Look at what was sent to whom, and what came of it
+    /// Show deliveries and their attempts
     #[command(subcommand)]
     Deliveries(deliveries::Command),
-    /// Look at how each webhook's receiver does, and what waits for it
+    /// Show the state of each webhook's receiver, and what waits for it
     #[command(subcommand)]
     Lanes(lanes::Command),
-    /// Look at what was given up
+    /// Show, replay and discard dead letters
     #[command(subcommand)]
     DeadLetters(dead_letters::Command),
     /// Send deliveries again
     Replay(replay::Args),
-    /// Say who may call the API, and what each may do
+    /// Create, list and revoke API keys
     #[command(subcommand)]
     Keys(keys::Command),
-    /// Look at who changed what
+    /// Show who changed what
     #[command(subcommand)]
     Audit(audit::Command),
     /// Print the OpenAPI document of the API
     Openapi,
-    /// Look whether database and broker are as the service needs them; changes nothing
+    /// Check that the database and the broker are set up as the service needs them; changes nothing
     Doctor(doctor::Args),
 }
 
-/// Reads the command line, does what it says, and tells the exit code.
+/// Reads the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
     let (args, warnings) = renamed::current(std::env::args_os(), |name| std::env::var(name).ok());
     let cli = Cli::parse_from(args);
@@ -109,7 +108,7 @@ pub fn main() -> ExitCode {
     // what `broker` says of the same trouble.
     let fallback = if matches!(cli.command, Command::Run(_)) { "info,lapin=off" } else { "off" };
     if let Err(error) = logging::init(&cli.logging, fallback) {
-        eprintln!("xtwebhooks: logging cannot be started: {error}");
+        eprintln!("xtwebhooks: cannot start logging: {error}");
         return ExitCode::FAILURE;
     }
     for warning in warnings {
@@ -127,7 +126,7 @@ pub fn main() -> ExitCode {
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {
         Ok(runtime) => runtime,
         Err(error) => {
-            eprintln!("xtwebhooks: no threads can be had from the system: {error}");
+            eprintln!("xtwebhooks: cannot start threads: {error}");
             return ExitCode::FAILURE;
         }
     };

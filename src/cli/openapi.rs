@@ -1,4 +1,4 @@
-//! `xtwebhooks openapi`: the document of the API, for the committed `openapi.json` and for generators of clients.
+//! `xtwebhooks openapi`: the OpenAPI document, for the committed `openapi.json` and for client generators.
 
 use super::{failure::CommandFailure, output::Output};
 use crate::api;
@@ -27,6 +27,6 @@ mod tests {
             return;
         }
         let committed = fs::read_to_string(&path).unwrap_or_default();
-        assert!(committed == document, "write openapi.json anew with `XT_UPDATE=1 cargo test --lib openapi`");
+        assert!(committed == document, "update openapi.json with `XT_UPDATE=1 cargo test --lib openapi`");
     }
 }

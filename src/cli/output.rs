@@ -31,7 +31,7 @@ impl Output {
     #[expect(clippy::unused_self, reason = "results go out through this value alone")]
     pub(super) fn line(self, text: &str) -> anyhow::Result<()> {
         match writeln!(io::stdout().lock(), "{text}") {
-            // Whoever read has seen enough, as `head` does.
+            // The reader has seen enough, as `head` does.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
             written => Ok(written?),
         }
@@ -55,7 +55,7 @@ impl OutputTable {
         self.rows.push(cells.map(|cell| on_one_line(&cell)).to_vec());
     }
 
-    /// The whole as text; `none` where there is no row.
+    /// The whole table as text; `none` if there is no row.
     pub(super) fn render(&self, none: &str) -> String {
         if self.rows.len() == 1 {
             return none.to_owned();
@@ -83,7 +83,7 @@ pub(super) fn time(at: DateTime<Utc>) -> String {
     at.format("%Y-%m-%d %H:%M:%S").to_string()
 }
 
-/// Names and values below each other, those without a value left out.
+/// Names and values, one per line, without those that have no value.
 pub(super) fn fields(pairs: &[(&str, Option<String>)]) -> String {
     let there = || pairs.iter().filter_map(|(name, value)| Some((name, value.as_ref()?)));
     let width = there().map(|(name, _)| name.len()).max().unwrap_or(0);
@@ -91,7 +91,7 @@ pub(super) fn fields(pairs: &[(&str, Option<String>)]) -> String {
     lines.collect::<Vec<_>>().join("\n")
 }
 
-/// Control characters of other people's answers must not move the cursor of whoever reads.
+/// Control characters in receivers' responses must not move the reader's cursor.
 fn on_one_line(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { ' ' } else { c }).collect()
 }

@@ -1,7 +1,7 @@
 //! `xtwebhooks publish`: publishes events as XTSystems does, one from arguments or many from standard input.
 //!
-//! Each is confirmed by the broker, and mandatory: where no queue is bound to the exchange it comes back, and that
-//! is said. Nothing is declared here, for a publisher does not decide how the service is set up.
+//! Each is confirmed by the broker, and mandatory: if no queue is bound to the exchange, it is returned and reported.
+//! Nothing is declared here, because a publisher does not decide how the service is set up.
 
 mod input;
 
@@ -19,33 +19,33 @@ use crate::{
     shutdown::Shutdown,
 };
 
-/// How long a connection may take to come about.
+/// How long connecting may take.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// How many events are on their way at a time; each of them must be confirmed within the broker's bound.
+/// How many events are published at a time; each of them must be confirmed within the broker's time limit.
 const BATCH_MAX: usize = 200;
 
-/// What is published, and where.
+/// What to publish, and where.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
     broker: broker::Config,
-    /// The event's type, as `ticket.created`; for lines that name none, theirs
+    /// Event type, such as `ticket.created`; for standard input, the type of lines that name none
     #[arg(long = "type", value_name = "TYPE")]
     event_type: Option<EventType>,
-    /// The event's data, a JSON value; without it events are read from standard input, one JSON object a line
+    /// Data of the event, a JSON value; without it, events are read from standard input, one JSON object per line
     #[arg(long, value_name = "JSON", requires_all = ["event_type", "company"])]
     data: Option<String>,
-    /// The company it belongs to
+    /// Id of the company that the event belongs to
     #[arg(long, value_name = "ID", requires = "data")]
     company: Option<CompanyId>,
-    /// What makes it the same event when it is published again [default: made at random]
+    /// Id that identifies the event if it is published again [default: a random id]
     #[arg(long, value_name = "TEXT", requires = "data")]
     event_id: Option<String>,
-    /// When it happened: seconds since 1970, or RFC 3339 [default: now]
+    /// Time of the event: seconds since 1970, or RFC 3339 [default: now]
     #[arg(long, value_name = "TIME", requires = "data")]
     timestamp: Option<String>,
-    /// Publish lines as they are, to see what the service makes of bad ones
+    /// Publish lines unchecked, to see how the service handles invalid ones
     #[arg(long, conflicts_with = "data")]
     unchecked: bool,
 }
@@ -57,7 +57,7 @@ struct PublishSummary<'a> {
     fate: &'static str,
 }
 
-/// How many events met with what.
+/// How many events had which fate.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Tally {
     confirmed: usize,
@@ -83,7 +83,7 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFai
 
 fn one_event(args: &Args, data: &str) -> Result<EventInput, CommandFailure> {
     let (Some(event_type), Some(company)) = (&args.event_type, args.company) else {
-        return Err(CommandFailure::Usage("--data wants --type and --company beside it".to_owned()));
+        return Err(CommandFailure::Usage("--data requires --type and --company".to_owned()));
     };
     let id = args.event_id.clone().unwrap_or_else(|| Uuid::new_v4().to_string());
     let now = || SystemClock::local().timestamp().to_string();
@@ -98,7 +98,7 @@ async fn connect(broker: &Broker) -> Result<(), CommandFailure> {
         Err(_) => Err(match broker.state() {
             ConnectionState::Connecting { error: Some(error), .. } => error.into(),
             _ => CommandFailure::Unreachable(anyhow::anyhow!(
-                "RabbitMQ does not answer; see that it runs and that AMQP_URL names it"
+                "RabbitMQ does not answer; check that it is running, and check AMQP_URL"
             )),
         }),
     }
@@ -114,7 +114,7 @@ async fn publish_lines(args: &Args, publisher: &Publisher, output: Output) -> Re
         }
         tally.bad += batch.bad.len();
         tally += publish(publisher, batch.events, output).await?;
-        // After an answer that did not come the rest would only wait for theirs in turn.
+        // After one missing answer the rest would only wait for theirs in turn.
         if batch.is_last || tally.unknown > 0 {
             return Ok(tally);
         }
@@ -157,24 +157,24 @@ fn outgoing(event: EventInput) -> Outgoing {
 }
 
 impl Tally {
-    /// The exit code and its reason, by the worst that happened.
+    /// The exit code and its reason, by the worst fate.
     fn verdict(&self) -> Result<(), CommandFailure> {
         if self.unknown > 0 {
-            let what = "the broker did not answer in time; what is not confirmed may have arrived, and may be published again with the same event id";
+            let what = "the broker did not answer in time; unconfirmed events may have arrived, and can be published again with the same event id";
             return Err(CommandFailure::Unreachable(anyhow::anyhow!(what)));
         }
         if self.returned > 0 {
-            let what = "no queue is bound to the exchange; start the service once, which binds its own";
+            let what = "no queue is bound to the exchange; start the service once, which binds its queue";
             return Err(CommandFailure::Failed(anyhow::anyhow!(what)));
         }
         if self.refused > 0 {
             return Err(CommandFailure::Refused(
-                "the queue of events is full (EVENTS_QUEUE_BYTES_MAX); try again later".to_owned(),
+                "the events queue is full (EVENTS_QUEUE_BYTES_MAX); try again later".to_owned(),
             ));
         }
         if self.bad > 0 {
             return Err(CommandFailure::Refused(format!(
-                "{} lines are no events; everything else is published",
+                "{} lines are not valid events; all others were published",
                 self.bad
             )));
         }

@@ -1,5 +1,5 @@
-//! `xtwebhooks receive`: a receiver to try things with. Verifies signature and timestamp, prints what arrives, and
-//! answers as it is told to.
+//! `xtwebhooks receive`: a receiver for tests. It verifies signature and timestamp, prints what arrives, and answers
+//! with the given statuses.
 
 use std::{
     net::SocketAddr,
@@ -29,28 +29,28 @@ use crate::{
     model::{Secret, signature},
 };
 
-/// The longest body taken in.
+/// The longest body that is accepted.
 const BODY_BYTES_MAX: usize = 16 * 1024 * 1024;
 
 /// How this receiver behaves.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
-    /// Where to listen; port 0 takes a free one and names it
+    /// Address to listen on; port 0 selects a free port, which is printed
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:3000")]
     listen: SocketAddr,
     /// The webhook's secret; without it, signatures are not checked
     #[arg(long, env = "WEBHOOK_SECRET", value_name = "TEXT", hide_env_values = true)]
     secret: Option<String>,
-    /// What to answer, in turn; the last one stays
+    /// Statuses to answer with, in this order; the last one is repeated
     #[arg(long, value_name = "STATUSES", default_value = "200", value_delimiter = ',', value_parser = clap::value_parser!(u16).range(200..=599))]
     answer: Vec<u16>,
-    /// How long to wait before each answer
+    /// Delay before each answer
     #[arg(long, value_name = "TIME", default_value = "0s", value_parser = duration)]
     delay: Duration,
-    /// How far from now a request's timestamp may be
+    /// How far a request's timestamp may be from the current time
     #[arg(long, value_name = "TIME", default_value = "5m", value_parser = duration)]
     tolerance: Duration,
-    /// End after so many requests
+    /// Exit after this many requests
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     count: Option<u64>,
 }
@@ -77,7 +77,7 @@ struct ReceivedRequest {
     attempt: Option<u32>,
     trigger: Option<String>,
     event: Option<String>,
-    /// Null where there is no secret to check with.
+    /// Null if there is no secret to check with.
     verified: Option<bool>,
     #[serde(skip_serializing_if = "Option::is_none")]
     why: Option<String>,
@@ -87,8 +87,8 @@ struct ReceivedRequest {
 
 pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     let listener = TcpListener::bind(args.listen).await;
-    let listener = listener.with_context(|| format!("{} cannot be listened on", args.listen))?;
-    let address = listener.local_addr().context("the address taken cannot be read")?;
+    let listener = listener.with_context(|| format!("cannot listen on {}", args.listen))?;
+    let address = listener.local_addr().context("cannot read the address of the listener")?;
     eprintln!("listening on http://{address}");
     let receiver = Arc::new(Receiver {
         secret: args.secret.map(Secret::new),
@@ -104,13 +104,13 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFai
     let end = ended(receiver.enough.clone());
     let routes =
         Router::new().fallback(receive).layer(DefaultBodyLimit::max(BODY_BYTES_MAX)).with_state(receiver);
-    Ok(axum::serve(listener, routes).with_graceful_shutdown(end).await.context("the listener broke")?)
+    Ok(axum::serve(listener, routes).with_graceful_shutdown(end).await.context("the listener failed")?)
 }
 
 async fn ended(enough: CancellationToken) {
     tokio::select! {
         () = enough.cancelled() => {}
-        // Without a handler the signal ends the process by itself, which is as well.
+        // Without a handler the signal ends the process by itself, which is fine too.
         Ok(()) = tokio::signal::ctrl_c() => {}
     }
 }
@@ -129,7 +129,7 @@ async fn receive(
         receiver.secret.as_ref().map(|secret| verify(secret, &headers, &body, now, receiver.tolerance));
     let arrival = arrival(now, &uri, &headers, verified, status, &body);
     if receiver.output.show(&arrival, line).is_err() {
-        // Nobody can read any more what arrives.
+        // Standard output is closed, so nothing more can be printed.
         receiver.enough.cancel();
     }
     tokio::time::sleep(receiver.delay).await;
@@ -188,7 +188,8 @@ fn header<'h>(headers: &'h HeaderMap, name: &str) -> Option<&'h str> {
     headers.get(name).and_then(|value| value.to_str().ok())
 }
 
-/// Verifies both forms, as a careful receiver does: what is there must be right, and the guide's must be there.
+/// Verifies both forms, as a careful receiver does: the guide's signature must be present, and each present signature
+/// must be valid.
 fn verify(
     secret: &Secret,
     headers: &HeaderMap,
@@ -196,26 +197,31 @@ fn verify(
     now: DateTime<Utc>,
     tolerance: Duration,
 ) -> Result<(), String> {
-    let must = |name: &str| header(headers, name).ok_or_else(|| format!("there is no {name} header"));
+    let must = |name: &str| header(headers, name).ok_or_else(|| format!("the header {name} is missing"));
     let timestamp = must("X-XTSystems-Timestamp")?;
     is_recent(timestamp, now, tolerance)?;
     if !signature::verify_guide(secret, timestamp, body, must("X-XTSystems-Signature")?) {
-        return Err("X-XTSystems-Signature is not that of this secret".to_owned());
+        return Err("X-XTSystems-Signature does not match the secret and the body".to_owned());
     }
     if headers.contains_key("webhook-signature") {
         let (id, timestamp) = (must("webhook-id")?, must("webhook-timestamp")?);
         is_recent(timestamp, now, tolerance)?;
         if !signature::verify_standard(secret, id, timestamp, body, must("webhook-signature")?) {
-            return Err("webhook-signature is not that of this secret".to_owned());
+            return Err("webhook-signature does not match the secret and the body".to_owned());
         }
     }
     Ok(())
 }
 
 fn is_recent(timestamp: &str, now: DateTime<Utc>, tolerance: Duration) -> Result<(), String> {
-    let seconds: i64 = timestamp.parse().map_err(|_| "the timestamp is no number of seconds".to_owned())?;
+    let seconds: i64 =
+        timestamp.parse().map_err(|_| "the timestamp is not a number of seconds".to_owned())?;
     let off = now.timestamp().abs_diff(seconds);
-    if off <= tolerance.as_secs() { Ok(()) } else { Err(format!("the timestamp is {off} s off")) }
+    if off <= tolerance.as_secs() {
+        Ok(())
+    } else {
+        Err(format!("the timestamp is {off} s from the current time"))
+    }
 }
 
 #[cfg(test)]
@@ -244,7 +250,7 @@ mod tests {
     }
 
     #[test]
-    fn a_request_is_verified_or_it_is_said_why_not() {
+    fn a_request_is_verified_or_the_reason_is_given() {
         let (ours, theirs) = (Secret::new("whsec_c2VjcmV0c2VjcmV0c2VjcmV0"), Secret::new("another"));
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let check = |headers: &HeaderMap, body: &[u8], expected: Result<(), &str>| {
@@ -254,14 +260,18 @@ mod tests {
         let at = now.timestamp();
         check(&signed(&ours, at), BODY, Ok(()));
         check(&signed(&ours, at - 300), BODY, Ok(()));
-        check(&signed(&ours, at - 301), BODY, Err("the timestamp is 301 s off"));
-        check(&signed(&ours, at + 400), BODY, Err("the timestamp is 400 s off"));
-        check(&signed(&theirs, at), BODY, Err("X-XTSystems-Signature is not that of this secret"));
-        check(&signed(&ours, at), b"{}", Err("X-XTSystems-Signature is not that of this secret"));
-        check(&HeaderMap::new(), BODY, Err("there is no X-XTSystems-Timestamp header"));
+        check(&signed(&ours, at - 301), BODY, Err("the timestamp is 301 s from the current time"));
+        check(&signed(&ours, at + 400), BODY, Err("the timestamp is 400 s from the current time"));
+        check(
+            &signed(&theirs, at),
+            BODY,
+            Err("X-XTSystems-Signature does not match the secret and the body"),
+        );
+        check(&signed(&ours, at), b"{}", Err("X-XTSystems-Signature does not match the secret and the body"));
+        check(&HeaderMap::new(), BODY, Err("the header X-XTSystems-Timestamp is missing"));
         let mut mixed = signed(&ours, at);
         mixed.insert("webhook-signature", signed(&theirs, at)["webhook-signature"].clone());
-        check(&mixed, BODY, Err("webhook-signature is not that of this secret"));
+        check(&mixed, BODY, Err("webhook-signature does not match the secret and the body"));
         let mut guide_only = signed(&ours, at);
         guide_only.remove("webhook-signature");
         check(&guide_only, BODY, Ok(()));

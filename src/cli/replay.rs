@@ -1,7 +1,6 @@
-//! `xtwebhooks replay`: asks for deliveries to be sent again, by their ids or by what they have in common.
+//! `xtwebhooks replay`: sends deliveries again, selected by their ids or by a filter.
 //!
-//! The order is a row; the service works on it, in its own time and at the rate asked for, whether or not anybody
-//! waits here. Receivers see the same `webhook-id` as before, and `X-XTSystems-Trigger: replay`.
+//! The order is a row. The service processes it at the requested rate, whether or not this command waits. Receivers see the same `webhook-id` as before, and `X-XTSystems-Trigger: replay`.
 
 use std::time::Duration;
 
@@ -19,36 +18,36 @@ use crate::{
     model::{DeliveryStatus, EventType, WebhookId, replay::ReplayStatus},
 };
 
-/// How often `--wait` looks.
+/// How often `--wait` checks.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// What is to be sent again.
+/// What to send again.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]
     remote: Remote,
-    /// Deliveries and dead letters
+    /// Ids of deliveries and dead letters
     #[arg(value_name = "ID", conflicts_with_all = ["webhook", "event_type", "status", "since", "until"])]
     ids: Vec<Uuid>,
-    /// All of this webhook
+    /// All deliveries of this webhook
     #[arg(long, value_name = "ID")]
     webhook: Option<WebhookId>,
-    /// All of this type
+    /// All deliveries of this event type
     #[arg(long, value_name = "TYPE")]
     event_type: Option<EventType>,
-    /// All in this state: dead, delivered, cancelled, held or pending [default: dead]
-    #[arg(long, value_name = "STATE")]
+    /// All deliveries with this status: dead, delivered, cancelled, held or pending [default: dead]
+    #[arg(long, value_name = "STATUS")]
     status: Option<DeliveryStatus>,
-    /// All of events since then: a time, or `2h` for two hours ago
+    /// All deliveries of events since this time: RFC 3339, or `2h` for two hours ago
     #[arg(long, value_name = "TIME", value_parser = instant)]
     since: Option<DateTime<Utc>>,
-    /// All of events before then
+    /// All deliveries of events before this time
     #[arg(long, value_name = "TIME", value_parser = instant)]
     until: Option<DateTime<Utc>>,
-    /// How many are sent a second
+    /// Deliveries to send per second
     #[arg(long, value_name = "PER_SECOND", default_value_t = RATE_DEFAULT, value_parser = clap::value_parser!(i32).range(1..=10_000))]
     rate: i32,
-    /// Wait until the last of them has ended
+    /// Wait until all of them have ended
     #[arg(long)]
     wait: bool,
 }
@@ -68,7 +67,7 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFai
     let mut replay = client.post::<Replay>("/v1/replays", &wanted).await?.body;
     let address = format!("/v1/replays/{}", replay.id);
     if args.wait {
-        eprintln!("replay {} is on its way; interrupting this command does not stop it", replay.id);
+        eprintln!("replay {} has started; interrupting this command does not stop it", replay.id);
     }
     while args.wait && replay.status != ReplayStatus::Done {
         tokio::time::sleep(LOOK_EVERY).await;
@@ -77,7 +76,7 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFai
     Ok(output.show(&replay, page_of)?)
 }
 
-/// What does not go together, before anything is asked of the ledger.
+/// Refuses arguments that do not fit together, before anything is sent to the API.
 fn check(args: &Args) -> Result<(), CommandFailure> {
     let narrowed = args.webhook.is_some()
         || args.event_type.is_some()
@@ -85,11 +84,11 @@ fn check(args: &Args) -> Result<(), CommandFailure> {
         || args.since.is_some()
         || args.until.is_some();
     if args.ids.is_empty() && !narrowed {
-        return Err(CommandFailure::Usage("nothing says what to send again; give ids, or one of --webhook, --event-type, --status, --since, --until".to_owned()));
+        return Err(CommandFailure::Usage("no deliveries are selected; give ids, or at least one of --webhook, --event-type, --status, --since, --until".to_owned()));
     }
     if args.ids.len() > IDS_MAX {
         return Err(CommandFailure::Usage(format!(
-            "{} ids; at most {IDS_MAX} are taken, beyond that use a filter",
+            "{} ids are too many; give at most {IDS_MAX}, or use a filter",
             args.ids.len()
         )));
     }
@@ -104,13 +103,13 @@ fn check(args: &Args) -> Result<(), CommandFailure> {
 pub(super) fn page_of(replay: &Replay) -> String {
     fields(&[
         ("id", Some(replay.id.to_string())),
-        ("state", Some(replay.status.to_string())),
-        ("what", replay.filter.as_ref().map(|filter| filter.get().to_owned())),
-        ("rate", Some(format!("{} a second", replay.rate))),
-        ("asked", Some(format!("{} by {}", time(replay.started_at), replay.requested_by))),
+        ("status", Some(replay.status.to_string())),
+        ("filter", replay.filter.as_ref().map(|filter| filter.get().to_owned())),
+        ("rate", Some(format!("{} per second", replay.rate))),
+        ("requested", Some(format!("{} by {}", time(replay.started_at), replay.requested_by))),
         ("ended", replay.ended_at.map(time)),
-        ("deliveries made", Some(replay.made.to_string())),
-        ("not yet ended", replay.open.map(|n| n.to_string())),
+        ("deliveries created", Some(replay.made.to_string())),
+        ("not ended yet", replay.open.map(|n| n.to_string())),
         ("nothing left to send", Some(replay.skipped).filter(|&n| n > 0).map(|n| n.to_string())),
     ])
 }
@@ -136,7 +135,7 @@ mod tests {
         let taken = |more: &[&str]| parse(more).is_ok_and(|args| check(&args).is_ok());
         assert!(taken(&[one]));
         assert!(taken(&["--status=dead", "--since=2h"]));
-        assert!(!taken(&[]), "everything there ever was is asked for by no accident");
+        assert!(!taken(&[]), "the whole history is never replayed by accident");
         assert!(!taken(&[one, "--status=dead"]));
         assert!(!taken(&["--since=1h", "--until=2h"]));
         assert!(!taken(&["--status=dead", "--rate=0"]));

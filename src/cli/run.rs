@@ -1,7 +1,7 @@
-//! `xtwebhooks run`: the service. Every role it has, in one process, or those named.
+//! `xtwebhooks run`: the service, with all roles in one process or with those given.
 //!
-//! This is where everything is put together: what is read from the command line goes to the module it belongs to,
-//! and no module looks for it by itself.
+//! The roles are built here: each setting from the command line goes to the module it belongs to, and no module reads
+//! settings by itself.
 
 use std::time::Duration;
 
@@ -29,25 +29,25 @@ use crate::{
     },
 };
 
-/// Connections to the database that each role has: batches are few and large, so few serve.
+/// Connections to the database that each role has: batches are few and large, so a few connections are enough.
 const ROLE_CONNECTIONS: u32 = 4;
 /// Connections to the database that prune has: it does one thing at a time.
 const PRUNE_CONNECTIONS: u32 = 1;
 /// Connections to the database through which the API changes something.
 const API_CHANGES_CONNECTIONS: u32 = 4;
-/// Connections through which the API finds out who is calling.
+/// Connections through which the API authenticates callers.
 const API_ACCESS_CONNECTIONS: u32 = 2;
 /// Connections through which the API reads: its own, so that no reader slows deliveries.
 const API_READS_CONNECTIONS: u32 = 2 * api::access::READINGS_MAX;
-/// Connections that every process has for what is no role's own.
+/// Connections that every process has for work that belongs to no role.
 const UPKEEP_CONNECTIONS: u32 = 2;
 /// Connections that wait for notifications, in a process that has a cache.
 const LISTEN_CONNECTIONS: u32 = 1;
-/// How often the database's clock is measured, and so how soon a role that has nothing to write sees it go.
+/// How often the database's clock is measured, and so how soon a role with nothing to write notices an outage.
 const CLOCK_EVERY: Duration = Duration::from_secs(5);
-/// How often a database that is away at the start is tried again.
+/// How often a database that is unreachable at the start is tried again.
 const DATABASE_AGAIN: Duration = Duration::from_secs(1);
-/// A worker whose clock is further off takes no jobs until it is mended.
+/// A worker whose clock is further off takes no jobs until it is corrected.
 pub(super) const CLOCK_OFFSET_MAX: Duration = Duration::from_mins(1);
 
 /// A part of the service that can run apart.
@@ -100,7 +100,7 @@ pub(super) struct Args {
 }
 
 impl Args {
-    /// Refuses settings that only together are wrong.
+    /// Refuses settings that are wrong only in combination.
     pub(super) fn check(&self) -> Result<(), CommandFailure> {
         let longest_wait = Duration::from_secs(retry_policy::SCHEDULE_WAIT_SECONDS_MAX.into());
         let longest_wait = longest_wait.mul_f64(1.0 + retry_policy::JITTER).max(self.deliver.retry_after_max);
@@ -110,7 +110,7 @@ impl Args {
         let needed = self.deliver.fresh_max + self.egress.timeout_max + self.deliver.lease_margin;
         if self.schedule.rescue_grace <= needed {
             return Err(CommandFailure::Usage(format!(
-                "RESCUE_GRACE {} must be longer than FRESH_MAX, TIMEOUT_MAX and LEASE_MARGIN together: more than \
+                "RESCUE_GRACE is {}; it must be longer than FRESH_MAX, TIMEOUT_MAX and LEASE_MARGIN together, which are \
                  {}, or a delivery could be rescued that is still on its way",
                 humantime::format_duration(self.schedule.rescue_grace),
                 humantime::format_duration(needed),
@@ -139,12 +139,12 @@ pub(super) fn connections(roles: &[Role]) -> u32 {
 
 pub(super) async fn execute(args: Args) -> Result<(), CommandFailure> {
     args.check()?;
-    // Each receiver and each connection kept needs a descriptor; many systems begin with 1,024.
+    // Each receiver and each idle connection needs a descriptor; many systems start with 1,024.
     if let Err(error) = rlimit::increase_nofile_limit(u64::MAX) {
-        tracing::warn!(%error, "the limit of open files stays as it is");
+        tracing::warn!(%error, "cannot raise the limit of open files");
     }
     let (shutdown, health, metrics) = (Shutdown::default(), Health::default(), Metrics::new());
-    let probes = Probes::bind(&args.probes).await.context("the port of health and metrics cannot be had")?;
+    let probes = Probes::bind(&args.probes).await.context("cannot open the port for health and metrics")?;
     tracing::info!(address = %probes.address(), "health and metrics");
     let end = shutdown.clone();
     let serving = probes.serve(health.clone(), metrics.clone(), async move { end.forced().await });
@@ -166,7 +166,7 @@ pub(super) async fn execute(args: Args) -> Result<(), CommandFailure> {
     let grace = args.shutdown_grace;
     let stopping = tokio::spawn(async move { signals.on_signals(grace).await });
     let service = Service { args, shutdown, health, metrics, clock, broker };
-    // What the API answers needs no broker, but for events to be published: those are refused until it is there.
+    // The API needs the broker only to publish events; these are refused until it is connected.
     if service.args.has(Role::Api) {
         service.api().await?;
     }
@@ -178,16 +178,16 @@ pub(super) async fn execute(args: Args) -> Result<(), CommandFailure> {
     service.start()?;
     service.health.started();
     let finished = stopping.await.context("the task that waits for signals has ended")?;
-    if finished.context("no signals can be received")? {
+    if finished.context("cannot receive signals")? {
         service.broker.close().await;
-        tracing::info!("stopped; everything that ran is recorded");
+        tracing::info!("stopped; all running work was recorded");
     } else {
-        tracing::warn!("ended before everything that ran had finished; it will be done again");
+        tracing::warn!("stopped before all running work had finished; it will be repeated");
     }
     Ok(())
 }
 
-/// Looks whether the database is there and as we need it.
+/// Checks that the database answers and is set up as the service needs it.
 async fn database(upkeep: &sqlx::PgPool, clock: &SystemClock) -> store::Result<()> {
     store::pool::check_server(upkeep).await?;
     store::migrate::check(upkeep).await?;
@@ -205,7 +205,7 @@ struct Service {
 }
 
 impl Service {
-    /// Builds the roles of this process and sets them going.
+    /// Builds the roles of this process and starts them.
     fn start(&self) -> Result<(), CommandFailure> {
         let (changes, _) = broadcast::channel(changes::CHANGES_MAX);
         if self.args.has(Role::Ingest) || self.args.has(Role::Deliver) {
@@ -254,7 +254,7 @@ impl Service {
 
     /// Opens the API's port and answers there.
     async fn api(&self) -> Result<(), CommandFailure> {
-        let server = ApiServer::bind(&self.args.api).await.context("the port of the API cannot be had")?;
+        let server = ApiServer::bind(&self.args.api).await.context("cannot open the port for the API")?;
         tracing::info!(address = %server.address(), "api");
         let parts = api::Parts {
             changes: store::pool(&self.args.store, "api", API_CHANGES_CONNECTIONS)?,
@@ -317,28 +317,31 @@ impl Service {
         let ledger = Ledger::new(store::hot_pool(&self.args.store, role, connections)?);
         let watched = ledger.clone();
         self.health.check(role, move || match watched.failing_for() {
-            Some(failing) => Err(format!("the ledger has taken no commit for {} s", failing.as_secs())),
+            Some(failing) => {
+                Err(format!("no commit to the ledger has succeeded for {} s", failing.as_secs()))
+            }
             None => Ok(()),
         });
         Ok(ledger)
     }
 
-    /// Runs a stage. One that ends before it is asked to is a fault that only a new process mends.
+    /// Runs a stage. A stage that ends before it is asked to is a fault that only a new process repairs.
     fn stage(&self, name: &'static str, stage: impl Future<Output = ()> + Send + 'static) {
         let (shutdown, health) = (self.shutdown.clone(), self.health.clone());
         let running = tokio::spawn(stage);
         self.shutdown.spawn(async move {
             let ended = running.await;
             if !shutdown.is_asked() {
-                let why = ended.err().map_or_else(|| "it returned".to_owned(), |panic| panic.to_string());
-                tracing::error!(stage = name, why, "a stage has ended by itself");
+                let why =
+                    ended.err().map_or_else(|| "the task returned".to_owned(), |panic| panic.to_string());
+                tracing::error!(stage = name, why, "a stage ended unexpectedly");
                 health.stage_ended(name, why);
             }
         });
     }
 
-    /// Measures the database's clock now and then, and tells by that whether the database answers: a role with nothing
-    /// to write would not see it go.
+    /// Measures the database's clock regularly, and so notices whether the database answers: a role with nothing to
+    /// write would not notice an outage.
     fn measure_clock(&self, upkeep: &sqlx::PgPool, trouble: watch::Sender<Option<String>>) {
         let (clock, pool, shutdown, metrics) =
             (self.clock.clone(), upkeep.clone(), self.shutdown.clone(), self.metrics.clone());
@@ -363,7 +366,7 @@ impl Service {
         let clock = self.clock.clone();
         self.health.check("clock", move || match clock.offset() {
             offset if offset > CLOCK_OFFSET_MAX => {
-                Err(format!("this machine's clock is {} s off the database's; set it", offset.as_secs()))
+                Err(format!("this machine's clock differs from the database's by {} s; synchronise both with a time server", offset.as_secs()))
             }
             _ => Ok(()),
         });
@@ -385,7 +388,7 @@ fn watch_broker(health: &Health, broker: &Broker) {
     let broker = broker.clone();
     health.check("broker", move || match broker.state() {
         ConnectionState::Connected => Ok(()),
-        ConnectionState::Blocked { reason } => Err(format!("RabbitMQ takes no messages: {reason}")),
+        ConnectionState::Blocked { reason } => Err(format!("RabbitMQ accepts no messages: {reason}")),
         ConnectionState::Connecting { since, error } => Err(format!(
             "no connection to RabbitMQ for {} s{}",
             since.elapsed().as_secs(),

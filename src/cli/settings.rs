@@ -1,5 +1,5 @@
-//! The table of settings in `README.md`, rendered from what the command line knows, so that neither can lie about
-//! the other.
+//! The table of settings in `README.md`, rendered from the definitions of the command line, so that the two cannot
+//! differ.
 
 use std::{collections::BTreeSet, fs, path::PathBuf};
 
@@ -61,7 +61,7 @@ fn the_readme_lists_every_setting_as_the_command_line_knows_it() {
         fs::write(readme(), format!("{head}{BEGIN}{expected}{END}{tail}")).expect("README.md can be written");
         return;
     }
-    assert_eq!(table, expected, "write it anew with `XT_UPDATE=1 cargo test settings`");
+    assert_eq!(table, expected, "update it with `XT_UPDATE=1 cargo test settings`");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! `xtwebhooks topology`: the exchanges, queues and ports that the settings lead to. Asks nobody.
+//! `xtwebhooks topology`: the exchanges, queues and ports that result from the settings. Connects to nothing.
 
 use serde_json::{Value, json};
 
@@ -12,7 +12,7 @@ use crate::{
     telemetry::probes,
 };
 
-/// The settings that decide.
+/// The settings that determine them.
 #[derive(clap::Args, Debug)]
 pub(super) struct Args {
     #[command(flatten)]

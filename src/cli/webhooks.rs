@@ -1,7 +1,7 @@
-//! `xtwebhooks webhooks …`: register webhooks, look at them, change, pause, test and delete them, over the API.
+//! `xtwebhooks webhooks …`: creates, shows, changes, pauses, tests and deletes webhooks, over the API.
 //!
-//! The arguments bear the names of the API's fields. `arguments` reads them, the API judges what they say; the commands
-//! themselves stand here, and `render` shows what they are answered.
+//! The arguments have the names of the API's fields. `arguments` reads them, the API validates them; this module has
+//! the commands, and `render` shows their results.
 
 mod arguments;
 mod render;
@@ -24,28 +24,28 @@ use crate::{
     model::{WebhookId, webhook::Held},
 };
 
-/// What is done with webhooks.
+/// What to do.
 #[derive(clap::Subcommand, Debug)]
 pub(super) enum Command {
-    /// Register a webhook; prints its secret, this once
+    /// Create a webhook; its secret is shown only this once
     Create(arguments::CreateWebhook),
     /// List the webhooks of a company
     List(ListWebhooks),
     /// Show one webhook
     Show(WebhookArg),
-    /// Change what is named; everything else stays as it is
+    /// Change a webhook; settings that are not given stay as they are
     Update(arguments::UpdateWebhook),
-    /// Delete a webhook: what is pending is cancelled, the history stays
+    /// Delete a webhook; its pending deliveries are cancelled, its history stays
     Delete(WebhookArg),
-    /// Send nothing until it is resumed; what comes meanwhile is held
+    /// Pause a webhook; its deliveries are held until it is resumed
     Pause(PauseWebhook),
-    /// Go on sending, and deliver or discard what was held
+    /// Resume a webhook, and deliver or discard what was held
     Resume(ResumeWebhook),
-    /// Give it a new secret; the old one signs too until the grace ends
+    /// Replace the secret; the previous one also signs until the grace period ends
     RotateSecret(RotateWebhookSecret),
-    /// Send a test, and say what came of it
+    /// Send a test event and show the result
     Test(WebhookArg),
-    /// Look at a URL without sending anything: where it leads, and what TLS says
+    /// Check a URL without sending anything: its addresses and its certificate
     CheckUrl(CheckUrlCommand),
 }
 
@@ -61,13 +61,13 @@ pub(super) struct ListWebhooks {
 pub(super) struct WebhookArg {
     #[command(flatten)]
     remote: Remote,
-    /// The webhook
+    /// Id of the webhook
     #[arg(value_name = "ID")]
     id: WebhookId,
 }
 
 impl WebhookArg {
-    /// A client, and the webhook's path with this behind it.
+    /// A client, and the webhook's path followed by this.
     fn at(&self, behind: &str) -> Result<(ApiClient, String), CommandFailure> {
         Ok((self.remote.client()?, format!("/v1/webhooks/{}{behind}", self.id)))
     }
@@ -78,7 +78,7 @@ impl WebhookArg {
 pub(super) struct PauseWebhook {
     #[command(flatten)]
     one: WebhookArg,
-    /// Why, for whoever sees it paused
+    /// Reason, shown with the paused webhook
     #[arg(long, value_name = "TEXT", default_value = "paused by hand")]
     reason: String,
 }
@@ -88,20 +88,20 @@ pub(super) struct PauseWebhook {
 pub(super) struct ResumeWebhook {
     #[command(flatten)]
     one: WebhookArg,
-    /// What becomes of the deliveries that were held
+    /// What to do with the deliveries that were held
     #[arg(long, value_enum, default_value_t = Held::Deliver)]
     held: Held,
-    /// How many of them are sent a second, 1 to 10,000
+    /// Held deliveries to send per second, 1 to 10,000
     #[arg(long, value_name = "PER_SECOND", default_value_t = 50)]
     rate: i32,
 }
 
-/// Which secret signs the guide's header, which has room for one.
+/// Which secret signs the guide's header, which carries only one signature.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 enum GuideSignatureArg {
-    /// The new one, at once.
+    /// The new secret, at once.
     New,
-    /// The previous one, until the grace ends.
+    /// The previous secret, until the grace period ends.
     Previous,
 }
 
@@ -110,23 +110,23 @@ enum GuideSignatureArg {
 pub(super) struct RotateWebhookSecret {
     #[command(flatten)]
     one: WebhookArg,
-    /// The new secret [default: one is made]
+    /// The new secret [default: a generated one]
     #[arg(long, env = "WEBHOOK_SECRET", value_name = "TEXT", hide_env_values = true)]
     secret: Option<String>,
-    /// How long the old secret signs too
+    /// Grace period, in which the previous secret also signs
     #[arg(long, value_name = "TIME", default_value = "24h", value_parser = duration)]
     grace: Duration,
-    /// Which secret signs the guide's header until then
+    /// Which secret signs the header `X-XTSystems-Signature` in the grace period
     #[arg(long, value_enum, default_value_t = GuideSignatureArg::New)]
     guide_signature: GuideSignatureArg,
 }
 
-/// A look at a URL.
+/// A check of a URL.
 #[derive(clap::Args, Debug)]
 pub(super) struct CheckUrlCommand {
     #[command(flatten)]
     remote: Remote,
-    /// Where events would be posted to
+    /// URL to check
     #[arg(value_name = "URL")]
     url: String,
 }
@@ -184,7 +184,7 @@ async fn resume(args: ResumeWebhook, output: Output) -> Result<(), CommandFailur
     let body = wanted::Resume { held: Some(args.held), rate: Some(args.rate) };
     let resumed: Resumed = client.post(&path, &body).await?.body;
     if let Some(replay) = resumed.replay_id {
-        eprintln!("what was held is worked on as replay {replay}");
+        eprintln!("the held deliveries are processed as replay {replay}");
     }
     answer(&resumed.webhook, output)
 }
@@ -221,7 +221,7 @@ fn answer(webhook: &WebhookBody, output: Output) -> Result<(), CommandFailure> {
     Ok(output.show(webhook, render::one)?)
 }
 
-/// Tells what is odd where it does not get between programs.
+/// Prints warnings to standard error, where they do not disturb programs.
 fn note(warnings: &[Warning]) {
     for Warning { field, message } in warnings {
         eprintln!("note: `{field}` {message}");

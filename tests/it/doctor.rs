@@ -61,7 +61,7 @@ async fn a_service_that_runs_is_found_healthy() {
     assert_eq!(code, DONE);
     assert_eq!(of(&findings, "schedule").0, ["warning"]);
     let (levels, told) = of(&findings, "queues");
-    assert!(levels.contains(&"warning".to_owned()) && told.contains("role deliver runs"), "{told}");
+    assert!(levels.contains(&"warning".to_owned()) && told.contains("role deliver is running"), "{told}");
 }
 
 #[tokio::test]

@@ -98,7 +98,7 @@ async fn while_rabbitmq_takes_nothing_events_are_still_taken_in_and_nothing_is_l
     let service = app.run(&["--role", "deliver,dead-letter,schedule"]).await;
     load::publish(&app, company, EVENTS).await;
     private.rabbitmqctl(&["-q", "set_vm_memory_high_watermark", "absolute", "1"]).await;
-    not_ready(&service, "broker", "RabbitMQ takes no messages").await;
+    not_ready(&service, "broker", "RabbitMQ accepts no messages").await;
     assert!(service.metric("xtwebhooks_broker_blocked").await > 0.0);
 
     // Taking in needs no publishing: what is owed stands in the ledger, and the queue of events drains.
@@ -111,7 +111,7 @@ async fn while_rabbitmq_takes_nothing_events_are_still_taken_in_and_nothing_is_l
         (app.depth("events").await == 0).then_some(())
     })
     .await;
-    not_ready(&service, "broker", "RabbitMQ takes no messages").await;
+    not_ready(&service, "broker", "RabbitMQ accepts no messages").await;
 
     private.rabbitmqctl(&["-q", "set_vm_memory_high_watermark", "0.6"]).await;
     ready(&service).await;
@@ -169,8 +169,8 @@ async fn settings_that_would_lose_something_are_a_start_up_error() {
     check(&[("RETENTION", "5d")], &["RETENTION 5days", "PARK_MAX", "at least 7d is needed"]).await;
     check(&[("RETENTION", "30d"), ("PARK_MAX", "29d")], &["RETENTION 30days", "at least 33d is needed"])
         .await;
-    check(&[("RESCUE_GRACE", "100s")], &["RESCUE_GRACE 1m 40s", "FRESH_MAX", "TIMEOUT_MAX", "1m 40s"]).await;
-    check(&[("RESCUE_GRACE", "120s"), ("TIMEOUT_MAX", "90s")], &["RESCUE_GRACE 2m", "2m 10s"]).await;
+    check(&[("RESCUE_GRACE", "100s")], &["RESCUE_GRACE is 1m 40s", "FRESH_MAX", "TIMEOUT_MAX", "1m 40s"]).await;
+    check(&[("RESCUE_GRACE", "120s"), ("TIMEOUT_MAX", "90s")], &["RESCUE_GRACE is 2m", "2m 10s"]).await;
 }
 
 #[tokio::test]

@@ -1,4 +1,4 @@
-//! What is to be thought of the broker's answers.
+//! Judges the broker's answers.
 
 use super::{super::run::Args, Finding, Severity};
 use crate::broker::{
@@ -6,12 +6,12 @@ use crate::broker::{
     inspect::{Depth, Inspection},
 };
 
-/// More events than this are not a moment's burst: ingest takes thousands a second.
+/// More events than this are not a short burst: ingest takes thousands per second.
 const EVENTS_WARNED: u32 = 10_000;
 
 /// All of it.
 pub(super) fn of_inspection(inspection: &Inspection, settings: &Args) -> Vec<Finding> {
-    let version = inspection.version.as_deref().unwrap_or("of an unknown version");
+    let version = inspection.version.as_deref().unwrap_or("(unknown version)");
     let mut findings = vec![Finding::ok("broker", format!("RabbitMQ {version} answers"))];
     findings.extend(of_topology(inspection));
     findings.extend(inspection.queues.iter().filter_map(of_queue));
@@ -19,7 +19,7 @@ pub(super) fn of_inspection(inspection: &Inspection, settings: &Args) -> Vec<Fin
     findings
 }
 
-/// Whether everything is declared as the settings have it.
+/// Whether everything is declared as the settings say.
 fn of_topology(inspection: &Inspection) -> Vec<Finding> {
     let exchanges = inspection.missing_exchanges.iter().map(|name| format!("exchange {name}"));
     let queues = inspection.missing_queues.iter().map(|name| format!("queue {name}"));
@@ -28,60 +28,60 @@ fn of_topology(inspection: &Inspection) -> Vec<Finding> {
         .mismatches
         .iter()
         .map(|mismatch| {
-            let remedy = "as it says; until then no process of the service starts with these settings";
+            let remedy =
+                "do what the finding says; until then no process of the service starts with these settings";
             Finding::bad(Severity::Fault, "topology", mismatch.to_string(), remedy)
         })
         .collect();
     if !missing.is_empty() {
         let nothing = inspection.queues.is_empty() && inspection.mismatches.is_empty();
-        let told = if nothing { "nothing is declared yet" } else { "some are not there" };
+        let told = if nothing { "nothing is declared yet" } else { "some are missing" };
         let found = format!("{told}: {}", missing.join(", "));
-        let remedy =
-            "start the service, which declares everything; if it runs, it has other settings than these";
+        let remedy = "start the service, which declares everything; if it is already running, its settings differ from these";
         findings.push(Finding::bad(Severity::Warning, "topology", found, remedy));
     }
     if findings.is_empty() {
-        let found = format!("all {} queues are there with our arguments", inspection.queues.len());
+        let found = format!("all {} queues exist with the expected arguments", inspection.queues.len());
         findings.push(Finding::ok("topology", found));
     }
     findings
 }
 
-/// Whether a queue holds what it should not, or has nobody who takes from it.
+/// Whether a queue holds what it should not, or has no consumer.
 fn of_queue(depth: &Depth) -> Option<Finding> {
     let Depth { queue, name, ready, consumers } = depth;
     let role = match queue {
         Queue::Events | Queue::SuspectEvents => "ingest",
         Queue::Deliveries(_) | Queue::Prompt(_) | Queue::SuspectJobs => "deliver",
-        Queue::DeadLetters => "dead-letter",
-        // Nobody takes from them: what they hold goes on by itself.
+        Queue::DeadLetters => "keep",
+        // These have no consumers: their messages move on when their time is over.
         Queue::Retry(_) => return None,
     };
     let found = format!("{name}: {ready} ready, {consumers} consumers");
     let warn = |remedy: String| Some(Finding::bad(Severity::Warning, "queues", found.clone(), remedy));
     match queue {
-        _ if *consumers == 0 => warn(format!("see that a process with the role {role} runs")),
+        _ if *consumers == 0 => warn(format!("make sure that a process with the role {role} is running")),
         Queue::SuspectEvents | Queue::SuspectJobs if *ready > 0 => warn(format!(
-            "processes died with these messages in hand: see why processes with the role {role} end; what ends them \
-             alone as well becomes a dead letter"
+            "processes died while they held these messages: find out why processes with the role {role} crash. Each \
+             message is tried alone; one that crashes its process again becomes a dead letter"
         )),
         Queue::Events if *ready > EVENTS_WARNED => warn(
-            "ingest does not keep up: see its log, or run more processes with the role ingest".to_owned(),
+            "ingest is falling behind: check its log, or run more processes with the role ingest".to_owned(),
         ),
         _ => Some(Finding::ok("queues", found)),
     }
 }
 
-/// AMQP has no question for it.
+/// AMQP has no request for it.
 fn of_consumer_timeout(settings: &Args) -> Finding {
     // A message is held while its request waits for a place and is made, and its record for a ledger that is away.
     let held = settings.egress.timeout_max * 2 + settings.deliver.lease_margin;
     let remedy = format!(
-        "ask `rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'`: milliseconds, by default 1800000; it must be \
-         more than {}, and more than the longest outage of the database that should repeat no request",
+        "run `rabbitmqctl eval 'application:get_env(rabbit, consumer_timeout).'` (milliseconds, 1800000 by default); \
+         it must be longer than {}, and longer than any outage of the database after which no request should be repeated",
         humantime::format_duration(held),
     );
-    Finding::bad(Severity::Unknown, "consumer_timeout", "AMQP does not tell it", remedy)
+    Finding::bad(Severity::Unknown, "consumer_timeout", "cannot be read over AMQP", remedy)
 }
 
 #[cfg(test)]

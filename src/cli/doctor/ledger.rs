@@ -1,4 +1,4 @@
-//! What is to be thought of the database's answers.
+//! Judges the database's answers.
 
 use std::time::Duration;
 
@@ -7,26 +7,26 @@ use chrono::NaiveDate;
 use super::{super::run::CLOCK_OFFSET_MAX, Finding, Severity};
 use crate::store::checkup::{Late, Lease, ServerReport};
 
-/// Above this a clock is worth a word, though everything goes by the database's.
+/// Above this a clock is worth a warning, although the service goes by the database's clock.
 const CLOCK_OFFSET_WARNED: Duration = Duration::from_secs(1);
 /// With fewer days ahead, prune has not run for a week.
 const DAYS_AHEAD_WARNED: usize = 7;
-/// What is due is fed within moments; later, something holds feed up.
+/// What is due gets a job within moments; if it takes longer, something delays the scheduler.
 const OVERDUE_WARNED: Duration = Duration::from_mins(1);
 /// A job so old is behind a long backlog, or lost and about to be rescued.
 const JOB_AGE_WARNED: Duration = Duration::from_mins(10);
-/// So many watermarks may be missing.
-const WATERMARKS_MISSED: u32 = 6;
+/// This many watermarks may be missing.
+const TIDE_MARKS_MISSED: u32 = 6;
 
 /// The server and those of its settings that keep what was committed.
 pub(super) fn of_server(server: &ServerReport) -> Vec<Finding> {
     let mut findings = vec![Finding::ok("database", format!("PostgreSQL {} answers", server.version))];
     if server.is_standby {
-        let remedy = "let DATABASE_URL name the primary";
+        let remedy = "set DATABASE_URL to the primary";
         findings.push(Finding::bad(
             Severity::Fault,
             "database",
-            "it is a standby, which takes no writes",
+            "the server is a standby and accepts no writes",
             remedy,
         ));
     }
@@ -34,14 +34,14 @@ pub(super) fn of_server(server: &ServerReport) -> Vec<Finding> {
         (
             "synchronous_commit",
             &server.synchronous_commit,
-            "an event that was acknowledged may be lost when the server dies",
+            "an acknowledged event may be lost if the server crashes",
         ),
         ("fsync", &server.fsync, "a power failure may destroy the ledger"),
         ("full_page_writes", &server.full_page_writes, "a power failure may destroy the ledger"),
         (
             "autovacuum",
             &server.autovacuum,
-            "tables and indexes grow without end, and plans go by old statistics",
+            "tables and indexes grow without limit, and query plans use outdated statistics",
         ),
     ];
     let bad: Vec<Finding> = off
@@ -53,7 +53,7 @@ pub(super) fn of_server(server: &ServerReport) -> Vec<Finding> {
         })
         .collect();
     if bad.is_empty() {
-        findings.push(Finding::ok("database settings", "what is committed stays, and is vacuumed"));
+        findings.push(Finding::ok("database settings", "commits are durable, and autovacuum is on"));
     }
     findings.extend(bad);
     findings
@@ -64,20 +64,21 @@ pub(super) fn of_connections(server: &ServerReport, needed: u32) -> Finding {
     let others = server.connected - server.ours;
     let room = i64::from(server.max_connections) - i64::from(server.reserved) - others;
     let found = format!(
-        "the service opens up to {needed} connections; of max_connections = {}, {} are reserved and {others} others' \
-         now, which leaves {} ({} of ours are open)",
+        "the service opens up to {needed} connections; of max_connections = {}, {} are reserved and {others} are in \
+         use by others, which leaves {} (the service has {} open now)",
         server.max_connections,
         server.reserved,
         room.max(0),
         server.ours,
     );
-    let remedy = "raise max_connections, run fewer processes, or put a pooler between (in transaction mode, with \
-                  DATABASE_LISTEN_URL past it)";
+    let remedy = "raise max_connections, run fewer processes, or use a connection pooler (in transaction mode, with \
+                  DATABASE_LISTEN_URL bypassing it)";
     match i64::from(needed) {
         needed if needed > room => Finding::bad(Severity::Fault, "connections", found, remedy),
         // A rolling update runs the new processes beside the old.
         needed if 2 * needed > room => {
-            let found = format!("{found}; not enough while a rolling update has twice as many");
+            let found =
+                format!("{found}; this is not enough for a rolling update, which needs twice as many");
             Finding::bad(Severity::Warning, "connections", found, remedy)
         }
         _ => Finding::ok("connections", found),
@@ -86,12 +87,15 @@ pub(super) fn of_connections(server: &ServerReport, needed: u32) -> Finding {
 
 /// How far this machine's clock is from the database's.
 pub(super) fn of_clock(offset: Duration) -> Finding {
-    let found = format!("this machine's clock is {} ms off the database's", offset.as_millis());
-    let remedy = "let both machines follow a time server";
+    let found = format!("this machine's clock differs from the database's by {} ms", offset.as_millis());
+    let remedy = "synchronise both machines with a time server";
     match offset {
-        offset if offset > CLOCK_OFFSET_MAX => {
-            Finding::bad(Severity::Fault, "clock", format!("{found}; a role here would not be ready"), remedy)
-        }
+        offset if offset > CLOCK_OFFSET_MAX => Finding::bad(
+            Severity::Fault,
+            "clock",
+            format!("{found}; a role on this machine would not become ready"),
+            remedy,
+        ),
         offset if offset > CLOCK_OFFSET_WARNED => Finding::bad(Severity::Warning, "clock", found, remedy),
         _ => Finding::ok("clock", found),
     }
@@ -100,43 +104,48 @@ pub(super) fn of_clock(offset: Duration) -> Finding {
 /// Whether the coming days have their partitions.
 pub(super) fn of_days(today: NaiveDate, days: &[NaiveDate]) -> Finding {
     let ready = today.iter_days().zip(days).take_while(|(expected, day)| expected == *day).count();
-    let remedy = "see that a process with the role prune runs: it makes the coming days";
+    let remedy = "make sure that a process with the role prune is running; it creates the partitions of the coming days";
     match ready {
         0 => Finding::bad(
             Severity::Fault,
             "partitions",
-            format!("those of today, {today}, are missing"),
+            format!("the partitions of today, {today}, are missing"),
             remedy,
         ),
         n if n <= DAYS_AHEAD_WARNED => {
-            let found = format!("those of today and only {} days more are there", n - 1);
+            let found = format!("only the partitions of today and the next {} days exist", n - 1);
             Finding::bad(Severity::Warning, "partitions", found, remedy)
         }
-        n => Finding::ok("partitions", format!("those of today and {} days more are there", n - 1)),
+        n => Finding::ok("partitions", format!("the partitions of today and the next {} days exist", n - 1)),
     }
 }
 
 /// Whether the two roles of which one process is active have one.
 pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
     let of = |(name, check, harm): (&str, &'static str, &str)| {
-        let remedy = format!("see that a process with the role {check} runs");
+        let remedy = format!("make sure that a process with the role {name} is running");
         match leases.iter().find(|lease| lease.name == name) {
             Some(lease) if lease.is_held => {
                 let since = lease.taken_at.format("%Y-%m-%d %H:%M:%S");
-                Finding::ok(check, format!("{} is the active one, since {since}", lease.holder))
+                Finding::ok(check, format!("{} has been active since {since}", lease.holder))
             }
             Some(lease) => Finding::bad(
                 Severity::Warning,
                 check,
-                format!("nobody is active, {} was last: {harm}", lease.holder),
+                format!("no process is active ({} was the last): {harm}", lease.holder),
                 remedy,
             ),
-            None => Finding::bad(Severity::Warning, check, format!("nobody was ever active: {harm}"), remedy),
+            None => Finding::bad(
+                Severity::Warning,
+                check,
+                format!("no process has been active yet: {harm}"),
+                remedy,
+            ),
         }
     };
     [
-        ("feed", "schedule", "what waits in the ledger is not sent"),
-        ("prune", "prune", "no days are made ahead, and none are dropped"),
+        ("feed", "feed", "deliveries that wait in the ledger are not sent"),
+        ("prune", "prune", "no partitions are created ahead, and none are dropped"),
     ]
     .map(of)
     .into()
@@ -147,42 +156,50 @@ pub(super) fn of_late(late: &Late, watermark_every: Duration) -> Vec<Finding> {
     let age = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
     let told = |age: Duration| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
     let due = match late.overdue_seconds.map(age) {
-        None => Finding::ok("due deliveries", "nothing is overdue that neither a pause nor its lane holds"),
+        None => Finding::ok(
+            "due deliveries",
+            "no delivery is overdue, except those that a pause or their lane delays",
+        ),
         Some(age) if age <= OVERDUE_WARNED => {
-            Finding::ok("due deliveries", format!("the oldest is overdue for {}", told(age)))
+            Finding::ok("due deliveries", format!("the oldest is overdue by {}", told(age)))
         }
         Some(age) => {
             let found = format!(
-                "the oldest is overdue for {}, though neither a pause nor its lane holds it",
+                "the oldest is overdue by {}, although neither a pause nor its lane delays it",
                 told(age)
             );
-            let remedy = "`xtwebhooks lanes list --failing`, and the log of the active scheduler, tell what it waits for; it may \
-                          be its lane's pace";
+            let remedy = "run `xtwebhooks lanes list --failing` and check the log of the active scheduler to see what it waits \
+                          for; the cause may be its lane's pace";
             Finding::bad(Severity::Warning, "due deliveries", found, remedy)
         }
     };
     let job = match late.oldest_job_seconds.map(age) {
         None => Finding::ok("jobs", "no delivery has a job"),
         Some(age) if age <= JOB_AGE_WARNED => {
-            Finding::ok("jobs", format!("the oldest is due for {}", told(age)))
+            Finding::ok("jobs", format!("the oldest has been due for {}", told(age)))
         }
         Some(age) => {
             let remedy =
-                "see that processes with the role deliver run, and whether they keep up with the queue";
-            Finding::bad(Severity::Warning, "jobs", format!("the oldest is due for {}", told(age)), remedy)
+                "make sure that processes with the role deliver are running and keep up with the queue";
+            Finding::bad(
+                Severity::Warning,
+                "jobs",
+                format!("the oldest has been due for {}", told(age)),
+                remedy,
+            )
         }
     };
     let mark = match late.tide_mark_seconds.map(age) {
-        Some(age) if age <= watermark_every * WATERMARKS_MISSED => {
-            Finding::ok("watermarks", format!("the latest came through {} ago", told(age)))
+        Some(age) if age <= tide_mark_every * TIDE_MARKS_MISSED => {
+            Finding::ok("watermarks", format!("the latest passed through {} ago", told(age)))
         }
         other => {
             let found = other.map_or_else(
-                || "none has come through yet".to_owned(),
-                |age| format!("the latest came through {} ago", told(age)),
+                || "none has passed through yet".to_owned(),
+                |age| format!("the latest passed through {} ago", told(age)),
             );
-            let remedy = "until they come through, lost jobs are not found: see that processes with the roles schedule and deliver run; behind a long \
-                          backlog they are late by its length";
+            let remedy = "lost jobs are not found until watermarks pass through: make sure that schedule and deliver are \
+                          running; a long backlog delays watermarks by its length";
             Finding::bad(Severity::Warning, "watermarks", found, remedy)
         }
     };
@@ -245,9 +262,13 @@ mod tests {
             let finding = of_days(today, &days);
             assert!(finding.level == expected && finding.found.contains(told), "{offsets:?}: {finding:?}");
         };
-        check(&(0..=14).collect::<Vec<_>>(), Severity::Ok, "14 days more");
-        check(&[0, 1, 2, 4, 5, 6, 7, 8, 9, 10], Severity::Warning, "only 2 days more");
-        check(&[0], Severity::Warning, "only 0 days more");
+        check(&(0..=14).collect::<Vec<_>>(), Severity::Ok, "the next 14 days exist");
+        check(
+            &[0, 1, 2, 4, 5, 6, 7, 8, 9, 10],
+            Severity::Warning,
+            "only the partitions of today and the next 2 days",
+        );
+        check(&[0], Severity::Warning, "only the partitions of today and the next 0 days");
         check(&[1, 2], Severity::Fault, "of today, 2026-01-30, are missing");
         check(&[], Severity::Fault, "are missing");
     }

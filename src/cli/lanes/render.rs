@@ -13,7 +13,7 @@ pub(super) fn one(lane: &Lane) -> String {
     let reason = lane.open_reason.as_deref().unwrap_or("?");
     let open = lane.opened_at.map(|since| format!("{}: {reason}", since_when(since, lane.as_of)));
     let probe = lane.opened_at.and(lane.next_probe_at).map(|at| match lane.is_probing {
-        true => "under way".to_owned(),
+        true => "in progress".to_owned(),
         false if at <= lane.as_of => "due".to_owned(),
         false => format!("{}, in {}", time(at), length(at - lane.as_of)),
     });
@@ -30,12 +30,12 @@ pub(super) fn one(lane: &Lane) -> String {
         ("breaker open", open),
         ("next probe", probe),
         ("probes failed", lane.opened_at.map(|_| lane.probes_failed.to_string())),
-        ("held back until", lane.held_back_until.map(until)),
-        ("failures in a row", Some(lane.failures.to_string())),
+        ("rate-limited until", lane.held_back_until.map(until)),
+        ("consecutive failures", Some(lane.failures.to_string())),
         ("failing", lane.failing_since.map(|since| since_when(since, lane.as_of))),
         ("last success", Some(lane.last_success_at.map_or_else(|| "none".to_owned(), time))),
-        ("requests at once", lane.max_in_flight.map(|n| n.to_string())),
-        ("requests a second", lane.rate_limit.map(|n| n.to_string())),
+        ("max in flight", lane.max_in_flight.map(|n| n.to_string())),
+        ("rate limit", lane.rate_limit.map(|n| format!("{n}/s"))),
         ("next slot", lane.rate_limit.map(|_| lane.next_slot_at.map_or_else(|| "free".to_owned(), until))),
         ("jobs", Some(count(lane.queued, lane.queued_is_more))),
         ("claimed", Some(count(lane.claimed, lane.queued_is_more))),
@@ -44,7 +44,7 @@ pub(super) fn one(lane: &Lane) -> String {
     ])
 }
 
-/// All of them, one a line.
+/// All of them, one per line.
 pub(super) fn many(lanes: &[Lane]) -> String {
     let mut table = OutputTable::new(&[
         "WEBHOOK",
@@ -76,12 +76,12 @@ pub(super) fn many(lanes: &[Lane]) -> String {
             why(lane),
         ]);
     }
-    table.render("no such lanes")
+    table.render("no lanes")
 }
 
-/// What happened to one, a line each.
+/// The transitions of one lane, one per line.
 pub(super) fn history(transitions: &[Transition]) -> String {
-    let mut table = OutputTable::new(&["AT", "WHAT", "LASTED", "FAILING SINCE", "REASON"]);
+    let mut table = OutputTable::new(&["TIME", "TRANSITION", "DURATION", "FAILING SINCE", "REASON"]);
     for transition in transitions {
         let lasted =
             transition.opened_at.filter(|_| transition.kind == "closed").map(|opened| transition.at - opened);
@@ -93,7 +93,7 @@ pub(super) fn history(transitions: &[Transition]) -> String {
             transition.reason.clone().unwrap_or_else(dash),
         ]);
     }
-    table.render("nothing has happened to it")
+    table.render("no transitions")
 }
 
 fn why(lane: &Lane) -> String {
@@ -102,16 +102,16 @@ fn why(lane: &Lane) -> String {
         LaneState::Paused => lane.pause_reason.clone().unwrap_or_else(dash),
         LaneState::Open => {
             let probe = match lane.next_probe_at {
-                _ if lane.is_probing => "a probe is under way".to_owned(),
+                _ if lane.is_probing => "a probe is in progress".to_owned(),
                 Some(at) if at > lane.as_of => format!("next probe in {}", in_time(at)),
                 _ => "a probe is due".to_owned(),
             };
             format!("{}; {probe}", lane.open_reason.as_deref().unwrap_or("?"))
         }
-        LaneState::HeldBack => lane
-            .held_back_until
-            .map_or_else(dash, |until| format!("the receiver asked for {}", in_time(until))),
-        LaneState::Failing => format!("{} failures in a row that count", lane.failures),
+        LaneState::HeldBack => lane.held_back_until.map_or_else(dash, |until| {
+            format!("rate-limited by the receiver for another {}", in_time(until))
+        }),
+        LaneState::Failing => format!("{} consecutive failures", lane.failures),
         LaneState::Inactive | LaneState::Healthy => dash(),
     }
 }
@@ -132,7 +132,7 @@ fn due(at: DateTime<Utc>, now: DateTime<Utc>) -> String {
     if at > now { format!("in {}", length(at - now)) } else { format!("{} ago", length(now - at)) }
 }
 
-/// A length of time to the second.
+/// A duration to the second.
 fn length(length: TimeDelta) -> String {
     let seconds = u64::try_from(length.num_seconds()).unwrap_or(0);
     humantime::format_duration(std::time::Duration::from_secs(seconds)).to_string()
@@ -155,7 +155,8 @@ mod tests {
         }))
         .expect("a lane");
         let text = one(&lane);
-        for told in ["for 1m 30s: 5 times in a row: timed out", "in 30s", "probes failed      2", "10000+"] {
+        for told in ["for 1m 30s: 5 times in a row: timed out", "in 30s", "probes failed         2", "10000+"]
+        {
             assert!(text.contains(told), "{told} in\n{text}");
         }
         let line = many(&[lane]);

@@ -1,4 +1,4 @@
-//! The events to be published, from arguments or from lines.
+//! The events to publish, from arguments or from lines.
 
 use std::fmt;
 
@@ -13,10 +13,10 @@ use crate::model::{
     envelope::{Attributes, EnvelopeLimits, Incoming, Rejected, decode},
 };
 
-/// The longest line taken in; what the service takes is less, and its own to say.
+/// The longest line that is read; the service has a lower limit of its own.
 const LINE_BYTES_MAX: usize = 16 * 1024 * 1024;
 
-/// The routing key of a line that is published unchecked and says no type.
+/// The routing key of a line that is published unchecked and names no type.
 const NO_TYPE: &str = "unknown";
 
 /// An event as it is published.
@@ -25,12 +25,12 @@ pub(super) struct EventInput {
     pub(super) id: String,
     /// Its type.
     pub(super) routing_key: String,
-    /// The guide's envelope, byte for byte as it was given.
+    /// The guide's envelope, byte for byte as it was read.
     pub(super) body: Bytes,
 }
 
 impl EventInput {
-    /// Reads the envelope as the service will, so that what is wrong with it is known here and now.
+    /// Reads the envelope as the service will, so that errors are found before it is published.
     pub(super) fn read(body: Bytes, routing_key: &str) -> Result<Self, Rejected> {
         let incoming = Incoming {
             body: &body,
@@ -50,7 +50,7 @@ impl EventInput {
         Ok(Self { id: decoded.message_id, routing_key: decoded.event_type.as_str().to_owned(), body })
     }
 
-    /// Takes the bytes as they are. The type that leads to the queue is the one they name, if they name one.
+    /// Takes the bytes as they are. The routing key is the type that they name, if they name one.
     fn unchecked(body: Bytes, routing_key: Option<&EventType>) -> Self {
         let value: Value = serde_json::from_slice(&body).unwrap_or_default();
         let named = value["event_type"].as_str().and_then(|text| text.parse::<EventType>().ok());
@@ -59,7 +59,7 @@ impl EventInput {
     }
 }
 
-/// The guide's envelope with an id, and with `data` byte for byte. A timestamp that is no number is a text.
+/// The guide's envelope with an id, and with `data` byte for byte. A timestamp that is not a number becomes a string.
 pub(super) fn envelope(
     id: &str,
     event_type: &EventType,
@@ -76,14 +76,14 @@ pub(super) fn envelope(
     format!(r#"{{"event_id":{id},"event_type":"{event_type}","data":{data},"company_id":"{company}","timestamp":{timestamp}}}"#).into()
 }
 
-/// Lines that are published together.
+/// Lines to publish together.
 pub(super) struct InputBatch {
     pub(super) events: Vec<EventInput>,
     pub(super) bad: Vec<BadLine>,
     pub(super) is_last: bool,
 }
 
-/// A line that is no event.
+/// A line that is not a valid event.
 #[derive(Debug)]
 pub(super) struct BadLine {
     number: usize,
@@ -125,7 +125,7 @@ impl Lines {
                 Ok(event) => batch.events.push(event),
                 Err(why) => batch.bad.push(BadLine { number: self.number, why }),
             }
-            // Whoever types or pipes events one by one sees each published when it is there.
+            // Events that are typed or piped one by one are published at once.
             if !self.input.buffer().contains(&b'\n') {
                 break;
             }
@@ -144,9 +144,9 @@ impl Lines {
         let mut line = Vec::new();
         let bound = u64::try_from(LINE_BYTES_MAX).unwrap_or(u64::MAX);
         let read = (&mut self.input).take(bound).read_until(b'\n', &mut line).await;
-        read.context("standard input cannot be read")?;
+        read.context("cannot read standard input")?;
         if line.len() == LINE_BYTES_MAX {
-            anyhow::bail!("line {} has more than {LINE_BYTES_MAX} bytes", self.number + 1);
+            anyhow::bail!("line {} is longer than {LINE_BYTES_MAX} bytes", self.number + 1);
         }
         if line.last() == Some(&b'\n') {
             line.pop();

@@ -1,6 +1,6 @@
-//! The arguments that make or change a webhook, under the names of the API's fields.
+//! The arguments that create or change a webhook, under the names of the API's fields.
 //!
-//! What they say is judged by the API; here it is only read.
+//! They are only read here; the API validates them.
 
 use clap::Arg;
 use serde::Serialize;
@@ -23,13 +23,13 @@ pub(in crate::cli) struct CreateWebhook {
 }
 
 impl CreateWebhook {
-    /// Whom to ask, and with what.
+    /// The API's address, and the body to send.
     pub(super) fn asked(self) -> Result<(Remote, Object), CommandFailure> {
         Ok((self.remote, self.settings.body()?))
     }
 }
 
-/// A change: what is not named stays.
+/// A change: settings that are not given stay as they are.
 #[derive(clap::Args, Debug)]
 pub(in crate::cli) struct UpdateWebhook {
     #[command(flatten)]
@@ -39,64 +39,68 @@ pub(in crate::cli) struct UpdateWebhook {
 }
 
 impl UpdateWebhook {
-    /// Which webhook, and what is to be changed of it.
+    /// Which webhook, and what to change.
     pub(super) fn asked(self) -> Result<(WebhookArg, Object), CommandFailure> {
         Ok((self.one, self.settings.body()?))
     }
 }
 
-/// What can be set of a webhook. `none` empties a field, or puts it back to its default.
+/// The settings of a webhook. `none` empties a field, or resets it to its default.
 #[derive(clap::Args, Debug)]
 struct SettingArgs {
-    /// A name, unique in the company
+    /// Name, unique in the company
     #[arg(long, value_name = "TEXT")]
     name: Option<String>,
-    /// Where to post
+    /// URL to post to
     #[arg(long)]
     url: Option<String>,
-    /// Event types wanted: `ticket.created,asset.*`, or `*` for all
+    /// Event types to send: `ticket.created,asset.*`, or `*` for all
     #[arg(long, value_name = "TYPES", value_delimiter = ',')]
     events: Option<Vec<String>>,
-    /// Signs every request, from now on; `rotate-secret` gives receivers time [a new webhook without one: it is made]
+    /// Secret that signs every request from now on; `rotate-secret` gives receivers time to switch
+    /// [a new webhook: generated]
     #[arg(long, value_name = "TEXT")]
     secret: Option<String>,
-    /// A header of its own, as `Name: value`; may be repeated, and those given are all; `none` for none
+    /// Additional header, as `Name: value`; repeatable; the headers given replace all existing ones, `none`
+    /// removes them
     #[arg(long, value_name = "HEADER")]
     headers: Option<Vec<String>>,
-    /// Whether events are matched with it; what is pending of an inactive one is cancelled
+    /// Whether the webhook gets events; pending deliveries of an inactive webhook are cancelled
     #[arg(long, value_name = "BOOL")]
     active: Option<bool>,
-    /// Attempts in all, 1 to 20, with waits of 1, 2, 4 … 64 s between them, where there is no schedule [a new webhook: 3]
+    /// Total attempts, 1 to 20, with waits of 1, 2, 4 … 64 s between them, unless there is a schedule [a new
+    /// webhook: 3]
     #[arg(long, value_name = "N")]
     retry_count: Option<i32>,
-    /// Waits instead of a count: `5s,5m,2h`, `patient` for three days, or `none`
+    /// Waits between attempts, instead of a count: `5s,5m,2h`, `patient` for three days, or `none`
     #[arg(long, value_name = "WAITS")]
     retry_schedule: Option<String>,
-    /// The whole time an attempt may take, 1 to 60 s
+    /// Total time that an attempt may take, 1 to 60 s
     #[arg(long, value_name = "SECONDS")]
     timeout_seconds: Option<i32>,
-    /// How many seconds after its event, or after its replay was asked for, a retry may start, 60 to 2,592,000, or `none`
+    /// Seconds after its event, or after the request for its replay, in which a retry may start, 60 to 2,592,000, or
+    /// `none`
     #[arg(long, value_name = "SECONDS", value_parser = or_none::<i32>)]
     max_attempt_age_seconds: Option<OrNone<i32>>,
-    /// Requests at once from each worker, or `none` for the service's default, LANE_IN_FLIGHT_MAX
+    /// Requests in flight from each worker, or `none` for the service's default, LANE_IN_FLIGHT_MAX
     #[arg(long, value_name = "N", value_parser = or_none::<i32>)]
     max_in_flight: Option<OrNone<i32>>,
-    /// Requests a second over all workers, or `none` for as many as there are
+    /// Requests per second over all workers, or `none` for no limit
     #[arg(long, value_name = "PER_SECOND", value_parser = or_none::<f64>)]
     rate_limit: Option<OrNone<f64>>,
-    /// After an outage, send again what was given up in it
+    /// After an outage, send again what was given up during it
     #[arg(long, value_name = "BOOL", default_missing_value = "true", num_args = 0..=1, require_equals = true)]
     auto_recover: Option<bool>,
-    /// A note for people, or `none`
+    /// Note for people, or `none`
     #[arg(long, value_name = "TEXT", value_parser = or_none::<String>)]
     description: Option<OrNone<String>>,
-    /// A JSON object to be kept beside it, the whole of it
+    /// JSON object to store with the webhook; replaces the whole object
     #[arg(long, value_name = "JSON", value_parser = object)]
     metadata: Option<Object>,
 }
 
 impl SettingArgs {
-    /// The body that names what is given.
+    /// The body with the settings that are given.
     fn body(self) -> Result<Object, CommandFailure> {
         let mut body = Object::new();
         set(&mut body, "name", self.name);
@@ -118,7 +122,7 @@ impl SettingArgs {
     }
 }
 
-/// What an argument says of a new webhook: what there must be, and what help shows as the default.
+/// An argument for a new webhook: whether it is required, and the default that help shows.
 fn of_a_new_one(arg: Arg) -> Arg {
     match arg.get_id().as_str() {
         "name" | "url" | "events" => arg.required(true),
@@ -133,10 +137,10 @@ fn of_a_new_one(arg: Arg) -> Arg {
 /// The word that empties a field.
 const NONE: &str = "none";
 
-/// A body, or a part of one.
+/// A body, or part of one.
 type Object = Map<String, Value>;
 
-/// Puts a field into a body, where it is named.
+/// Puts a field into a body, if it is given.
 fn set(body: &mut Object, name: &str, value: Option<impl Serialize>) {
     if let Some(value) = value {
         // Texts, numbers and lists of them always make JSON.
@@ -145,7 +149,7 @@ fn set(body: &mut Object, name: &str, value: Option<impl Serialize>) {
 }
 
 fn object(text: &str) -> Result<Object, String> {
-    serde_json::from_str(text).map_err(|error| format!("is no JSON object: {error}"))
+    serde_json::from_str(text).map_err(|error| format!("not a JSON object: {error}"))
 }
 
 /// Headers as `Name: value`; the word `none` alone for none.
@@ -153,14 +157,14 @@ fn headers(lines: &[String]) -> Result<Object, CommandFailure> {
     let mut headers = Object::new();
     for line in lines.iter().filter(|line| *line != NONE) {
         let (name, value) = line.split_once(':').ok_or_else(|| {
-            // The line is not repeated: it may well hold a token.
+            // The line is not repeated: it may contain a token.
             CommandFailure::refused("headers", "a header has no colon; write it as `Name: value`")
         })?;
         let known = headers.insert(name.trim().to_owned(), value.trim().into());
         if known.is_some() {
             return Err(CommandFailure::refused(
                 "headers",
-                format!("`{}` stands there twice; give it once", name.trim()),
+                format!("`{}` is given more than once", name.trim()),
             ));
         }
     }
@@ -243,9 +247,9 @@ mod tests {
             assert!(refusal.contains(said) && !refusal.contains("hunter2"), "{refusal}");
         };
         check(&["--headers=token hunter2"], "`headers`");
-        check(&["--headers=X-A: 1", "--headers=X-A: 2"], "twice");
+        check(&["--headers=X-A: 1", "--headers=X-A: 2"], "more than once");
         check(&["--retry-schedule=soon"], "`retry_schedule`");
-        check(&["--metadata=[]"], "no JSON object");
+        check(&["--metadata=[]"], "not a JSON object");
         assert!(create(&[]).is_err(), "--events is needed");
     }
 

@@ -7,7 +7,7 @@ use super::{
     CheckedUrl, Tested, WebhookBody,
 };
 
-/// One webhook, field by field. Its own headers are named and not shown: they may hold a token.
+/// One webhook, field by field. Its additional headers are shown without their values, which may contain a token.
 pub(super) fn one(webhook: &WebhookBody) -> String {
     let paused = webhook.paused_at.map(|since| {
         let (by, why) =
@@ -29,7 +29,7 @@ pub(super) fn one(webhook: &WebhookBody) -> String {
     fields(&shown)
 }
 
-/// What its owner has set, under the names of the arguments that set it.
+/// The webhook's settings, under the names of the arguments that set them.
 fn settings(webhook: &WebhookBody) -> Vec<(String, Option<String>)> {
     let Ok(Value::Object(settings)) = serde_json::to_value(&webhook.settings) else { return Vec::new() };
     let shown = |(name, value): (String, Value)| {
@@ -57,7 +57,7 @@ fn text(value: &Value) -> String {
     }
 }
 
-/// All of them, one a line.
+/// All of them, one per line.
 pub(super) fn many(webhooks: &[WebhookBody]) -> String {
     let mut table = OutputTable::new(&["ID", "NAME", "STATE", "EVENTS", "URL"]);
     for webhook in webhooks {
@@ -78,7 +78,7 @@ pub(super) fn many(webhooks: &[WebhookBody]) -> String {
     table.render("no webhooks")
 }
 
-/// What came of a test.
+/// The result of a test.
 pub(super) fn tested(tested: &Tested) -> String {
     fields(&[
         ("success", Some(yes_or_no(tested.success).to_owned())),
@@ -90,7 +90,7 @@ pub(super) fn tested(tested: &Tested) -> String {
     ])
 }
 
-/// What is known of a URL.
+/// The result of a check of a URL.
 pub(super) fn checked(checked: &CheckedUrl) -> String {
     let addresses: Vec<_> = checked
         .addresses
