@@ -1,10 +1,10 @@
-"""Publishes an event as XTSystems does: persistent, confirmed by the broker, and never declaring anything.
+"""Publishes an event as XTSystems does: persistent and confirmed by the broker. It declares nothing.
 
     pip install aio-pika
     AMQP_URL=amqp://guest:guest@127.0.0.1:5672/%2f python examples/publish.py COMPANY ticket.created '{"id": 1}'
 
-Prints the event's id. In XTSystems itself the connection, the channel and the exchange are made once at its start, and
-`publish` is called for each event.
+Prints the event's id. XTSystems itself opens the connection, the channel and the exchange once, at its start, and calls
+`publish` for each event.
 """
 
 import asyncio
@@ -18,8 +18,8 @@ import aio_pika
 
 
 async def publish(exchange, company_id, event_type, data, event_id=None):
-    """Returns the event's id once the broker has the event. Raises where it was refused or led to no queue: then it
-    may be published again under the same id, which is taken in once however often it comes."""
+    """Returns the event's id once the broker has confirmed the event. Raises if the event was refused or reached no
+    queue; it can then be published again with the same id, which is ingested only once."""
     event_id = event_id or str(uuid.uuid4())
     happened = int(time.time())
     body = {"event_type": event_type, "data": data, "company_id": company_id, "timestamp": happened}
@@ -37,7 +37,7 @@ async def publish(exchange, company_id, event_type, data, event_id=None):
 async def main(company_id, event_type, data):
     connection = await aio_pika.connect_robust(os.environ.get("AMQP_URL", "amqp://guest:guest@127.0.0.1:5672/%2f"))
     async with connection:
-        # Whatever leads to no queue comes back as an error instead of vanishing.
+        # A message that reaches no queue raises an error instead of being lost.
         channel = await connection.channel(publisher_confirms=True, on_return_raises=True)
         exchange = await channel.get_exchange(os.environ.get("EVENTS_EXCHANGE", "xtsystems.events"))
         print(await publish(exchange, company_id, event_type, json.loads(data)))

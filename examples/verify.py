@@ -1,4 +1,4 @@
-"""Verifies what arrives at a receiver. Standard library only; Python 3.8 or newer."""
+"""Verifies requests at a receiver. Standard library only; Python 3.8 or newer."""
 
 import hashlib
 import hmac
@@ -6,7 +6,7 @@ import time
 
 
 def verify(secret: str, headers, body: bytes, tolerance_seconds: int = 300) -> bool:
-    """`body` is what came over the wire, before any JSON parser; `headers` has its names in lower case, or takes any."""
+    """`body` is the raw request body, before any JSON parser; `headers` has lower-case names or ignores case."""
     timestamp = headers.get("x-xtsystems-timestamp", "")
     if not timestamp.isdecimal() or abs(time.time() - int(timestamp)) > tolerance_seconds:
         return False

@@ -1,8 +1,8 @@
-// Verifies what arrives at a receiver. Node's own crypto only.
+// Verifies requests at a receiver. Uses only Node's own crypto.
 import { createHmac, timingSafeEqual } from "node:crypto";
 import type { IncomingHttpHeaders } from "node:http";
 
-/** `body` is what came over the wire, before any JSON parser. */
+/** `body` is the raw request body, before any JSON parser. */
 export function verify(secret: string, headers: IncomingHttpHeaders, body: Buffer, toleranceSeconds = 300): boolean {
   const timestamp = String(headers["x-xtsystems-timestamp"] ?? "");
   const off = Math.abs(Date.now() / 1000 - Number(timestamp));

@@ -1,4 +1,4 @@
-"""Shows an event on its way: arrival, retries, dead letter, replay, history.
+"""Shows the way of an event: arrival, retries, dead letter, replay, history.
 
-`__main__.py` tells the story, `world.py` makes what it happens in and removes it.
+`__main__.py` has the steps, `world.py` creates their environment and removes it.
 """

@@ -1,4 +1,4 @@
-"""The story, in the order in which it happens. Whatever does not happen as told ends it with a sentence and code 1."""
+"""The steps of the demonstration, in order. If a step fails, the program prints a sentence and exits with code 1."""
 
 from __future__ import annotations
 
@@ -24,49 +24,49 @@ def main() -> int:
         return 1
     except KeyboardInterrupt:
         return 130
-    say("That was all. The service, the receivers, the queues and the database of this demo are gone again.")
+    say("End of the demo. Its service, receivers, queues and database have been removed.")
     return 0
 
 
 def tell(world: World) -> None:
     head("A company, two receivers and the service")
-    say(f"All of it is made for this demo and removed at its end: database {world.database}, queues {world.name}.*")
+    say(f"Everything is created for this demo and removed at its end: database {world.database}, queues {world.name}.*")
     world.command("migrate")
     service = world.service()
     company = str(uuid.uuid4())
     world.key(company)
-    say("The API answers, and the company has its first key: xtwebhooks keys create --scope admin")
+    say("The API answers, and the company has its first key, made with `xtwebhooks keys create --scope admin`.")
     bot = Receiver(world, "discord-bot", SECRET, "200")
     shop = Receiver(world, "customer", SECRET, "500,500,500,200")
     register(world, company, bot)
     shop_webhook = register(world, company, shop)
-    say("discord-bot answers 200. customer is ill: it will answer 500 three times before it is well again.")
+    say("discord-bot answers 200. customer fails: it answers 500 three times before it recovers.")
 
     head("XTSystems publishes an event")
     event = world.publish(company, "ticket.created", TICKET)
-    shown(f"python examples/publish.py {company[:8]}… ticket.created '…'", f"the broker has confirmed event {event}")
+    shown(f"python examples/publish.py {company[:8]}… ticket.created '…'", f"confirmed by the broker: event {event}")
 
     head("It arrives, signed")
     first = arrived(bot, 1)
-    say(f"with the signature verified by the receiver, and this body:\n  {first['body']}")
+    say(f"The receiver has verified the signature. The body is:\n  {first['body']}")
 
-    head("The ill receiver gets it three times: retries after 1 s and 2 s")
-    failed = ill(shop, first["webhook_id"])
+    head("The failing receiver gets three attempts: retries after 1 s and 2 s")
+    failed = failing(shop, first["webhook_id"])
 
-    head("Given up: the dead letter")
+    head("The delivery is given up: a dead letter")
     letters = eventually("a dead letter", lambda: world.command("dead-letters", "list", expect_json=True))
     if [letter["id"] for letter in letters] != [failed["delivery"]]:
-        raise Failed(f"the dead letter of delivery {failed['delivery']} was expected, and {letters} is there")
+        raise Failed(f"expected the dead letter of delivery {failed['delivery']}, found {letters}")
     show(world, "dead-letters", "list")
 
-    head("The receiver is well again: replay")
+    head("The receiver has recovered: a replay")
     show(world, "replay", failed["delivery"], "--wait")
     again = arrived(shop, 1)
     if (again["webhook_id"], again["trigger"], again["status"]) != (first["webhook_id"], "replay", 200):
-        raise Failed(f"a replay with the same webhook-id was expected, and this came: {again}")
-    say("under the same webhook-id as before, so that a receiver that had taken it in would know it again.")
+        raise Failed(f"expected a replay with the same webhook-id, got {again}")
+    say("The webhook-id is the same as before, so a receiver that had already processed the event would recognise it.")
 
-    head("The history")
+    head("The delivery history")
     show(world, "deliveries", "list", "--webhook", shop_webhook)
     show(world, "deliveries", "show", failed["delivery"])
 
@@ -74,7 +74,7 @@ def tell(world: World) -> None:
 
 
 def register(world: World, company: str, receiver: Receiver) -> str:
-    """As XTSystems' integration guide does it."""
+    """Creates a webhook as in XTSystems' integration guide."""
     webhook = {
         "name": receiver.name,
         "url": f"{receiver.url}/webhooks/xtsystems",
@@ -83,7 +83,7 @@ def register(world: World, company: str, receiver: Receiver) -> str:
     }
     made = world.api("POST", "/v1/webhooks", webhook)
     if (made["company_id"], made["name"], made["active"]) != (company, receiver.name, True):
-        raise Failed(f"a webhook {receiver.name} of {company} was expected, and this was made: {made}")
+        raise Failed(f"expected a webhook {receiver.name} of company {company}, got {made}")
     shown(f"curl -X POST $XTWEBHOOKS_URL/v1/webhooks -d '{{\"name\": \"{receiver.name}\", …}}'", made["id"])
     return made["id"]
 
@@ -91,25 +91,25 @@ def register(world: World, company: str, receiver: Receiver) -> str:
 def arrived(receiver: Receiver, attempt: int) -> dict:
     arrival = receiver.next(f"attempt {attempt}")
     if arrival["verified"] is not True or arrival["attempt"] != attempt:
-        raise Failed(f"a verified attempt {attempt} was expected at {receiver.name}, and this came: {arrival}")
+        raise Failed(f"expected a verified attempt {attempt} at {receiver.name}, got {arrival}")
     say(
-        f"{receiver.name} got {arrival['event']}: attempt {attempt}, verified, answered {arrival['status']}, "
+        f"{receiver.name} received {arrival['event']}: attempt {attempt}, verified, answered {arrival['status']}, "
         f"webhook-id {arrival['webhook_id']}"
     )
     return arrival
 
 
-def ill(receiver: Receiver, webhook_id: str) -> dict:
+def failing(receiver: Receiver, webhook_id: str) -> dict:
     before = arrived(receiver, 1)
     for attempt, wait in ((2, 1), (3, 2)):
         arrival = arrived(receiver, attempt)
         waited = (at(arrival) - at(before)).total_seconds()
-        # The wait begins when the answer is recorded, and a busy machine may take its time.
+        # The wait begins when the response is recorded, and a busy machine may be slow.
         if not wait - 0.1 <= waited <= wait + 10:
-            raise Failed(f"attempt {attempt} was to come {wait} s after the one before, and came after {waited:.1f} s")
+            raise Failed(f"expected attempt {attempt} {wait} s after the previous one, but it came after {waited:.1f} s")
         if arrival["webhook_id"] != webhook_id:
-            raise Failed(f"attempt {attempt} came with another webhook-id: {arrival['webhook_id']}")
-        say(f"  {waited:.1f} s after the attempt before")
+            raise Failed(f"attempt {attempt} has a different webhook-id: {arrival['webhook_id']}")
+        say(f"  {waited:.1f} s after the previous attempt")
         before = arrival
     return before
 

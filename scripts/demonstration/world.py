@@ -1,4 +1,4 @@
-"""What the demonstration happens in: a database, queues, a service and receivers of its own, all removed at the end."""
+"""The environment of the demonstration: its own database, queues, service and receivers, all removed at the end."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ import aio_pika
 import psycopg
 
 ROOT = Path(__file__).resolve().parents[2]
-# How long anything may take that should happen at once.
+# How long a step may take that should happen at once.
 PATIENCE_SECONDS = 30.0
 STOP_SECONDS = 40.0
 # The service is on this machine, whatever proxy the environment names.
@@ -32,11 +32,11 @@ Found = TypeVar("Found")
 
 
 class Failed(Exception):
-    """Something that was to be shown did not happen."""
+    """A step of the demonstration did not happen as expected."""
 
 
 def eventually(what: str, look: Callable[[], Optional[Found]], seconds: float = PATIENCE_SECONDS) -> Found:
-    """Looks until there is something to see."""
+    """Calls `look` until it returns something, and returns that."""
     end = time.monotonic() + seconds
     while True:
         found = look()
@@ -48,7 +48,7 @@ def eventually(what: str, look: Callable[[], Optional[Found]], seconds: float = 
 
 
 def binary() -> str:
-    """The service: the one that XT_BIN names, else built here."""
+    """The path of the service: the one in XT_BIN, or else one that is built here."""
     given = os.environ.get("XT_BIN")
     if given:
         return str(Path(given).resolve())
@@ -62,7 +62,7 @@ def binary() -> str:
 
 
 class Receiver:
-    """A running `xtwebhooks receive`, whose arrivals are read as they come."""
+    """A running `xtwebhooks receive`, whose output is read as it comes."""
 
     def __init__(self, world: World, name: str, secret: str, answers: str):
         self.name = name
@@ -71,7 +71,7 @@ class Receiver:
             ["receive", "--listen", "127.0.0.1:0", "--answer", answers, "--json"], {"WEBHOOK_SECRET": secret}
         )
         self.url = eventually(
-            f"the receiver {name} listening",
+            f"the start of the receiver {name}",
             lambda: next((line.split()[-1] for line in self._process.said if line.startswith("listening on")), None),
         )
         threading.Thread(target=self._read, daemon=True).start()
@@ -89,7 +89,7 @@ class Receiver:
 
 
 class World:
-    """Everything that is started or made here; leaving the `with` block stops and removes it, whatever happened."""
+    """Everything that is started or created here; leaving the `with` block stops and removes it, whatever happened."""
 
     def __init__(self) -> None:
         self._binary = binary()
@@ -104,7 +104,7 @@ class World:
             "EVENTS_EXCHANGE": f"{self.name}.exchange",
             "PROBES_ADDRESS": "127.0.0.1:0",
             "API_ADDRESS": "127.0.0.1:0",
-            # The receivers listen on this machine, which is refused unless it is allowed.
+            # The receivers listen on this machine, which is refused by default.
             "ALLOWED_NETWORKS": "127.0.0.0/8",
             "LOG_FORMAT": "json",
         }
@@ -114,11 +114,11 @@ class World:
             with psycopg.connect(self._server, autocommit=True) as connection:
                 connection.execute(f"create database {self.database}")
         except psycopg.Error as failed:
-            raise Failed(f"no database can be made where DATABASE_URL points: {failed}") from None
+            raise Failed(f"cannot create a database on the server in DATABASE_URL: {failed}") from None
         return self
 
     def __exit__(self, *_: object) -> None:
-        # Signals wait: what is half removed would stay for ever.
+        # Signals are ignored here: an interrupted removal would leave parts behind.
         for kind in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
             signal.signal(kind, signal.SIG_IGN)
         for process in reversed(self._processes):
@@ -128,7 +128,7 @@ class World:
         try:
             asyncio.run(self._remove_queues())
         except (aio_pika.exceptions.AMQPError, OSError, Failed) as error:
-            print(f"demo: the queues of {self.name} could not be removed: {error}", file=sys.stderr)
+            print(f"demo: could not remove the queues of {self.name}: {error}", file=sys.stderr)
         with psycopg.connect(self._server, autocommit=True) as connection:
             connection.execute(f"drop database if exists {self.database} with (force)")
 
@@ -143,7 +143,7 @@ class World:
                 await channel.exchange_delete(part["name"])
 
     def start(self, arguments: list[str], more: Optional[dict] = None) -> subprocess.Popen:
-        """Starts the binary; what it says on standard error gathers in `said`."""
+        """Starts the binary; its lines on standard error are collected in `said`."""
         process = subprocess.Popen(
             [self._binary, *arguments],
             env={**os.environ, **self.settings, **(more or {})},
@@ -163,12 +163,12 @@ class World:
         return process
 
     def service(self) -> subprocess.Popen:
-        """Every role in one process, ready. From then on commands ask its API."""
+        """Starts every role in one process and waits until it is ready. From then on, commands use its API."""
         process = self.start(["run"])
 
         def address(what: str) -> Optional[str]:
             if process.poll() is not None:
-                raise Failed("the service ended at its start:\n" + "\n".join(process.said[-5:]))
+                raise Failed("the service exited while it was starting:\n" + "\n".join(process.said[-5:]))
             told = (json.loads(line) for line in list(process.said) if line.startswith("{"))
             return next((line["address"] for line in told if line.get("message") == what), None)
 
@@ -179,12 +179,12 @@ class World:
         return process
 
     def key(self, company: str) -> None:
-        """The first key: made beside the database, for there is none yet to ask the API with."""
+        """Creates the first key, in the database, because no key exists yet to call the API with."""
         made = self.command("keys", "create", "--scope", "admin", "--company", company, expect_json=True)
         self.settings["XTWEBHOOKS_API_KEY"] = made["key"]
 
     def api(self, method: str, path: str, body: Optional[dict] = None):
-        """Asks the API as any program would: what it answers."""
+        """Calls the API as any program would, and returns its response."""
         request = urllib.request.Request(
             self.settings["XTWEBHOOKS_URL"] + path,
             data=None if body is None else json.dumps(body).encode(),
@@ -203,17 +203,17 @@ class World:
             raise Failed(f"{method} {path}: {error}") from None
 
     def stop(self, service: subprocess.Popen) -> None:
-        """Asks the service to stop, as Kubernetes does, and sees that it ends well."""
+        """Stops the service as Kubernetes does, and checks its exit code."""
         service.send_signal(signal.SIGTERM)
         try:
             code = service.wait(STOP_SECONDS)
         except subprocess.TimeoutExpired:
             raise Failed(f"the service did not stop within {STOP_SECONDS:.0f} s") from None
         if code != 0:
-            raise Failed(f"the service ended with {code}:\n" + "\n".join(service.said[-5:]))
+            raise Failed(f"the service exited with code {code}:\n" + "\n".join(service.said[-5:]))
 
     def command(self, *arguments: str, expect_json: bool = False, secret: Optional[str] = None):
-        """Runs a command of the binary to its end: what it printed, as text or as the JSON it is."""
+        """Runs a command of the binary to its end, and returns its output as text or as parsed JSON."""
         environment = {**os.environ, **self.settings, **({"WEBHOOK_SECRET": secret} if secret else {})}
         whole = [self._binary, *arguments, *(["--json"] if expect_json else [])]
         done = subprocess.run(whole, env=environment, stdin=subprocess.DEVNULL, capture_output=True, text=True)
@@ -222,7 +222,7 @@ class World:
         return json.loads(done.stdout) if expect_json else done.stdout.rstrip()
 
     def publish(self, company: str, event_type: str, data: dict) -> str:
-        """Publishes an event with the program that stands for XTSystems; its id."""
+        """Publishes an event with the example program, which stands for XTSystems, and returns the event's id."""
         program = [sys.executable, str(ROOT / "examples" / "publish.py"), company, event_type, json.dumps(data)]
         done = subprocess.run(program, env={**os.environ, **self.settings}, capture_output=True, text=True)
         if done.returncode != 0:
@@ -231,7 +231,7 @@ class World:
 
 
 def answers(url: str) -> bool:
-    """Whether somebody answers well there."""
+    """Whether the URL answers with status 200."""
     try:
         with DIRECTLY.open(url, timeout=5) as answer:
             return answer.status == 200

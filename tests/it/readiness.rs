@@ -169,7 +169,8 @@ async fn settings_that_would_lose_something_are_a_start_up_error() {
     check(&[("RETENTION", "5d")], &["RETENTION 5days", "PARK_MAX", "at least 7d is needed"]).await;
     check(&[("RETENTION", "30d"), ("PARK_MAX", "29d")], &["RETENTION 30days", "at least 33d is needed"])
         .await;
-    check(&[("RESCUE_GRACE", "100s")], &["RESCUE_GRACE is 1m 40s", "FRESH_MAX", "TIMEOUT_MAX", "1m 40s"]).await;
+    check(&[("RESCUE_GRACE", "100s")], &["RESCUE_GRACE is 1m 40s", "FRESH_MAX", "TIMEOUT_MAX", "1m 40s"])
+        .await;
     check(&[("RESCUE_GRACE", "120s"), ("TIMEOUT_MAX", "90s")], &["RESCUE_GRACE is 2m", "2m 10s"]).await;
 }
 
