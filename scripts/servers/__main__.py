@@ -53,7 +53,7 @@ def run(command: list[str], only_private: bool) -> int:
     """The command's exit code; 128 and the signal's number where a signal ended it, as shells have it."""
     needed = [kind for kind, variable in VARIABLES.items() if not os.environ.get(variable)]
     for kind in VARIABLES.keys() - needed:
-        say(f"{kind}: given by {VARIABLES[kind]}")
+        say(f"{kind}: using {VARIABLES[kind]}")
     keeper = Keeper()
     code = 1
     try:
@@ -82,7 +82,7 @@ class Keeper:
             reason = self._told.get("refused")
             if not reason:
                 return self._variables("compose")
-        say(f"no docker compose ({reason}): private servers, which takes some seconds")
+        say(f"docker compose is not available ({reason}); starting private servers, which takes some seconds")
         programs(kinds)
         self._start(kinds)
         if "refused" in self._told:
@@ -124,7 +124,7 @@ class Keeper:
             self._process.wait()
             # Only if it was killed is anything left of its group.
             _kill(-self._process.pid, signal.SIGKILL)
-            say("stopped what was started")
+            say("stopped the servers that were started")
 
 
 def _command(command: list[str], environment: dict, keeper: Keeper) -> int:

@@ -36,7 +36,7 @@ def up(project: str, kinds: list[str]) -> dict:
     }
     say(f"starting {' and '.join(kinds)} with docker compose (project {project})")
     if not _compose(project, ["up", "--detach", "--wait", *kinds], ports, UP_SECONDS):
-        raise Refused("docker compose could not start them")
+        raise Refused("docker compose could not start the servers")
     urls = {
         "postgres": ("DATABASE_URL", f"postgres://postgres:postgres@127.0.0.1:{database_port}/postgres"),
         "rabbitmq": ("AMQP_URL", f"amqp://guest:guest@127.0.0.1:{broker_port}/%2f"),
@@ -46,7 +46,7 @@ def up(project: str, kinds: list[str]) -> dict:
 
 def down(project: str) -> None:
     if not _compose(project, ["down", "--volumes", "--remove-orphans", "--timeout", "1"], {}, DOWN_SECONDS):
-        say(f"docker compose could not end the project {project}; see: docker compose -p {project} ps")
+        say(f"docker compose could not stop the project {project}; see: docker compose -p {project} ps")
 
 
 def _compose(project: str, arguments: list[str], ports: dict, seconds: float) -> bool:

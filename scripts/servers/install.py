@@ -36,7 +36,7 @@ def _install(kinds: list[str]) -> bool:
     if shutil.which("brew") and not shutil.which("apt-get"):
         return _runs(["brew", "install", *(BREW[kind] for kind in kinds)])
     if not shutil.which("apt-get"):
-        say("there is neither apt-get nor brew to install them")
+        say("neither apt-get nor brew is available to install them")
         return False
     sudo = [] if os.geteuid() == 0 else ["sudo"] if sys.stdin.isatty() else ["sudo", "-n"]
     apt = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get"]

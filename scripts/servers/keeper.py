@@ -82,12 +82,12 @@ def _own_folder(user: User) -> Iterator[Path]:
             user.give(folder)
             if user.can_write(folder):
                 if base != ours:
-                    say(f"the servers' user cannot write {ours}; their data goes to {base}")
+                    say(f"the servers' user cannot write to {ours}; using {base} for the data")
                 yield folder
                 return
         finally:
             _clear(folder)
-    raise Refused(f"the servers' user can write neither {ours} nor a temporary folder; set TMPDIR")
+    raise Refused(f"the servers' user can write neither to {ours} nor to a temporary folder; set TMPDIR")
 
 
 def _sweep(ours: Path) -> None:
@@ -96,7 +96,7 @@ def _sweep(ours: Path) -> None:
     with contextlib.suppress(BlockingIOError):
         fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
         for left in ours.glob(f"{PREFIX}*"):
-            say(f"clearing away what a crash left in {left}")
+            say(f"removing what a crash left in {left}")
             _clear(left)
     fcntl.flock(lock, fcntl.LOCK_SH)
 
@@ -138,9 +138,9 @@ class Servers:
         # Ready only if the server that answers is ours: a stranger might have taken the port.
         settled = wait_until(lambda: _input() or not server.lives() or server.is_ready(), server.READY_SECONDS)
         if _input():
-            raise Refused(f"the start of {kind} is given up: the input ended, or an order came before the last answer")
+            raise Refused(f"stopped waiting for {kind} to start: the input ended, or a command came before the last answer")
         if not settled or not server.lives():
-            raise Refused(f"{kind} does not start:\n{server.last_words()}")
+            raise Refused(f"{kind} did not start:\n{server.last_words()}")
         say(f"{kind}: private, port {server.port}, ready after {time.monotonic() - began:.1f} s")
 
     def obey(self, words: list[str]) -> None:
@@ -159,7 +159,7 @@ class Servers:
 
     def _change(self, verb: str, kind: str) -> None:
         if verb not in ("stop", "start", "restart") or kind not in self._private:
-            raise Refused("an order is stop, start or restart, and the name of a server that was started here")
+            raise Refused("invalid command; write stop, start or restart, and the name of a server that was started here")
         server = self._private[kind]
         if verb != "start":
             server.stop()
@@ -185,4 +185,4 @@ class Servers:
             server.end()
         complaints = self._private["rabbitmq"].complaints() if self._failed and "rabbitmq" in self._private else ""
         if complaints:
-            say(f"the broker's own failures, the first of its log:\n{complaints}")
+            say(f"errors in the broker's log, the first ones:\n{complaints}")

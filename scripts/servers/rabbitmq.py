@@ -56,8 +56,8 @@ def find() -> Optional[Path]:
 def refuse_if_old(version: tuple[int, ...], where: str) -> None:
     if version < OLDEST:
         raise Refused(
-            f"RabbitMQ {'.'.join(map(str, version)) or 'of unknown version'} ({where}) is too old: time limits on "
-            f"quorum queues and at-least-once dead-lettering came with 3.10, and no event is safe without them. "
+            f"RabbitMQ {'.'.join(map(str, version)) or '(unknown version)'} ({where}) is too old: message TTLs on "
+            f"quorum queues and at-least-once dead-lettering need 3.10 or newer. "
             f"Install a newer one, or set AMQP_URL"
         )
 
@@ -100,7 +100,7 @@ class RabbitMq(Server):
             self._mapper = self.launch(_mapper_program(), "-port", str(self._mapper_port), "-address", "127.0.0.1")
             # A node that finds no port mapper starts one of its own, so it must not be started before.
             if not wait_until(lambda: _listens(self._mapper_port), MAPPER_SECONDS):
-                raise Refused(f"Erlang's port mapper (epmd) does not start:\n{self.last_words()}")
+                raise Refused(f"Erlang's port mapper (epmd) did not start:\n{self.last_words()}")
         self.process = self.launch("rabbitmq-server", "-noinput", "+B", "i")
 
     def is_ready(self) -> bool:
@@ -159,7 +159,7 @@ def _mapper_program() -> str:
     places = [place for pattern in MAPPER_PLACES for place in sorted(glob.glob(pattern))]
     found = shutil.which("epmd", path=os.pathsep.join([os.environ["PATH"], *places]))
     if not found:
-        raise Refused("Erlang's port mapper (epmd) is not installed although RabbitMQ is")
+        raise Refused("Erlang's port mapper (epmd) is not installed, although RabbitMQ is")
     return found
 
 

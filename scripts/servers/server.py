@@ -39,7 +39,7 @@ class User:
             known = {entry.pw_name: entry for entry in pwd.getpwall()}
             entry = known.get("postgres") or known.get("nobody")
             if not entry:
-                raise Refused("PostgreSQL refuses to run as root, and there is no user postgres and no user nobody")
+                raise Refused("PostgreSQL does not run as root, and neither the user postgres nor the user nobody exists")
             self.switch = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
     def give(self, path: Path) -> None:

@@ -44,16 +44,16 @@ pub struct Config {
     pub access: access::Config,
 }
 
-/// Reads an origin. `*` would be every page there is.
+/// Reads an origin; `*` is refused, because it would allow every page.
 fn origin(text: &str) -> Result<axum::http::HeaderValue, String> {
     let url: url::Url = text
         .parse()
-        .map_err(|_| format!("`{text}` is no origin; write https://host or https://host:port"))?;
+        .map_err(|_| format!("`{text}` is not an origin; write https://host or https://host:port"))?;
     let origin = url.origin().ascii_serialization();
     if origin == text.trim_end_matches('/') && origin != "null" {
         axum::http::HeaderValue::from_str(&origin).map_err(|error| error.to_string())
     } else {
-        Err(format!("`{text}` is no origin; write https://host or https://host:port"))
+        Err(format!("`{text}` is not an origin; write https://host or https://host:port"))
     }
 }
 

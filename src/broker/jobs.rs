@@ -28,7 +28,7 @@ pub const KIND_V2: &str = "xtwebhooks.job.v2";
 /// Which version of jobs is published.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum JobVersion {
-    /// With a rendered body. Workers of release 0.3.0 know no other.
+    /// With a rendered body; the only version that workers of release 0.3.0 know.
     #[value(name = "1")]
     V1,
     /// With the event's `data`.

@@ -148,7 +148,7 @@ fn table_of(letters: &[DeadLetter]) -> String {
 
 fn reason_of(letter: &DeadLetter) -> String {
     match &letter.field {
-        // The reason as it was told to the publisher begins with the field already.
+        // The reason that the publisher was given already begins with the field.
         Some(field) if !letter.reason.starts_with('`') => format!("`{field}` {}", letter.reason),
         _ => letter.reason.clone(),
     }

@@ -4,7 +4,7 @@ use std::{fmt, process::ExitCode};
 
 use crate::{broker, store};
 
-/// Why a command did not do what was asked.
+/// Why a command failed.
 #[derive(Debug)]
 pub(super) enum CommandFailure {
     /// Something broke.

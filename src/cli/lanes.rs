@@ -53,7 +53,7 @@ pub(super) struct ShowLane {
     webhook: WebhookId,
 }
 
-/// The past of one lane.
+/// The transitions of one lane.
 #[derive(clap::Args, Debug)]
 pub(super) struct History {
     #[command(flatten)]

@@ -102,10 +102,9 @@ enum Command {
 
 /// Reads the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
-    let (args, warnings) = renamed::current(std::env::args_os(), |name| std::env::var(name).ok());
-    let cli = Cli::parse_from(args);
-    // A command says in one sentence what went wrong; the service logs. The AMQP library's own lines only repeat
-    // what `broker` says of the same trouble.
+    let cli = Cli::parse();
+    // A command reports a failure in one sentence; the service logs. The AMQP library's own lines only repeat what
+    // `broker` logs about the same problem.
     let fallback = if matches!(cli.command, Command::Run(_)) { "info,lapin=off" } else { "off" };
     if let Err(error) = logging::init(&cli.logging, fallback) {
         eprintln!("xtwebhooks: cannot start logging: {error}");
@@ -120,7 +119,7 @@ pub fn main() -> ExitCode {
         }
     }
     // Two libraries of the tree would each bring a provider of their own and panic at the first handshake.
-    // It can only fail where one is installed already, and that one serves as well.
+    // It can only fail if one is installed already, which is fine too.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
 
     let runtime = match tokio::runtime::Builder::new_multi_thread().enable_all().build() {

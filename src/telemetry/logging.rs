@@ -17,7 +17,7 @@ use tracing_subscriber::{
 /// How log lines look.
 #[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Format {
-    /// For machines: one JSON object a line.
+    /// For machines: one JSON object per line.
     Json,
     /// For people.
     Text,

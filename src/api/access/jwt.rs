@@ -74,7 +74,7 @@ pub struct Config {
 
 fn leeway(text: &str) -> Result<Duration, String> {
     let leeway = humantime::parse_duration(text).map_err(|error| error.to_string())?;
-    if leeway <= LEEWAY_MAX { Ok(leeway) } else { Err("must be 24h at most".to_owned()) }
+    if leeway <= LEEWAY_MAX { Ok(leeway) } else { Err("must be at most 24h".to_owned()) }
 }
 
 /// What is known of a token.
@@ -112,7 +112,7 @@ impl Jwt {
         let secret = config.jwt_hs256_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
         if secret.is_some_and(|secret| secret.expose_secret().len() < SECRET_BYTES_MIN) {
             tracing::warn!(
-                "JWT_HS256_SECRET has less than {SECRET_BYTES_MIN} bytes: who has one token can guess it"
+                "JWT_HS256_SECRET is shorter than {SECRET_BYTES_MIN} bytes; anyone who has a token could guess it"
             );
         }
         let file = config.jwt_public_key_file.as_ref().filter(|path| !path.as_os_str().is_empty());
@@ -123,7 +123,7 @@ impl Jwt {
                 let wrong = |reason: String| Error::PublicKey { path: path.clone(), reason };
                 let pem = std::fs::read(path).map_err(|error| wrong(error.to_string()))?;
                 let (algorithm, key) = public_key(&pem).ok_or_else(|| {
-                    wrong("it holds no public key of RSA, P-256 or Ed25519 as PEM".to_owned())
+                    wrong("the file has no RSA, P-256 or Ed25519 public key in PEM form".to_owned())
                 })?;
                 Public::Key(algorithm, key)
             }

@@ -89,11 +89,11 @@ pub(crate) enum Error {
     },
     /// Two settings say by which public key tokens are signed.
     #[error(
-        "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL are both set; set the one that has the keys tokens are signed by"
+        "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL are both set; set only the one that has the keys of your tokens"
     )]
     TwoPublicKeys,
     /// An address of a service is none.
-    #[error("{setting} `{text}` is no address; write https://… or http://…")]
+    #[error("{setting} `{text}` is not a URL; write https://… or http://…")]
     Url {
         /// The setting.
         setting: &'static str,
