@@ -51,5 +51,5 @@ fn the_documentation_lists_every_metric_as_it_is_shown() {
         fs::write(&path, format!("{head}{BEGIN}{expected}{END}{tail}")).expect("it can be written");
         return;
     }
-    assert_eq!(table, expected, "write it anew with `XT_UPDATE=1 cargo test documentation`");
+    assert_eq!(table, expected, "regenerate it with `XT_UPDATE=1 cargo test documentation`");
 }

@@ -204,7 +204,7 @@ impl Metrics {
         let families = Families {
             ingest_messages: names.counts(
                 "ingest_messages",
-                "Messages taken from the queue of events, by what became of them",
+                "Messages consumed from the queue of events, by result",
                 Intake::ALL,
             ),
             ingest_batch_events: names.histogram(
@@ -214,41 +214,37 @@ impl Metrics {
             ),
             ingest_deliveries: names.counts(
                 "ingest_deliveries",
-                "Deliveries made by ingest, by where their first attempt waits",
+                "Deliveries created by ingest, by where their first attempt waits",
                 Queued::ALL,
             ),
             deliver_attempts: names.counts(
                 "deliver_attempts",
-                "Requests made to receivers, by outcome and by trigger",
+                "Requests to receivers, by outcome and trigger",
                 &pairs(&OutcomeClass::ALL, TRIGGERS),
             ),
             deliver_attempt_seconds: names
                 .timings("deliver_attempt", "Time from the start of a request to its end, by outcome"),
-            deliver_in_flight: names.gauge("deliver_in_flight", "Requests under way"),
-            deliver_jobs: names.counts(
-                "deliver_jobs",
-                "Deliveries met in jobs, by what was found",
-                JobResult::ALL,
-            ),
+            deliver_in_flight: names.gauge("deliver_in_flight", "Requests in flight"),
+            deliver_jobs: names.counts("deliver_jobs", "Deliveries found in jobs, by result", JobResult::ALL),
             deliver_parked: names.counts(
                 "deliver_parked",
-                "Deliveries put back to the ledger without an attempt, by reason",
+                "Deliveries parked in the ledger without an attempt, by reason",
                 ParkedFor::ALL,
             ),
             deliver_slots: names.counts(
                 "deliver_slots",
-                "Slots at the pace of lanes, by what became of them",
+                "Slots of paced lanes, by what became of them",
                 SlotFate::ALL,
             ),
             deliver_probes: names.counts(
                 "deliver_probes",
-                "Probes of open breakers that a worker asked for, by what became of them",
+                "Probes of open breakers that workers requested, by what became of them",
                 ProbeFate::ALL,
             ),
-            deliver_next_steps: names.counts("deliver_next_steps", "What followed attempts", Step::ALL),
+            deliver_next_steps: names.counts("deliver_next_steps", "Next steps after attempts", Step::ALL),
             deliver_lane_changes: names.counts(
                 "deliver_lane_changes",
-                "Lanes that outcomes opened, closed or held back",
+                "Changes of lanes caused by outcomes: opened, closed or rate-limited",
                 LaneChange::ALL,
             ),
             record_batch_attempts: names.histogram(
@@ -258,70 +254,63 @@ impl Metrics {
             ),
             record_retries: names
                 .counter("record_retries", "Batches of attempts that had to be written again"),
-            schedule_jobs: names
-                .counter("schedule_jobs", "Jobs made of deliveries that waited in the ledger"),
-            schedule_rescued: names.counter("schedule_rescued", "Deliveries whose job was found missing"),
-            schedule_waiting: names.gauge(
-                "schedule_waiting",
-                "Webhooks with a backlog, whose new deliveries are left to the scheduler",
+            feed_fed: names.counter("feed_fed", "Jobs made for deliveries that waited in the ledger"),
+            feed_rescued: names.counter("feed_rescued", "Deliveries rescued because their job was lost"),
+            feed_waiting: names.gauge(
+                "feed_waiting",
+                "Webhooks with a backlog, whose new deliveries wait in the ledger for schedule",
             ),
-            schedule_announced: names.counts(
-                "schedule_announced",
-                "Operational events, by whether they were published",
-                Told::ALL,
+            feed_told: names.counts("feed_told", "Operational events, by result", Told::ALL),
+            feed_recoveries: names.counter("feed_recoveries", "Recoveries started because an outage ended"),
+            feed_auto_paused: names
+                .counter("feed_auto_paused", "Webhooks paused because they failed for too long"),
+            feed_active: names.flag("feed_active", "1 in the process whose schedule role is active, else 0"),
+            tide_mark_age_seconds: names.seconds(
+                "tide_mark_age",
+                "Age of the latest watermark that has passed every deliveries queue",
             ),
-            schedule_recoveries: names
-                .counter("schedule_recoveries", "Recoveries ordered because an outage had ended"),
-            schedule_auto_paused: names
-                .counter("schedule_auto_paused", "Webhooks paused because they had failed for too long"),
-            schedule_active: names.flag("schedule_active", "1 in the one process whose scheduler is active"),
-            watermark_age_seconds: names.seconds(
-                "watermark_age",
-                "Age of the latest watermark that is through every deliveries queue",
-            ),
-            dead_letter_stored: names.counts(
-                "dead_letter_stored",
-                "Dead letters kept, by what they were",
+            keep_dead_letters: names.counts(
+                "keep_dead_letters",
+                "Dead letters stored, by kind",
                 DeadLetterKind::ALL,
             ),
             prune_partitions: names.counts(
                 "prune_partitions",
-                "Partitions made ahead and dropped",
+                "Partitions created ahead and dropped",
                 PartitionAction::ALL,
             ),
             prune_emptied: names.counts(
                 "prune_emptied",
-                "Rows that lost their bodies or went before their day was dropped, by what they were",
+                "Rows emptied or removed before their day was dropped, by kind",
                 Emptied::ALL,
             ),
-            api_requests: names.family("api_requests", "Requests to the API, by route and class of status"),
+            api_requests: names
+                .family("api_requests", "Requests to the API, by route, method and class of status"),
             api_request_seconds: names.histogram(
                 "api_request_seconds",
-                "Time from the head of a request to its answer",
+                "Time from the head of an API request to its response",
                 SECONDS,
             ),
             broker: BrokerMetrics {
                 published: names.counts(
                     "broker_published",
-                    "Messages published, by kind of queue and by what the broker made of them",
+                    "Messages published, by kind of queue and what the broker did with them",
                     &pairs(QueueKind::ALL, Fate::ALL),
                 ),
-                consumed: names.counter("broker_consumed", "Messages handed out to stages"),
-                reconnects: names.counter(
-                    "broker_reconnects",
-                    "Connections to the broker that were lost or could not be made",
-                ),
+                consumed: names.counter("broker_consumed", "Messages delivered to stages"),
+                reconnects: names
+                    .counter("broker_reconnects", "Connections to the broker that were lost or failed"),
                 connected: names.gauges(
                     "broker_connected",
-                    "1 while the connection to the broker stands",
+                    "1 while connected to the broker, else 0",
                     ConnectionKind::ALL,
                 ),
                 blocked: names
-                    .gauge("broker_blocked", "Connections that the broker lets publish nothing now"),
+                    .gauge("broker_blocked", "Connections that the broker currently blocks from publishing"),
             },
-            ledger_failing: names.flag("ledger_failing", "1 while the ledger takes no commits"),
+            ledger_failing: names.flag("ledger_failing", "1 while the ledger accepts no commits, else 0"),
             clock_offset_seconds: names
-                .seconds("clock_offset", "By how much this machine's clock differs from the database's"),
+                .seconds("clock_offset", "Difference between this machine's clock and the database's"),
             registry: names.0,
         };
         Self(Arc::new(families))

@@ -89,7 +89,7 @@ impl Health {
         let ended = self.ended();
         let ended = ended.into_iter().map(|f| CheckResult { name: f.name, why: Some(f.why) });
         let starting = (!self.0.started.load(Ordering::Acquire))
-            .then(|| CheckResult { name: "start", why: Some("not everything is set up yet".to_owned()) });
+            .then(|| CheckResult { name: "start", why: Some("startup is not complete".to_owned()) });
         starting.into_iter().chain(checked).chain(ended).collect()
     }
 }
