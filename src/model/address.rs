@@ -36,10 +36,10 @@ impl Networks {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadNetworks {
     /// It is neither an address nor a network.
-    #[error("`{0}` is not a network; write it as 10.0.0.0/8 or fd00::/8, several separated by commas")]
+    #[error("`{0}` is not a network; write it as 10.0.0.0/8 or fd00::/8, and separate several with commas")]
     Unreadable(String),
     /// It has bits behind its prefix, so that it is unclear what was meant.
-    #[error("`{given}` has bits set behind its prefix; write `{meant}` for the network, or the bare address")]
+    #[error("`{given}` has bits set after its prefix; write `{meant}` for the network, or the bare address")]
     HostBits {
         /// What was written.
         given: String,
@@ -187,30 +187,30 @@ fn inner(ip: Ipv6Addr) -> Option<Ipv4Addr> {
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadUrl {
     /// Longer than [`URL_BYTES_MAX`].
-    #[error("the URL has {0} bytes; at most {URL_BYTES_MAX} are taken")]
+    #[error("the URL has {0} bytes; at most {URL_BYTES_MAX} are allowed")]
     TooLong(usize),
     /// It does not follow the URL standard.
-    #[error("the URL cannot be read ({0}); write it in full, as https://example.com/hooks")]
+    #[error("the URL cannot be read ({0}); write a full URL such as https://example.com/hooks")]
     Unreadable(url::ParseError),
     /// Another scheme than http and https.
-    #[error("the URL begins with `{0}:`; only https: and http: are delivered to")]
+    #[error("the URL starts with `{0}:`; only https: and http: are supported")]
     Scheme(String),
     /// `REQUIRE_HTTPS` is on.
-    #[error("the URL must begin with https:, for this service delivers nothing unencrypted (REQUIRE_HTTPS)")]
+    #[error("the URL must start with https:; this service does not deliver unencrypted (REQUIRE_HTTPS)")]
     NotHttps,
     /// It has a user name or a password.
-    #[error("the URL has a user name or password in it; put them into an `Authorization` header instead")]
+    #[error("the URL contains a user name or password; use an `Authorization` header instead")]
     UserInfo,
     /// It names no host.
-    #[error("the URL names no host; write it in full, as https://example.com/hooks")]
+    #[error("the URL has no host; write a full URL such as https://example.com/hooks")]
     NoHost,
     /// Its port is 0, which nobody can listen on.
-    #[error("the URL's port is 0, which nobody can listen on; leave it out or give the real one")]
+    #[error("the URL's port is 0, which is not valid; leave it out or give the real port")]
     PortZero,
     /// Its host is a literal address that must not be connected to.
     #[error(
-        "the URL's host {host} lies in {forbidden}, where nothing is delivered to; use a public address, \
-         or have the operator add the network to ALLOWED_NETWORKS"
+        "the URL's host {host} is in {forbidden}, a network that deliveries may not reach; use a public address, \
+         or ask the operator to add the network to ALLOWED_NETWORKS"
     )]
     Forbidden {
         /// The address that the host's spelling stands for.
@@ -261,7 +261,7 @@ pub fn hint(url: &Url) -> Option<String> {
     let local = |end: &str| name == end || name.strip_suffix(end).is_some_and(|rest| rest.ends_with('.'));
     LOCAL.into_iter().find(|end| local(end)).map(|end| {
         format!(
-            "names under `{end}` usually lead to addresses that are refused; \
+            "names under `{end}` usually resolve to addresses that are refused; \
              deliveries need their network in ALLOWED_NETWORKS"
         )
     })

@@ -209,8 +209,8 @@ fn event_type(given: Option<&RawValue>, routing_key: &str) -> Result<EventType, 
 fn company(given: Option<&RawValue>, header: Option<&str>) -> Result<CompanyId, Rejected> {
     let (text, bad) = match (present(given), header) {
         (Some(json), _) => (string("company_id", json)?, "is not a UUID"),
-        (None, Some(header)) => (header.to_owned(), "is missing, and the header is not a UUID"),
-        (None, None) => return Err(rejected("company_id", "is missing, in the body and as a header")),
+        (None, Some(header)) => (header.to_owned(), "is missing, and the header `company_id` is not a UUID"),
+        (None, None) => return Err(rejected("company_id", "is missing from both the body and the headers")),
     };
     text.parse().map_err(|_| rejected("company_id", bad))
 }
@@ -224,7 +224,7 @@ fn event_id(given: Option<&RawValue>, property: Option<&str>) -> Result<Option<S
         return Err(rejected(field, format!("is longer than {MESSAGE_ID_BYTES_MAX} bytes")));
     }
     if id.chars().any(char::is_control) {
-        return Err(rejected(field, "has control characters"));
+        return Err(rejected(field, "contains control characters"));
     }
     Ok(Some(id))
 }

@@ -29,7 +29,7 @@ pub enum BadEventType {
     #[error("is longer than {EVENT_TYPE_BYTES_MAX} characters")]
     TooLong,
     /// It has a character that is not allowed, or begins with one that may not stand first.
-    #[error("may only have letters, digits and . _ - : / and must begin with a letter or digit")]
+    #[error("may contain only letters, digits and . _ - : / and must start with a letter or digit")]
     Characters,
 }
 

@@ -99,7 +99,7 @@ impl TypeSchemas {
         let (newest, _) = self.versions.first()?;
         // It is JSON, or it would not have come so far: a number is beyond any float, or it nests too deep.
         let Ok(data) = serde_json::from_str::<Value>(data) else {
-            let rule = "no schema can judge it: a number is out of range, or it nests deeper than 127 levels";
+            let rule = "it cannot be validated: a number is out of range, or it nests deeper than 127 levels";
             return Some(Violation { field: "data".to_owned(), rule: rule.to_owned(), version: *newest });
         };
         if self.versions.iter().any(|(_, validator)| validator.is_valid(&data)) {

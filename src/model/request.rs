@@ -118,8 +118,7 @@ fn headers(draft: &Draft<'_>, body: &[u8]) -> Result<HeaderMap, String> {
         headers.insert(name, value);
     }
     for (name, value) in ours(draft, body) {
-        let value =
-            HeaderValue::try_from(value).map_err(|_| format!("the header {name} cannot be written"))?;
+        let value = HeaderValue::try_from(value).map_err(|_| format!("the header {name} cannot be sent"))?;
         headers.insert(HeaderName::from_static(name), value);
     }
     Ok(headers)
@@ -164,14 +163,14 @@ pub fn check_header(name: &str, value: &str) -> Result<(), String> {
 // No message repeats a value: it may be a password.
 fn own_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), String> {
     if name.len() > HEADER_NAME_BYTES_MAX {
-        return Err(format!("a header's name is longer than {HEADER_NAME_BYTES_MAX} bytes"));
+        return Err(format!("a header name is longer than {HEADER_NAME_BYTES_MAX} bytes"));
     }
     let parsed = HeaderName::from_bytes(name.as_bytes())
-        .map_err(|_| format!("`{}` is not a header's name", name.escape_debug()))?;
+        .map_err(|_| format!("`{}` is not a valid header name", name.escape_debug()))?;
     let lower = parsed.as_str();
     let ours = RESERVED_PREFIXES.iter().any(|prefix| lower.starts_with(prefix));
     if ours || RESERVED.contains(&lower) {
-        return Err(format!("the header `{lower}` is set by this service and cannot be given"));
+        return Err(format!("the header `{lower}` is set by this service and cannot be overridden"));
     }
     if value.len() > HEADER_VALUE_BYTES_MAX {
         return Err(format!(
@@ -181,7 +180,7 @@ fn own_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Stri
     // `HeaderValue` takes bytes beyond ASCII too, which servers read each in their own way.
     let parsed_value = HeaderValue::from_str(value).ok().filter(|value| value.to_str().is_ok());
     let mut value = parsed_value.ok_or_else(|| {
-        format!("the value of the header `{lower}` has characters other than visible ASCII")
+        format!("the value of the header `{lower}` contains characters other than visible ASCII")
     })?;
     value.set_sensitive(true);
     Ok((parsed, value))

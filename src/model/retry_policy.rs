@@ -52,16 +52,16 @@ pub struct Schedule(Box<[u32]>);
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRetryPolicy {
     /// No attempt, or too many.
-    #[error("{0} attempts are not possible; between 1 and {ATTEMPTS_MAX} are")]
+    #[error("{0} attempts are out of range; give 1 to {ATTEMPTS_MAX}")]
     Count(u32),
     /// No wait, or too many.
-    #[error("a schedule of {0} waits is not possible; between 1 and {SCHEDULE_ENTRIES_MAX} are")]
+    #[error("a schedule of {0} waits is out of range; give 1 to {SCHEDULE_ENTRIES_MAX} waits")]
     Entries(usize),
     /// A wait that is too short or too long.
-    #[error("a wait of {0} s is not possible; between 1 s and 24 h are")]
+    #[error("a wait of {0} s is out of range; give 1 s to 24 h")]
     Wait(u64),
     /// A word that is no wait.
-    #[error("`{0}` is not a wait in whole seconds; write `{name}`, or waits as `5s,5m,2h`", name = PRESETS[0].0)]
+    #[error("`{0}` is not a wait in whole seconds; write `{name}`, or waits such as `5s,5m,2h`", name = PRESETS[0].0)]
     Unreadable(String),
 }
 

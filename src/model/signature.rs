@@ -126,20 +126,20 @@ impl Secret {
 /// Whether `text` may be given as a webhook's secret; if not, why. What passes can be typed, stored and copied.
 pub fn check_secret(text: &str) -> Result<(), String> {
     if text.is_empty() {
-        return Err("a secret must not be empty; leave it out to have one made".to_owned());
+        return Err("a secret must not be empty; leave it out to have one generated".to_owned());
     }
     let characters = text.chars().count();
     if characters < SECRET_CHARACTERS_MIN {
         return Err(format!(
-            "a secret has at least {SECRET_CHARACTERS_MIN} characters, and this one has {characters}; leave it out to \
-             have one made"
+            "a secret must have at least {SECRET_CHARACTERS_MIN} characters, but this one has {characters}; leave it out \
+             to have one generated"
         ));
     }
     if text.len() > SECRET_BYTES_MAX {
-        return Err(format!("a secret has at most {SECRET_BYTES_MAX} bytes"));
+        return Err(format!("a secret must have at most {SECRET_BYTES_MAX} bytes"));
     }
     if text.chars().any(char::is_control) {
-        return Err("a secret must not have control characters".to_owned());
+        return Err("a secret must not contain control characters".to_owned());
     }
     Ok(())
 }

@@ -31,7 +31,7 @@ pub fn check_pattern(text: &str) -> Result<(), String> {
         None => text,
     };
     if name.contains('*') {
-        return Err(format!("`{text}`: a star stands alone (`*`) or at the end behind a dot (`ticket.*`)"));
+        return Err(format!("`{text}`: a star must be alone (`*`) or at the end after a dot (`ticket.*`)"));
     }
     if text.len() > EVENT_TYPE_BYTES_MAX {
         return Err(format!("`{text}` is longer than {EVENT_TYPE_BYTES_MAX} characters"));
@@ -128,10 +128,11 @@ mod tests {
         check("ticket.created.*", Ok(()));
         check("ticket.created", Ok(()));
         for text in ["ticket*", "*.created", "t*.created", "**", "*.*", "ticket.*.*"] {
-            let told = format!("`{text}`: a star stands alone (`*`) or at the end behind a dot (`ticket.*`)");
+            let told = format!("`{text}`: a star must be alone (`*`) or at the end after a dot (`ticket.*`)");
             check(text, Err(&told));
         }
-        let characters = "may only have letters, digits and . _ - : / and must begin with a letter or digit";
+        let characters =
+            "may contain only letters, digits and . _ - : / and must start with a letter or digit";
         check("", Err("`` is empty"));
         check(".*", Err("`.*` is empty"));
         check("a b", Err(&format!("`a b` {characters}")));

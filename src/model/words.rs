@@ -2,7 +2,7 @@
 
 /// A word that is none of those expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a known word here")]
+#[error("`{0}` is not a known value")]
 pub struct UnknownWord(pub String);
 
 /// Gives an enum its words, and reads them.

@@ -159,10 +159,12 @@ fn networks_are_read_from_one_list_and_written_back() {
     check("10.0.0.0/8, fd00::/8 127.0.0.1\n::1", "10.0.0.0/8,fd00::/8,127.0.0.1/32,::1/128");
     check(
         "10.0.0.1/8",
-        "`10.0.0.1/8` has bits set behind its prefix; write `10.0.0.0/8` for the network, or the bare address",
+        "`10.0.0.1/8` has bits set after its prefix; write `10.0.0.0/8` for the network, or the bare address",
     );
     let unreadable = |text: &str| {
-        format!("`{text}` is not a network; write it as 10.0.0.0/8 or fd00::/8, several separated by commas")
+        format!(
+            "`{text}` is not a network; write it as 10.0.0.0/8 or fd00::/8, and separate several with commas"
+        )
     };
     for text in ["10.0.0.0/33", "10.0.0/8", "cluster.local", "10.0.0.0/-1", "::/129"] {
         check(text, &unreadable(text));
@@ -234,21 +236,21 @@ fn a_url_is_taken_or_refused_with_the_way_out() {
     check("http://localhost:3000/", "http://localhost:3000/");
     check("http://bot.internal/", "http://bot.internal/");
 
-    let user_info =
-        "the URL has a user name or password in it; put them into an `Authorization` header instead";
+    let user_info = "the URL contains a user name or password; use an `Authorization` header instead";
     check("https://user:secret@example.com/", user_info);
     check("https://user@example.com/", user_info);
     check("https://:secret@example.com/", user_info);
     check("https://example.com:80@127.0.0.1/", user_info);
-    check("ftp://example.com/", "the URL begins with `ftp:`; only https: and http: are delivered to");
-    check("file:///etc/passwd", "the URL begins with `file:`; only https: and http: are delivered to");
-    check("javascript:alert(1)", "the URL begins with `javascript:`; only https: and http: are delivered to");
+    check("ftp://example.com/", "the URL starts with `ftp:`; only https: and http: are supported");
+    check("file:///etc/passwd", "the URL starts with `file:`; only https: and http: are supported");
+    check("javascript:alert(1)", "the URL starts with `javascript:`; only https: and http: are supported");
     check(
         "https://example.com:0/",
-        "the URL's port is 0, which nobody can listen on; leave it out or give the real one",
+        "the URL's port is 0, which is not valid; leave it out or give the real port",
     );
-    let unreadable =
-        |why: &str| format!("the URL cannot be read ({why}); write it in full, as https://example.com/hooks");
+    let unreadable = |why: &str| {
+        format!("the URL cannot be read ({why}); write a full URL such as https://example.com/hooks")
+    };
     check("", &unreadable("relative URL without a base"));
     check("example.com/hooks", &unreadable("relative URL without a base"));
     check("http://", &unreadable("empty host"));
@@ -260,12 +262,12 @@ fn a_url_is_taken_or_refused_with_the_way_out() {
     check("http://exa mple.com/", &unreadable("invalid international domain name"));
     check(
         "http://10.1.2.3/",
-        "the URL's host 10.1.2.3 lies in 10.0.0.0/8 (private), where nothing is delivered to; \
-         use a public address, or have the operator add the network to ALLOWED_NETWORKS",
+        "the URL's host 10.1.2.3 is in 10.0.0.0/8 (private), a network that deliveries may not reach; \
+         use a public address, or ask the operator to add the network to ALLOWED_NETWORKS",
     );
     let long = format!("https://example.com/{}", "a".repeat(URL_BYTES_MAX - 20));
     check(&long, &long);
-    check(&format!("{long}a"), "the URL has 2049 bytes; at most 2048 are taken");
+    check(&format!("{long}a"), "the URL has 2049 bytes; at most 2048 are allowed");
 }
 
 #[test]

@@ -110,13 +110,12 @@ pub(super) fn mode(incoming: &Incoming<'_>) -> Result<Option<Mode>, Rejected> {
     if let Some(format) = without(MEDIA_TYPE, media) {
         return match format.to_ascii_lowercase().as_str() {
             "+json" => Ok(Some(Mode::Structured)),
-            batch if batch.starts_with("-batch") => Err(rejected(
-                "content_type",
-                "is that of a batch; publish each event as a message of its own",
-            )),
+            batch if batch.starts_with("-batch") => {
+                Err(rejected("content_type", "is that of a batch; publish each event as a separate message"))
+            }
             _ => Err(rejected(
                 "content_type",
-                "is a form of CloudEvents that is not read; publish application/cloudevents+json, or in binary mode",
+                "is a CloudEvents format that is not supported; publish application/cloudevents+json or use binary mode",
             )),
         };
     }
@@ -144,7 +143,7 @@ pub(super) fn structured(fields: &EnvelopeFields<'_>, incoming: &Incoming<'_>) -
         text("time", fields.time)?.map(|time: Cow<'_, str>| times::rfc3339("time", &time)).transpose()?;
     let data = match (fields.data, present(fields.data_base64)) {
         (Some(_), Some(_)) => {
-            return Err(rejected("data_base64", "stands beside `data`; only one of them may be there"));
+            return Err(rejected("data_base64", "is present together with `data`; send only one of them"));
         }
         (None, Some(json)) => Cow::Owned(from_base64(json)?),
         (data, None) => Cow::Borrowed(data.map_or("null", RawValue::get)),
@@ -166,7 +165,7 @@ pub(super) fn structured(fields: &EnvelopeFields<'_>, incoming: &Incoming<'_>) -
 pub(super) fn binary(incoming: &Incoming<'_>, limits: &EnvelopeLimits) -> Result<Decoded, Rejected> {
     let attributes = &incoming.attributes;
     if let Some(name) = attributes.doubled {
-        return Err(rejected(name, "stands in the headers twice, with two values"));
+        return Err(rejected(name, "appears twice in the headers with different values"));
     }
     is_json(incoming.content_type)?;
     let time = match attributes.time {
@@ -217,17 +216,20 @@ fn decoded(event: CloudEvent<'_>, incoming: &Incoming<'_>) -> Result<Decoded, Re
     match event.specversion.as_deref() {
         Some(SPECVERSION) => {}
         Some(_) => {
-            return Err(rejected("specversion", "must be 1.0, the version of CloudEvents that is read"));
+            return Err(rejected("specversion", "must be 1.0, the supported version of CloudEvents"));
         }
         None => return Err(rejected("specversion", "is missing; it must be 1.0")),
     }
     let source = required("source", event.source)?;
     let id = required("id", event.id)?;
     if source.chars().any(|c| c.is_whitespace() || c.is_control()) {
-        return Err(rejected("source", "is no URI reference: it has white space or control characters"));
+        return Err(rejected(
+            "source",
+            "is not a URI reference: it contains white space or control characters",
+        ));
     }
     if id.chars().any(char::is_control) {
-        return Err(rejected("id", "has control characters"));
+        return Err(rejected("id", "contains control characters"));
     }
     let event_type =
         required("type", event.kind)?.parse().map_err(|bad| rejected("type", format!("{bad}")))?;
@@ -263,7 +265,7 @@ fn company(given: Option<&str>, header: Option<&str>) -> Result<CompanyId, Rejec
         (None, Some(header)) => (header, "is missing, and the header `company_id` is not a UUID"),
         (None, None) => {
             let reason =
-                "is missing: give the company's UUID as this extension, or as the header `company_id`";
+                "is missing: send the company's UUID in this extension or in the header `company_id`";
             return Err(rejected("companyid", reason));
         }
     };
@@ -274,7 +276,7 @@ fn required<'a>(name: &'static str, given: Option<Cow<'a, str>>) -> Result<Cow<'
     match given {
         Some(text) if text.is_empty() => Err(rejected(name, "is empty")),
         Some(text) => Ok(text),
-        None => Err(rejected(name, "is missing; a CloudEvent must have it")),
+        None => Err(rejected(name, "is missing; every CloudEvent must have it")),
     }
 }
 
@@ -283,7 +285,7 @@ fn text<'a>(name: &'static str, given: Option<Value<'a>>) -> Result<Option<Cow<'
         None => Ok(None),
         Some(Value::Text(text)) => Ok(Some(Cow::Borrowed(text))),
         Some(Value::Number(number)) => Ok(Some(Cow::Owned(number.to_string()))),
-        Some(Value::Time(_) | Value::Other) => Err(rejected(name, "must be a text")),
+        Some(Value::Time(_) | Value::Other) => Err(rejected(name, "must be a string")),
     }
 }
 
@@ -293,7 +295,7 @@ fn is_json(datacontenttype: Option<&str>) -> Result<(), Rejected> {
     let subtype = essence(given).split_once('/').map(|(_, subtype)| subtype.to_ascii_lowercase());
     match subtype {
         Some(subtype) if subtype == "json" || subtype.ends_with("+json") => Ok(()),
-        _ => Err(rejected("datacontenttype", "must be JSON: application/json, or a type that ends in +json")),
+        _ => Err(rejected("datacontenttype", "must be application/json or a type that ends with +json")),
     }
 }
 
@@ -305,8 +307,8 @@ fn essence(media_type: &str) -> &str {
 fn from_base64(json: &str) -> Result<String, Rejected> {
     let bad = |reason: &'static str| rejected("data_base64", reason);
     let bytes = STANDARD.decode(string("data_base64", json)?).map_err(|_| bad("is not base64"))?;
-    let text = String::from_utf8(bytes).map_err(|_| bad("holds no UTF-8"))?;
-    let value = value(&text).map_err(|_| bad("holds no JSON"))?;
+    let text = String::from_utf8(bytes).map_err(|_| bad("does not contain UTF-8"))?;
+    let value = value(&text).map_err(|_| bad("does not contain JSON"))?;
     Ok(value.to_owned())
 }
 

@@ -64,7 +64,7 @@ impl<'a> EnvelopeFields<'a> {
     /// Refuses fields of these names that stand there twice: nobody can tell which of the two is meant.
     pub(super) fn once(&self, names: &[&str]) -> Result<(), Rejected> {
         match self.doubled.iter().find(|name| names.contains(name)) {
-            Some(name) => Err(rejected(name, "stands in the body twice")),
+            Some(name) => Err(rejected(name, "appears twice in the body")),
             None => Ok(()),
         }
     }
@@ -103,7 +103,7 @@ pub(super) fn text_of(body: &[u8], bytes_max: usize) -> Result<&str, Rejected> {
         return Err(rejected("body", reason));
     }
     str::from_utf8(body)
-        .map_err(|bad| rejected("body", format!("is not UTF-8 from byte {} on", bad.valid_up_to())))
+        .map_err(|bad| rejected("body", format!("is not valid UTF-8 at byte {}", bad.valid_up_to())))
 }
 
 struct FieldsVisitor;
@@ -162,7 +162,7 @@ pub(super) fn string(field: &'static str, json: &str) -> Result<String, Rejected
     if !json.starts_with('"') {
         return Err(rejected(field, format!("must be a string, not {}", kind(json))));
     }
-    serde_json::from_str(json).map_err(|_| rejected(field, "is not a string of Unicode characters"))
+    serde_json::from_str(json).map_err(|_| rejected(field, "is not a valid Unicode string"))
 }
 
 /// What a value is, in words.

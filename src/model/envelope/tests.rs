@@ -68,8 +68,8 @@ fn each_bad_body_is_rejected_for_one_reason() {
         assert_eq!(outcome(read(body), |decoded| decoded.message_id), Err(expected.to_owned()), "{shown}");
     };
     check(b"", "`body` is empty");
-    check(b"\xff\xfe{}", "`body` is not UTF-8 from byte 0 on");
-    check(b"{\"data\":\"\xed\xa0\x80\"}", "`body` is not UTF-8 from byte 9 on");
+    check(b"\xff\xfe{}", "`body` is not valid UTF-8 at byte 0");
+    check(b"{\"data\":\"\xed\xa0\x80\"}", "`body` is not valid UTF-8 at byte 9");
     check(b"hello", "`body` is not JSON: expected value at line 1 column 1");
     check(b"{\"data\":{}", "`body` is not JSON: EOF while parsing an object at line 1 column 10");
     check(b"{\"data\":{}}\0", "`body` is not JSON: trailing characters at line 1 column 12");
@@ -165,13 +165,13 @@ fn unknown_fields_are_ignored_and_known_ones_may_stand_once() {
     };
     check("", Ok(()));
     check(r#","extra":1,"extra":2,"Data":3,"":4"#, Ok(()));
-    check(r#","data":1"#, Err("`data` stands in the body twice"));
-    check(r#","d\u0061ta":1"#, Err("`data` stands in the body twice"));
-    check(r#","data":2,"company_id":"x""#, Err("`data` stands in the body twice"));
-    check(r#","company_id":"x""#, Err("`company_id` stands in the body twice"));
-    check(r#","timestamp":null,"timestamp":1"#, Err("`timestamp` stands in the body twice"));
-    check(r#","event_id":"a","event_id":"a""#, Err("`event_id` stands in the body twice"));
-    check(r#","event_type":"a","event_type":"a""#, Err("`event_type` stands in the body twice"));
+    check(r#","data":1"#, Err("`data` appears twice in the body"));
+    check(r#","d\u0061ta":1"#, Err("`data` appears twice in the body"));
+    check(r#","data":2,"company_id":"x""#, Err("`data` appears twice in the body"));
+    check(r#","company_id":"x""#, Err("`company_id` appears twice in the body"));
+    check(r#","timestamp":null,"timestamp":1"#, Err("`timestamp` appears twice in the body"));
+    check(r#","event_id":"a","event_id":"a""#, Err("`event_id` appears twice in the body"));
+    check(r#","event_type":"a","event_type":"a""#, Err("`event_type` appears twice in the body"));
 }
 
 #[test]
@@ -190,13 +190,13 @@ fn the_event_type_is_the_bodys_else_the_routing_key() {
     check(Some("null"), "ticket.created", Ok("ticket.created"));
     check(None, "ticket.created", Ok("ticket.created"));
     check(None, "", Err("`event_type` is missing, and the routing key is empty"));
-    let characters = "may only have letters, digits and . _ - : / and must begin with a letter or digit";
+    let characters = "may contain only letters, digits and . _ - : / and must start with a letter or digit";
     check(None, "#", Err(&format!("`event_type` is missing, and the routing key {characters}")));
     check(Some(r#""""#), "ticket.created", Err("`event_type` is empty"));
     check(Some(r#""a b""#), "ticket.created", Err(&format!("`event_type` {characters}")));
     check(Some(r#""a\u0000""#), "ticket.created", Err(&format!("`event_type` {characters}")));
     check(Some(&format!("\"{}\"", "a".repeat(101))), "t", Err("`event_type` is longer than 100 characters"));
-    check(Some(r#""\ud800""#), "t", Err("`event_type` is not a string of Unicode characters"));
+    check(Some(r#""\ud800""#), "t", Err("`event_type` is not a valid Unicode string"));
     check(Some("7"), "t", Err("`event_type` must be a string, not a number"));
     check(Some("{}"), "t", Err("`event_type` must be a string, not an object"));
     check(Some("[]"), "t", Err("`event_type` must be a string, not an array"));
@@ -223,8 +223,8 @@ fn the_company_is_the_bodys_else_the_headers() {
         None,
         Ok("abcdef00-0000-0000-0000-00000000000a"),
     );
-    check(None, None, Err("`company_id` is missing, in the body and as a header"));
-    check(None, Some("acme"), Err("`company_id` is missing, and the header is not a UUID"));
+    check(None, None, Err("`company_id` is missing from both the body and the headers"));
+    check(None, Some("acme"), Err("`company_id` is missing, and the header `company_id` is not a UUID"));
     check(Some(r#""acme""#), Some(other), Err("`company_id` is not a UUID"));
     check(Some(r#""""#), Some(other), Err("`company_id` is not a UUID"));
     check(Some("7"), Some(other), Err("`company_id` must be a string, not a number"));
@@ -268,13 +268,13 @@ fn the_timestamp_is_kept_as_published() {
     check("-1e17", None, out_of_range);
     check("null", Some(u64::MAX), out_of_range);
     check("null", Some(1 << 62), out_of_range);
-    let no_time = Err("`timestamp` is no RFC 3339 time such as 2026-01-31T12:00:00Z, zone included");
+    let no_time = Err("`timestamp` is not an RFC 3339 time with a time zone, such as 2026-01-31T12:00:00Z");
     check(r#""yesterday""#, None, no_time);
     check(r#""""#, None, no_time);
     check(r#""1700000000""#, None, no_time);
     check(r#""2023-11-14T22:13:20""#, None, no_time);
     check(r#""2023-11-14""#, Some(1_700_000_000), no_time);
-    check(r#""\ud800""#, None, Err("`timestamp` is not a string of Unicode characters"));
+    check(r#""\ud800""#, None, Err("`timestamp` is not a valid Unicode string"));
     let kind = |kind: &str| format!("`timestamp` must be seconds since 1970 or an RFC 3339 time, not {kind}");
     check("true", None, Err(&kind("a boolean")));
     check("{}", None, Err(&kind("an object")));
@@ -304,11 +304,11 @@ fn the_message_id_is_the_event_id_else_that_of_amqp() {
     check(r#""""#, Some("m-1"), Ok("m-1"));
     check(&format!("\"{}\"", &long[1..]), None, Ok(&long[1..]));
     check(&format!("\"{long}\""), Some("m-1"), Err("`event_id` is longer than 255 bytes"));
-    check(r#""a\u0000b""#, Some("m-1"), Err("`event_id` has control characters"));
-    check(r#""a\nb""#, None, Err("`event_id` has control characters"));
-    check(r#""\udc00""#, None, Err("`event_id` is not a string of Unicode characters"));
+    check(r#""a\u0000b""#, Some("m-1"), Err("`event_id` contains control characters"));
+    check(r#""a\nb""#, None, Err("`event_id` contains control characters"));
+    check(r#""\udc00""#, None, Err("`event_id` is not a valid Unicode string"));
     check("7", Some("m-1"), Err("`event_id` must be a string, not a number"));
-    check("null", Some("a\0b"), Err("`message_id` has control characters"));
+    check("null", Some("a\0b"), Err("`message_id` contains control characters"));
 }
 
 #[test]

@@ -27,9 +27,9 @@ pub(super) fn of_property(seconds: u64) -> Result<DateTime<Utc>, Rejected> {
 
 /// An RFC 3339 time; `field` is to blame where it is none.
 pub(super) fn rfc3339(field: &'static str, text: &str) -> Result<DateTime<Utc>, Rejected> {
-    DateTime::parse_from_rfc3339(text)
-        .map(|time| time.to_utc())
-        .map_err(|_| rejected(field, "is no RFC 3339 time such as 2026-01-31T12:00:00Z, zone included"))
+    DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|_| {
+        rejected(field, "is not an RFC 3339 time with a time zone, such as 2026-01-31T12:00:00Z")
+    })
 }
 
 fn read_time(json: &str) -> Result<DateTime<Utc>, Rejected> {

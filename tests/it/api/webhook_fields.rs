@@ -61,7 +61,7 @@ async fn a_refusal_names_every_wrong_field_at_once() {
         assert_eq!(named(&problem), ["url"]);
         problem["errors"][0]["message"].as_str().expect("a text").to_owned()
     };
-    assert!(say("/hooks").await.contains("in full"), "not absolute");
+    assert!(say("/hooks").await.contains("write a full URL"), "not absolute");
     assert!(say("https://user@example.com/").await.contains("user name"), "with user-info");
     assert!(say("https://10.0.0.1/").await.contains("10.0.0.0/8 (private)"), "to a refused address");
     assert!(say("http://example.com/").await.contains("REQUIRE_HTTPS"), "http where HTTPS is required");

@@ -92,8 +92,8 @@ pub fn bodies() -> Vec<Row> {
     let twice = r#"{"event_type":"ticket.created","data":1,"company_id":"COMPANY","data":2}"#;
     vec![
         row("empty", "", nobodys("body", "is empty")),
-        row("not UTF-8", b"\xff\xfe{}", nobodys("body", "is not UTF-8 from byte 0 on")),
-        row("a surrogate in UTF-8", surrogate, nobodys("body", format!("is not UTF-8 from byte {at} on"))),
+        row("not UTF-8", b"\xff\xfe{}", nobodys("body", "is not valid UTF-8 at byte 0")),
+        row("a surrogate in UTF-8", surrogate, nobodys("body", format!("is not valid UTF-8 at byte {at}"))),
         row("not JSON", "hello", nobodys("body", "is not JSON: expected value at line 1 column 1")),
         row(
             "half a message",
@@ -128,7 +128,7 @@ pub fn bodies() -> Vec<Row> {
             with("extra", &nested(100_000)),
             delivered("ticket.created", "{}", NOW),
         ),
-        row("duplicate keys", twice, nobodys("data", "stands in the body twice")),
+        row("duplicate keys", twice, nobodys("data", "appears twice in the body")),
         row(
             "duplicate keys in data",
             with("data", r#"{"a":1,"a":2}"#),
@@ -148,12 +148,12 @@ pub fn bodies() -> Vec<Row> {
         row(
             "a lone surrogate in the type",
             with("event_type", r#""\ud800""#),
-            dead("event_type", "is not a string of Unicode characters"),
+            dead("event_type", "is not a valid Unicode string"),
         ),
         row(
             "a lone surrogate in the id",
             with("event_id", r#""\udc00""#),
-            dead("event_id", "is not a string of Unicode characters"),
+            dead("event_id", "is not a valid Unicode string"),
         ),
         row(
             "an escaped NUL in data",
@@ -163,7 +163,7 @@ pub fn bodies() -> Vec<Row> {
         row(
             "an escaped NUL in the id",
             with("event_id", r#""a\u0000""#),
-            dead("event_id", "has control characters"),
+            dead("event_id", "contains control characters"),
         ),
         row(
             "an id of 256 bytes",
@@ -175,7 +175,7 @@ pub fn bodies() -> Vec<Row> {
 }
 
 pub fn fields() -> Vec<Row> {
-    let key = "may only have letters, digits and . _ - : / and must begin with a letter or digit";
+    let key = "may contain only letters, digits and . _ - : / and must start with a letter or digit";
     let missing = format!("is missing, and the routing key {key}");
     vec![
         row("no data", with("data", ""), dead("data", "is missing")),
@@ -199,7 +199,7 @@ pub fn fields() -> Vec<Row> {
         row(
             "no company",
             with("company_id", ""),
-            nobodys("company_id", "is missing, in the body and as a header"),
+            nobodys("company_id", "is missing from both the body and the headers"),
         ),
         row("a company in the header", with("company_id", ""), delivered("ticket.created", "{}", NOW))
             .header("company_id", COMPANY),
@@ -212,7 +212,7 @@ pub fn fields() -> Vec<Row> {
         row(
             "a company in the header that is no UUID",
             with("company_id", ""),
-            nobodys("company_id", "is missing, and the header is not a UUID"),
+            nobodys("company_id", "is missing, and the header `company_id` is not a UUID"),
         )
         .header("company_id", "acme"),
         row(
@@ -261,7 +261,8 @@ pub fn fields() -> Vec<Row> {
 
 pub fn times() -> Vec<Row> {
     let out_of_range = || dead("timestamp", "is out of range for a time in seconds since 1970");
-    let no_time = || dead("timestamp", "is no RFC 3339 time such as 2026-01-31T12:00:00Z, zone included");
+    let no_time =
+        || dead("timestamp", "is not an RFC 3339 time with a time zone, such as 2026-01-31T12:00:00Z");
     let at = |json: &str| with("timestamp", json);
     let sent = |timestamp: &str| delivered("ticket.created", "{}", timestamp);
     vec![
@@ -339,8 +340,8 @@ pub fn cloud_events() -> Vec<Row> {
         |row: Row, content_type: &'static str| row.property(|p| p.with_content_type(content_type.into()));
     let plain = r#"{"b": 1.0, "a": "\u0000"}"#;
     let digits = "123456789012345678901234567890";
-    let json = "must be JSON: application/json, or a type that ends in +json";
-    let version = "must be 1.0, the version of CloudEvents that is read";
+    let json = "must be application/json or a type that ends with +json";
+    let version = "must be 1.0, the supported version of CloudEvents";
     let sent = |data: &str| delivered("ticket.closed", data, INTAKE);
     vec![
         structured(row("a CloudEvent", cloud("", ""), sent(plain))),
@@ -363,7 +364,7 @@ pub fn cloud_events() -> Vec<Row> {
         structured(row(
             "a CloudEvent without an id",
             cloud("id", ""),
-            dead("id", "is missing; a CloudEvent must have it"),
+            dead("id", "is missing; every CloudEvent must have it"),
         )),
         structured(row(
             "a CloudEvent of text",
@@ -372,14 +373,14 @@ pub fn cloud_events() -> Vec<Row> {
         )),
         structured(row("a CloudEvent of nobody", cloud("companyid", ""), {
             let way_out =
-                "is missing: give the company's UUID as this extension, or as the header `company_id`";
+                "is missing: send the company's UUID in this extension or in the header `company_id`";
             nobodys("companyid", way_out)
         })),
         structured(row("a CloudEvent with its company in the header", cloud("companyid", ""), sent(plain)))
             .header("company_id", COMPANY),
         typed(
             row("a batch of CloudEvents", format!("[{}]", cloud("", "")), {
-                nobodys("content_type", "is that of a batch; publish each event as a message of its own")
+                nobodys("content_type", "is that of a batch; publish each event as a separate message")
             }),
             "application/cloudevents-batch+json",
         ),

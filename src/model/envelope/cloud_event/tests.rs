@@ -137,43 +137,43 @@ fn each_bad_attribute_is_rejected_by_its_name() {
         let seen = structured(&with(field, json)).map(drop);
         assert_eq!(seen, Err(format!("`{field}` {expected}")), "{field}: {json}");
     };
-    check("specversion", r#""0.3""#, "must be 1.0, the version of CloudEvents that is read");
+    check("specversion", r#""0.3""#, "must be 1.0, the supported version of CloudEvents");
     check("specversion", "1.0", "must be a string, not a number");
     check("specversion", "", "is missing; it must be 1.0");
-    check("id", "", "is missing; a CloudEvent must have it");
-    check("id", "null", "is missing; a CloudEvent must have it");
+    check("id", "", "is missing; every CloudEvent must have it");
+    check("id", "null", "is missing; every CloudEvent must have it");
     check("id", r#""""#, "is empty");
     check("id", "7", "must be a string, not a number");
-    check("id", r#""a\u0000""#, "has control characters");
-    check("source", r#""a b""#, "is no URI reference: it has white space or control characters");
-    check("source", "", "is missing; a CloudEvent must have it");
-    check("type", "", "is missing; a CloudEvent must have it");
+    check("id", r#""a\u0000""#, "contains control characters");
+    check("source", r#""a b""#, "is not a URI reference: it contains white space or control characters");
+    check("source", "", "is missing; every CloudEvent must have it");
+    check("type", "", "is missing; every CloudEvent must have it");
     check(
         "type",
         r#""a b""#,
-        "may only have letters, digits and . _ - : / and must begin with a letter or digit",
+        "may contain only letters, digits and . _ - : / and must start with a letter or digit",
     );
     check("time", "1700000000", "must be a string, not a number");
-    check("time", r#""yesterday""#, "is no RFC 3339 time such as 2026-01-31T12:00:00Z, zone included");
+    check("time", r#""yesterday""#, "is not an RFC 3339 time with a time zone, such as 2026-01-31T12:00:00Z");
     check("companyid", r#""acme""#, "is not a UUID");
     check(
         "companyid",
         "",
-        "is missing: give the company's UUID as this extension, or as the header `company_id`",
+        "is missing: send the company's UUID in this extension or in the header `company_id`",
     );
-    let json = "must be JSON: application/json, or a type that ends in +json";
+    let json = "must be application/json or a type that ends with +json";
     check("datacontenttype", r#""text/plain""#, json);
     check("datacontenttype", r#""json""#, json);
-    check("data_base64", r#""e30=""#, "stands beside `data`; only one of them may be there");
+    check("data_base64", r#""e30=""#, "is present together with `data`; send only one of them");
     check("traceparent", "{}", "must be a string, not an object");
     let twice = with("id", r#""e-1","id":"e-2""#);
-    assert_eq!(structured(&twice).map(drop), Err("`id` stands in the body twice".to_owned()));
+    assert_eq!(structured(&twice).map(drop), Err("`id` appears twice in the body".to_owned()));
 
     let base64 =
         |json: &str| structured(&with("data", "").replacen('{', &format!(r#"{{"data_base64":{json},"#), 1));
     assert_eq!(base64(r#""!""#).map(drop), Err("`data_base64` is not base64".to_owned()));
-    assert_eq!(base64(r#""/w==""#).map(drop), Err("`data_base64` holds no UTF-8".to_owned()));
-    assert_eq!(base64(r#""e30x""#).map(drop), Err("`data_base64` holds no JSON".to_owned()));
+    assert_eq!(base64(r#""/w==""#).map(drop), Err("`data_base64` does not contain UTF-8".to_owned()));
+    assert_eq!(base64(r#""e30x""#).map(drop), Err("`data_base64` does not contain JSON".to_owned()));
 
     let deep = "[".repeat(257) + &"]".repeat(257);
     assert_eq!(
@@ -188,18 +188,18 @@ fn each_bad_header_is_rejected_by_its_name() {
         let seen = binary("ce-", None, "{}", &[(name, value)]).map(drop);
         assert_eq!(seen, Err(format!("`{name}` {expected}")), "{name}: {value:?}");
     };
-    check("specversion", Some(Value::Text("0.3")), "must be 1.0, the version of CloudEvents that is read");
+    check("specversion", Some(Value::Text("0.3")), "must be 1.0, the supported version of CloudEvents");
     check("specversion", None, "is missing; it must be 1.0");
-    check("id", None, "is missing; a CloudEvent must have it");
-    check("id", Some(Value::Other), "must be a text");
+    check("id", None, "is missing; every CloudEvent must have it");
+    check("id", Some(Value::Other), "must be a string");
     check(
         "time",
         Some(Value::Text("now")),
-        "is no RFC 3339 time such as 2026-01-31T12:00:00Z, zone included",
+        "is not an RFC 3339 time with a time zone, such as 2026-01-31T12:00:00Z",
     );
     check("time", Some(Value::Number(i64::MAX)), "is out of range for a time in milliseconds since 1970");
     let body = |content_type, body| binary("ce-", content_type, body, &[]).map(drop);
-    let json = "`datacontenttype` must be JSON: application/json, or a type that ends in +json";
+    let json = "`datacontenttype` must be application/json or a type that ends with +json";
     assert_eq!(body(Some("text/plain"), "hello"), Err(json.to_owned()));
     assert_eq!(body(Some("application/octet-stream"), "{}"), Err(json.to_owned()));
     let not_json = "`body` is not JSON: expected value at line 1 column 1";
@@ -211,7 +211,7 @@ fn each_bad_header_is_rejected_by_its_name() {
     ];
     let attributes = Attributes::pick(headers.into_iter());
     let twice = read(&Incoming { attributes, ..incoming(b"{}", None) }).map(drop);
-    assert_eq!(twice, Err("`id` stands in the headers twice, with two values".to_owned()));
+    assert_eq!(twice, Err("`id` appears twice in the headers with different values".to_owned()));
 }
 
 #[test]
@@ -235,11 +235,10 @@ fn other_forms_are_refused_with_the_way_out() {
         let seen = read(&incoming(b"[]", Some(content_type))).map(drop);
         assert_eq!(seen, Err(format!("`content_type` {expected}")), "{content_type}");
     };
-    let batch = "is that of a batch; publish each event as a message of its own";
+    let batch = "is that of a batch; publish each event as a separate message";
     check("application/cloudevents-batch+json", batch);
     check("Application/CloudEvents-Batch+JSON; charset=utf-8", batch);
-    let form =
-        "is a form of CloudEvents that is not read; publish application/cloudevents+json, or in binary mode";
+    let form = "is a CloudEvents format that is not supported; publish application/cloudevents+json or use binary mode";
     check("application/cloudevents+avro", form);
     check("application/cloudevents", form);
 }
