@@ -59,7 +59,7 @@ impl ReceiverClient {
         looked.error = match ended {
             Ok(Ok(())) => None,
             Ok(Err(outcome)) => Some(why::of_outcome(&outcome).sentence),
-            Err(_) => Some(format!("looking took longer than {LOOK_TIMEOUT:?}")),
+            Err(_) => Some(format!("the check took longer than {LOOK_TIMEOUT:?}")),
         };
         looked
     }

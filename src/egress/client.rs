@@ -161,7 +161,8 @@ impl ClientInner {
 
 /// The request as it goes on the wire, or why there can be none.
 fn request(url: &Url, mut headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, Outcome> {
-    let fault = |what: &str| Outcome::Fault { reason: format!("the URL's {what} cannot stand in a request") };
+    let fault =
+        |what: &str| Outcome::Fault { reason: format!("the URL's {what} cannot be used in a request") };
     let path = &url[Position::BeforePath..Position::AfterQuery];
     let uri = Uri::try_from(path).map_err(|_| fault("path"))?;
     let host = &url[Position::BeforeHost..Position::AfterPort];

@@ -61,7 +61,7 @@ pub struct DnsServers(pub Vec<SocketAddr>);
 
 /// Why a text is no name server.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is no address of a name server; write `10.0.0.2`, `10.0.0.2:5353` or `[fd00::2]:5353`")]
+#[error("`{0}` is not the address of a name server; write `10.0.0.2`, `10.0.0.2:5353` or `[fd00::2]:5353`")]
 pub struct BadDnsServer(String);
 
 impl FromStr for DnsServers {

@@ -123,12 +123,12 @@ impl Connector {
     ) -> Result<Stream, Outcome> {
         let failed = |detail| unreachable(Unreachable::Tls, Some(address), detail);
         let name = server_name(&target.host)
-            .ok_or_else(|| failed("the host's name cannot stand in a certificate".to_owned()))?;
+            .ok_or_else(|| failed("the host name cannot appear in a certificate".to_owned()))?;
         let connector = TlsConnector::from(self.tls.clone());
         match timeout(self.timeout, connector.connect(name, stream)).await {
             Ok(Ok(stream)) => Ok(Stream::Tls(Box::new(stream))),
             Ok(Err(e)) => Err(failed(error_text::handshake(&e))),
-            Err(_) => Err(failed(format!("the TLS handshake did not end within {:?}", self.timeout))),
+            Err(_) => Err(failed(format!("the TLS handshake did not finish within {:?}", self.timeout))),
         }
     }
 }

@@ -48,7 +48,7 @@ fn tls_error(error: &TlsError) -> String {
     match error {
         TlsError::InvalidCertificate(certificate) => certificate_error(certificate),
         TlsError::AlertReceived(alert) => {
-            format!("the server refused it with the alert {}", alert_words(*alert))
+            format!("the server rejected it with the alert {}", alert_words(*alert))
         }
         TlsError::InvalidMessage(_) => "the server does not speak TLS on this port".to_owned(),
         other => other.to_string(),
@@ -63,12 +63,12 @@ fn certificate_error(error: &CertificateError) -> String {
             "is for another name"
         }
         CertificateError::UnknownIssuer => {
-            "is from an unknown issuer, or the server leaves out an intermediate one"
+            "is from an unknown issuer, or the server does not send an intermediate certificate"
         }
         CertificateError::Revoked => "has been revoked",
-        CertificateError::BadSignature => "has a wrong signature",
+        CertificateError::BadSignature => "has an invalid signature",
         CertificateError::BadEncoding => "cannot be read",
-        other => return format!("the server's certificate is not accepted: {other}"),
+        other => return format!("the server's certificate is invalid: {other}"),
     };
     format!("the server's certificate {words}")
 }
@@ -90,7 +90,7 @@ pub(super) fn broken(error: &hyper::Error) -> String {
         Some(io::ErrorKind::BrokenPipe) => {
             "closed the connection while the request was being sent".to_owned()
         }
-        Some(io::ErrorKind::TimedOut) => "was no longer heard of by the network".to_owned(),
+        Some(io::ErrorKind::TimedOut) => "stopped responding".to_owned(),
         Some(_) | None if closed(error) => "closed the connection without an answer".to_owned(),
         _ => format!("broke the connection before an answer: {}", deepest(error)),
     }
@@ -99,7 +99,7 @@ pub(super) fn broken(error: &hyper::Error) -> String {
 /// How an answer broke off, or why it is none.
 pub(super) fn cut(error: &hyper::Error) -> String {
     if error.is_parse_too_large() {
-        return "the answer's headers are larger or more than are taken".to_owned();
+        return "the answer's headers are too large or too many".to_owned();
     }
     if error.is_parse() {
         return format!("the answer is not HTTP/1.1: {}", deepest(error));

@@ -41,7 +41,7 @@ impl Guard {
             _ => return Err(fault("the URL is neither http:// nor https://")),
         };
         if !url.username().is_empty() || url.password().is_some() {
-            return Err(fault("the URL holds a user name or a password; use a header instead"));
+            return Err(fault("the URL contains a user name or password; use a header instead"));
         }
         let (Some(host), Some(port)) = (url.host(), url.port_or_known_default()) else {
             return Err(fault("the URL has no host"));

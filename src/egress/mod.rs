@@ -43,12 +43,12 @@ pub enum Error {
         reason: String,
     },
     /// The TLS library refuses its own defaults.
-    #[error("TLS cannot be set up")]
+    #[error("cannot set up TLS")]
     Tls(#[source] rustls::Error),
     /// The resolver refuses its settings.
-    #[error("name resolution cannot be set up: {0}")]
+    #[error("cannot set up name resolution: {0}")]
     Resolver(String),
     /// The client for the operator's own services refuses its settings.
-    #[error("the client for JWT_JWKS_URL and AUTH_USERINFO_URL cannot be set up: {0}")]
+    #[error("cannot set up the client for JWT_JWKS_URL and AUTH_USERINFO_URL: {0}")]
     Operator(String),
 }

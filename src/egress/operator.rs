@@ -27,7 +27,7 @@ pub enum AskError {
     #[error("it answered {0}")]
     Status(u16),
     /// It said too much.
-    #[error("its answer has more than {ANSWER_BYTES_MAX} bytes")]
+    #[error("its answer is larger than {ANSWER_BYTES_MAX} bytes")]
     TooLarge,
     /// It said nothing, or not all of it, in time.
     #[error("it did not answer within {} s", ASK_TIMEOUT.as_secs())]
@@ -88,7 +88,7 @@ impl OperatorClient {
     }
 }
 
-#[expect(clippy::needless_pass_by_value, reason = "it stands in map_err")]
+#[expect(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
 fn failed(error: reqwest::Error) -> AskError {
     if error.is_timeout() { AskError::TimedOut } else { AskError::Unreachable(told(&error)) }
 }

@@ -74,7 +74,7 @@ fn bound(options: &mut ResolverOpts) {
 /// What `/etc/resolv.conf` says. Where it names no server, the one of this machine is meant (resolv.conf(5)).
 fn system() -> (ResolverConfig, ResolverOpts) {
     read_system_conf().unwrap_or_else(|error| {
-        tracing::warn!(%error, "the system names no DNS server: asking the one of this machine");
+        tracing::warn!(%error, "the system configures no DNS server; using the one on this machine");
         (explicit(&[(Ipv4Addr::LOCALHOST, DNS_PORT).into()]), ResolverOpts::default())
     })
 }

@@ -25,7 +25,7 @@ fn roots(extra: Option<&Path>) -> Result<RootCertStore, Error> {
     let mut roots = RootCertStore::empty();
     let native = rustls_native_certs::load_native_certs();
     for error in &native.errors {
-        tracing::warn!(%error, "a certificate authority of the system cannot be read");
+        tracing::warn!(%error, "cannot read one of the system's certificate authorities");
     }
     roots.add_parsable_certificates(native.certs);
     if let Some(path) = extra {
@@ -33,7 +33,7 @@ fn roots(extra: Option<&Path>) -> Result<RootCertStore, Error> {
     }
     if roots.is_empty() {
         // Not an error: receivers by plain HTTP need none, and minimal images have none.
-        tracing::warn!("no certificate authority is known: every receiver with https:// will be refused");
+        tracing::warn!("no certificate authorities found: every https:// receiver will be rejected");
     }
     Ok(roots)
 }
@@ -44,7 +44,7 @@ fn add_file(roots: &mut RootCertStore, path: &Path) -> Result<(), String> {
         let certificate = certificate.map_err(|e| e.to_string())?;
         roots.add(certificate).map_err(|e| e.to_string())?;
     }
-    if roots.len() == before { Err("it holds no certificate".to_owned()) } else { Ok(()) }
+    if roots.len() == before { Err("it contains no certificate".to_owned()) } else { Ok(()) }
 }
 
 #[cfg(test)]

@@ -42,7 +42,7 @@ async fn a_server_that_speaks_no_tls_is_told_apart() {
     // It waits for the end of a head that never comes.
     let silent = Receiver::start().await;
     let exchange = post(&client, &https(&silent), AMPLE).await;
-    check("silence", &exchange, &Expected::Unreachable(Unreachable::Tls, "did not end within 300ms"));
+    check("silence", &exchange, &Expected::Unreachable(Unreachable::Tls, "did not finish within 300ms"));
 
     let greeting = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let url = format!("https://{}/", greeting.local_addr().unwrap());

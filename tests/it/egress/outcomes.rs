@@ -79,9 +79,9 @@ async fn a_bad_answer_says_how_it_was_bad() {
         ("a wrong header", head("no colon here\r\n\r\n"), Expected::Cut(200, "not HTTP/1.1")),
         ("a wrong length", head("content-length: -1\r\n\r\n"), Expected::Cut(200, "not HTTP/1.1")),
         ("a wrong chunk", head("transfer-encoding: chunked\r\n\r\nzz\r\n"), Expected::Cut(200, "broke off")),
-        ("64 KiB of headers", Answer::raw(large(64 * 1024)), Expected::Cut(200, "headers are larger")),
-        ("10 MiB of headers", Answer::raw(large(10 << 20)), Expected::Cut(200, "headers are larger")),
-        ("200 headers", Answer::raw(many), Expected::Cut(200, "headers are larger or more")),
+        ("64 KiB of headers", Answer::raw(large(64 * 1024)), Expected::Cut(200, "headers are too large")),
+        ("10 MiB of headers", Answer::raw(large(10 << 20)), Expected::Cut(200, "headers are too large")),
+        ("200 headers", Answer::raw(many), Expected::Cut(200, "headers are too large or too many")),
         (
             "48 KiB of headers",
             Answer::raw(large(48 * 1024)),
@@ -145,7 +145,7 @@ async fn a_request_that_cannot_be_made_is_a_fault() {
     let port = receiver.address().port();
     let rows = [
         ("plain HTTP", receiver.url("/"), "https:// only"),
-        ("user-info", format!("https://user:secret@127.0.0.1:{port}/"), "user name or a password"),
+        ("user-info", format!("https://user:secret@127.0.0.1:{port}/"), "contains a user name or password"),
         ("another scheme", "gopher://127.0.0.1/".to_owned(), "neither http:// nor https://"),
         ("too long", format!("https://127.0.0.1:{port}/{}", "x".repeat(70_000)), "path"),
     ];
