@@ -60,7 +60,7 @@ impl Shutdown {
             _ = int.recv() => {}
             () = self.soft.cancelled() => {}
         }
-        tracing::info!(grace_seconds = grace.as_secs(), "stopping: finishing what runs");
+        tracing::info!(grace_seconds = grace.as_secs(), "stopping; finishing work in progress");
         self.soft.cancel();
         self.tasks.close();
         let finished = tokio::select! {

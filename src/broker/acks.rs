@@ -70,7 +70,7 @@ async fn run(channel: Channel, session: Arc<Session>, mut settled: mpsc::Unbound
             tracker.hurry();
         }
         if let Err(error) = send(&channel, tracker.take(Instant::now())).await {
-            tracing::debug!(%error, "a channel went before its acknowledgements: its messages come again");
+            tracing::debug!(%error, "the channel closed before its acknowledgements were sent; its messages will be redelivered");
             return;
         }
         if ended {

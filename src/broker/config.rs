@@ -75,7 +75,7 @@ fn prefix(text: &str) -> Result<String, String> {
     if (1..=PREFIX_BYTES_MAX).contains(&text.len()) && text.bytes().all(allowed) {
         Ok(text.to_owned())
     } else {
-        Err(format!("must be 1 to {PREFIX_BYTES_MAX} letters, digits and . _ -"))
+        Err(format!("must be 1 to {PREFIX_BYTES_MAX} characters: letters, digits and . _ -"))
     }
 }
 
@@ -84,7 +84,7 @@ fn exchange(text: &str) -> Result<String, String> {
     if (1..=EXCHANGE_BYTES_MAX).contains(&text.len()) && !text.starts_with("amq.") {
         Ok(text.to_owned())
     } else {
-        Err(format!("must be 1 to {EXCHANGE_BYTES_MAX} bytes and may not begin with `amq.`"))
+        Err(format!("must be 1 to {EXCHANGE_BYTES_MAX} bytes and must not start with `amq.`"))
     }
 }
 

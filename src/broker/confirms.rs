@@ -167,7 +167,7 @@ impl Confirms {
         self.doubtful.append(&mut doubtful);
         let named: Vec<_> = returns.iter().filter(|id| !self.returned(id.as_str(), &mut certain)).collect();
         if !named.is_empty() {
-            tracing::debug!(?named, "messages came back that nobody waits for any more");
+            tracing::debug!(?named, "messages were returned after their publisher stopped waiting");
         }
         let none_waits = self.len() == 0;
         for (at, message) in std::mem::take(&mut self.doubtful).into_iter().enumerate() {

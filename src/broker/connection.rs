@@ -111,7 +111,7 @@ impl Shared {
         }
         let found = declare::settle_shards(connection, &self.topology).await?;
         if !found.is_empty() {
-            tracing::info!(queues = ?found, "queues of a larger DELIVERY_SHARDS are still there and are consumed");
+            tracing::info!(queues = ?found, "queues of a larger DELIVERY_SHARDS still exist and are consumed too");
         }
         *self.leftovers.lock().unwrap_or_else(PoisonError::into_inner) = Some(found);
         Ok(())
@@ -139,7 +139,7 @@ impl Session {
     pub(super) async fn channel(&self) -> Result<Channel, Error> {
         let Ok(channel) = timeout(CHANNEL_TIMEOUT, self.connection.create_channel()).await else {
             self.over.cancel();
-            return Err(Error::silent("a channel", CHANNEL_TIMEOUT));
+            return Err(Error::silent("opening a channel", CHANNEL_TIMEOUT));
         };
         channel.map_err(|error| on_channel(&error))
     }
@@ -254,7 +254,7 @@ impl Keeper {
                     error
                 }
                 Ok(Err(error)) => error,
-                Err(_) => Error::silent("the login or a declaration", CONNECT_TIMEOUT),
+                Err(_) => Error::silent("login and declarations", CONNECT_TIMEOUT),
             };
             self.disconnected(error);
             sleep(backoff(failures, fastrand::f64())).await;
@@ -271,7 +271,7 @@ impl Keeper {
             };
             // An outage is one line, and one more whenever its reason changes.
             if before.is_none_or(|before| before != error.to_string()) {
-                tracing::warn!(connection = self.kind.as_str(), %error, "no connection to RabbitMQ, trying again");
+                tracing::warn!(connection = self.kind.as_str(), %error, "no connection to RabbitMQ; reconnecting");
             }
             *state = LinkState::Connecting { since, error: Some(error) };
         });
@@ -310,7 +310,7 @@ impl Keeper {
                 },
                 _ = look.tick() => {}
                 () = session.over.cancelled() => {
-                    error = Error::Unreachable("nothing came back on it".into());
+                    error = Error::Unreachable("the connection stopped responding".into());
                     break;
                 }
             }
@@ -325,11 +325,11 @@ impl Keeper {
         match (was, reason) {
             (None, Some(reason)) => {
                 self.shared.metrics.blocked.inc();
-                tracing::warn!(connection = self.kind.as_str(), reason, "RabbitMQ takes nothing now");
+                tracing::warn!(connection = self.kind.as_str(), reason, "RabbitMQ has blocked publishing");
             }
             (Some(_), None) => {
                 self.shared.metrics.blocked.dec();
-                tracing::info!(connection = self.kind.as_str(), "RabbitMQ takes messages again");
+                tracing::info!(connection = self.kind.as_str(), "RabbitMQ has unblocked publishing");
             }
             _ => {}
         }
@@ -340,7 +340,7 @@ impl Keeper {
         let LinkState::Connected(session) = self.state.borrow().clone() else { return };
         let closed = timeout(CLOSE_TIMEOUT, session.connection.close(REPLY_SUCCESS, "OK".into())).await;
         if !matches!(closed, Ok(Ok(()))) {
-            tracing::debug!(connection = self.kind.as_str(), "the connection ended without a farewell");
+            tracing::debug!(connection = self.kind.as_str(), "the connection ended without a clean close");
         }
         session.over.cancel();
         self.shared.metrics.connected.set(self.kind, false);

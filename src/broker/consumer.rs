@@ -60,7 +60,7 @@ pub struct Message {
 
 /// The right to settle a message. It never waits; a task per channel sends what it says.
 #[derive(Debug)]
-#[must_use = "a receipt that is dropped settles nothing: the message stays held until its channel ends"]
+#[must_use = "dropping a receipt does not settle the message: it stays unacknowledged until its channel closes"]
 pub struct Receipt {
     tag: u64,
     settle: Settle,
@@ -205,7 +205,7 @@ impl Consumer {
     fn lose(&mut self, error: Option<&Error>) {
         let queue = self.inner.shared.topology.name(self.queue);
         let error = error.map_or("the broker cancelled the consumer".into(), ToString::to_string);
-        tracing::warn!(queue, error, "lost the queue, taking it up again");
+        tracing::warn!(queue, error, "lost the consumer of a queue; consuming it again");
         self.open = None;
     }
 
@@ -250,7 +250,7 @@ impl OpenChannel {
             match Self::on(session, &inner, queue, prefetch).await {
                 Ok(open) => return Some(open),
                 Err(error) => {
-                    tracing::debug!(queue = inner.shared.topology.name(queue), %error, "cannot consume yet");
+                    tracing::debug!(queue = inner.shared.topology.name(queue), %error, "cannot consume yet; retrying");
                     sleep(CONSUME_AGAIN).await;
                 }
             }
@@ -298,7 +298,7 @@ impl OpenChannel {
             }
             Err(_) => {
                 self.session.over.cancel();
-                Err(Error::silent("a consumer", CHANNEL_TIMEOUT))
+                Err(Error::silent("starting a consumer", CHANNEL_TIMEOUT))
             }
         }
     }
@@ -315,7 +315,7 @@ impl OpenChannel {
         let cancel = self.channel.basic_cancel(stream.tag(), BasicCancelOptions::default());
         match timeout(CHANNEL_TIMEOUT, cancel).await {
             Ok(cancelled) => cancelled.map_err(|error| on_channel(&error)),
-            Err(_) => Err(Error::silent("the end of a consumer", CHANNEL_TIMEOUT)),
+            Err(_) => Err(Error::silent("cancelling a consumer", CHANNEL_TIMEOUT)),
         }
     }
 }

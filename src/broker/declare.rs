@@ -133,7 +133,7 @@ async fn unbind(channel: &Channel, binding: Binding) -> lapin::Result<()> {
 /// A channel that cannot be closed is closed already.
 async fn close(channel: &Channel) {
     if let Err(error) = channel.close(lapin::protocol::constants::REPLY_SUCCESS, "OK".into()).await {
-        tracing::debug!(%error, "a channel was closed already");
+        tracing::debug!(%error, "the channel was already closed");
     }
 }
 

@@ -9,14 +9,16 @@ pub enum Error {
     #[error("AMQP_URL is not a URL such as amqp://user:password@host:5672/vhost: {0}")]
     Url(String),
     /// The server does not take the user's name or password.
-    #[error("RabbitMQ refuses the credentials in AMQP_URL: {0}")]
+    #[error("RabbitMQ rejected the user name or password in AMQP_URL: {0}")]
     Credentials(String),
     /// The server refuses something else: the virtual host is missing, or the user may not use or configure it.
-    #[error("RabbitMQ refuses us: {0}; check the virtual host in AMQP_URL and the user's permissions on it")]
+    #[error(
+        "RabbitMQ refused access: {0}; check the virtual host in AMQP_URL and the user's permissions on it"
+    )]
     Refused(String),
     /// A server from before quorum queues had message TTLs.
     #[error(
-        "RabbitMQ {found} is too old: 3.10 or later is needed, for TTL and dead-lettering of quorum queues"
+        "RabbitMQ {found} is too old: version 3.10 or later is required, for message TTL and dead-lettering in quorum queues"
     )]
     TooOld {
         /// The version that the server tells.
@@ -24,8 +26,8 @@ pub enum Error {
     },
     /// An exchange or a queue is there, but is not ours or from another setting.
     #[error(
-        "{kind} `{name}` exists with {argument} = {current}, but {wanted} is needed: set it back, choose another \
-         AMQP_PREFIX, or stop every process, drain the {kind} and delete it, and it will be declared anew"
+        "{kind} `{name}` exists with {argument} = {current}, but {wanted} is needed: restore the setting, choose another \
+         AMQP_PREFIX, or stop every process, drain the {kind} and delete it; it will be declared again"
     )]
     Mismatch {
         /// `queue` or `exchange`.
@@ -41,7 +43,7 @@ pub enum Error {
     },
     /// The exchange of events is not there for its publisher.
     #[error(
-        "there is no exchange `{name}`: see that EVENTS_EXCHANGE names it, and start the service once, which makes it"
+        "exchange `{name}` does not exist: check EVENTS_EXCHANGE, or start the service once to create it"
     )]
     NoExchange {
         /// Its name.
@@ -62,7 +64,7 @@ pub enum Error {
         seconds: u64,
     },
     /// The process is stopping.
-    #[error("the broker's connections are closed, for the process is stopping")]
+    #[error("the broker connections are closed because the process is stopping")]
     Closed,
 }
 

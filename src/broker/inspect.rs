@@ -57,7 +57,7 @@ pub struct Depth {
 /// When it cannot be reached, lets us not in, or is too old.
 pub async fn inspect(config: &Config) -> Result<Inspection, Error> {
     let looked = timeout(CONNECT_TIMEOUT, look(config)).await;
-    looked.unwrap_or_else(|_| Err(Error::silent("the login or a question", CONNECT_TIMEOUT)))
+    looked.unwrap_or_else(|_| Err(Error::silent("login and inspection", CONNECT_TIMEOUT)))
 }
 
 async fn look(config: &Config) -> Result<Inspection, Error> {
@@ -93,7 +93,7 @@ async fn look(config: &Config) -> Result<Inspection, Error> {
         }
     }
     if let Err(error) = connection.close(REPLY_SUCCESS, "OK".into()).await {
-        tracing::debug!(%error, "the connection was closed already");
+        tracing::debug!(%error, "the connection was already closed");
     }
     Ok(found)
 }

@@ -111,7 +111,7 @@ fn pairs(deliveries: &[(DeliveryId, WebhookId)]) -> String {
     let mut text = String::with_capacity(deliveries.len() * 74);
     for (delivery, webhook) in deliveries {
         let space = if text.is_empty() { "" } else { " " };
-        write!(text, "{space}{delivery}/{webhook}").expect("a String takes whatever is written to it");
+        write!(text, "{space}{delivery}/{webhook}").expect("writing to a String cannot fail");
     }
     text
 }
@@ -125,8 +125,8 @@ fn read(kind: Option<&str>, headers: &Headers, body: &Bytes) -> Result<Job, BadJ
         }
         Some(KIND_V2) => None,
         Some(other) => {
-            let known = format!("`{KIND_V1}` and `{KIND_V2}` are the versions known here");
-            return Err(bad("type", format!("is `{other}`, and {known}")));
+            let known = format!("this release knows only `{KIND_V1}` and `{KIND_V2}`");
+            return Err(bad("type", format!("is `{other}`, but {known}")));
         }
         None => return Err(bad("type", "is missing")),
     };
@@ -148,7 +148,7 @@ fn bad(header: &'static str, reason: impl Into<String>) -> BadJob {
 }
 
 fn text<'a>(headers: &'a Headers, header: &'static str) -> Result<&'a str, BadJob> {
-    headers.get_str(header).ok_or_else(|| bad(header, "is missing or no text"))
+    headers.get_str(header).ok_or_else(|| bad(header, "is missing or not a string"))
 }
 
 fn parsed<T: FromStr<Err: std::fmt::Display>>(headers: &Headers, header: &'static str) -> Result<T, BadJob> {
@@ -157,15 +157,15 @@ fn parsed<T: FromStr<Err: std::fmt::Display>>(headers: &Headers, header: &'stati
 }
 
 fn attempt(headers: &Headers) -> Result<u32, BadJob> {
-    let number = headers.get_i64("attempt").ok_or_else(|| bad("attempt", "is missing or no number"))?;
+    let number = headers.get_i64("attempt").ok_or_else(|| bad("attempt", "is missing or not a number"))?;
     match u32::try_from(number) {
         Ok(attempt) if attempt > 0 => Ok(attempt),
-        _ => Err(bad("attempt", format!("is {number}, and attempts count from 1"))),
+        _ => Err(bad("attempt", format!("is {number}; attempts count from 1"))),
     }
 }
 
 fn timestamp(headers: &Headers) -> Result<i64, BadJob> {
-    headers.get_i64("timestamp").ok_or_else(|| bad("timestamp", "is missing or no number"))
+    headers.get_i64("timestamp").ok_or_else(|| bad("timestamp", "is missing or not a number"))
 }
 
 fn deliveries(headers: &Headers) -> Result<Vec<(DeliveryId, WebhookId)>, BadJob> {
@@ -179,7 +179,7 @@ fn deliveries(headers: &Headers) -> Result<Vec<(DeliveryId, WebhookId)>, BadJob>
 fn pair(text: &str) -> Result<(DeliveryId, WebhookId), BadJob> {
     text.split_once('/')
         .and_then(|(delivery, webhook)| Some((delivery.parse().ok()?, webhook.parse().ok()?)))
-        .ok_or_else(|| bad("deliveries", format!("has `{text}` where a delivery and a webhook should be")))
+        .ok_or_else(|| bad("deliveries", format!("has `{text}` instead of a delivery and a webhook")))
 }
 
 #[cfg(test)]

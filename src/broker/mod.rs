@@ -214,7 +214,7 @@ impl Broker {
             inspect::depth_of(&channel, queue, self.topology().name(queue)).await
         };
         let answered = timeout(inspect::QUESTION_TIMEOUT, asked).await;
-        answered.unwrap_or_else(|_| Err(Error::silent("a count", inspect::QUESTION_TIMEOUT)))
+        answered.unwrap_or_else(|_| Err(Error::silent("counting messages", inspect::QUESTION_TIMEOUT)))
     }
 
     /// Names, and the table of what exists.
@@ -244,7 +244,7 @@ impl Broker {
         self.inner.acknowledging.close();
         let settled = timeout(CLOSE_TIMEOUT, self.inner.acknowledging.wait()).await;
         if settled.is_err() {
-            tracing::debug!("closing while messages are held: the broker will hand them out again");
+            tracing::debug!("closing with unacknowledged messages: the broker will redeliver them");
         }
         self.inner.closing.token().cancel();
         self.tasks.wait().await;

@@ -200,14 +200,18 @@ impl Publishing {
         self.unsent.retain(|(place, _)| open_calls.contains_key(&place.call));
         let is_blocked = self.open.as_ref().is_some_and(|open| open.blocked.borrow().is_some());
         if self.confirms.len() > 0 && !is_blocked && self.heard + CONFIRM_TIMEOUT <= now {
-            self.lose("no confirm came in time");
+            self.lose("no confirm arrived in time");
         }
     }
 
     /// Drops the channel with everything on it. What was not handed over yet waits for the next one.
     fn lose(&mut self, reason: &str) {
         if self.open.take().is_some() {
-            tracing::warn!(reason, under_way = self.confirms.len(), "dropped a publishing channel");
+            tracing::warn!(
+                reason,
+                under_way = self.confirms.len(),
+                "dropped a publishing channel; opening another"
+            );
         }
         let fates = self.confirms.abandon();
         self.tell(fates);
@@ -227,7 +231,7 @@ impl Publishing {
         self.opening = None;
         match opened {
             Ok(open) => self.open = Some(open),
-            Err(error) => tracing::debug!(%error, "cannot open a publishing channel yet"),
+            Err(error) => tracing::debug!(%error, "cannot open a publishing channel yet; retrying"),
         }
     }
 
@@ -240,10 +244,10 @@ impl Publishing {
         self.declared = Some(now);
         if let Some(open) = self.open.as_ref().filter(|open| !open.session.over.is_cancelled()) {
             let (session, shared) = (open.session.clone(), self.shared.clone());
-            tracing::warn!("a message found no queue or no exchange: declaring all of them again");
+            tracing::warn!("a message had no queue or exchange to go to; declaring all of them again");
             tokio::spawn(async move {
                 if let Err(error) = session.declare_again(&shared).await {
-                    tracing::warn!(%error, "could not declare the queues again");
+                    tracing::warn!(%error, "could not declare the exchanges and queues again");
                 }
             });
         }
@@ -261,7 +265,7 @@ async fn open(session: Arc<Session>) -> Result<PublishChannel, Error> {
         let channel = session.channel().await?;
         match timeout(CHANNEL_TIMEOUT, channel.confirm_select(ConfirmSelectOptions::default())).await {
             Ok(selected) => selected.map_err(|error| on_channel(&error))?,
-            Err(_) => return Err(Error::silent("confirm mode", CHANNEL_TIMEOUT)),
+            Err(_) => return Err(Error::silent("enabling confirm mode", CHANNEL_TIMEOUT)),
         }
         Ok(channel)
     };

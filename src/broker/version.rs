@@ -35,7 +35,7 @@ pub(super) async fn check(uri: &AMQPUri) -> Result<Option<String>, Error> {
     match text(&properties, "version") {
         Some(found) if is_too_old(&found) => Err(Error::TooOld { found }),
         found => {
-            tracing::debug!(version = found.as_deref().unwrap_or("unknown"), "this is RabbitMQ");
+            tracing::debug!(version = found.as_deref().unwrap_or("unknown"), "the server is RabbitMQ");
             Ok(found)
         }
     }

@@ -201,7 +201,9 @@ impl Window {
             let queue = channel.queue_declare(name.into(), options, FieldTable::default()).await;
             queue.map(|queue| queue.message_count() as usize).map_err(|error| on_channel(&error))
         };
-        timeout(COUNT_TIMEOUT, count).await.unwrap_or_else(|_| Err(Error::silent("a count", COUNT_TIMEOUT)))
+        timeout(COUNT_TIMEOUT, count)
+            .await
+            .unwrap_or_else(|_| Err(Error::silent("counting messages", COUNT_TIMEOUT)))
     }
 }
 

@@ -85,7 +85,7 @@ impl DeadLetterStage {
                 // A stop came first; unacknowledged, the message comes again.
                 Ok(false) => {}
                 // Kept without what the ledger refuses, so this cannot be; it comes back with the next connection.
-                Err(bad) => tracing::error!(%bad, "a dead letter cannot be kept"),
+                Err(bad) => tracing::error!(%bad, "a dead letter cannot be stored"),
             }
         }
     }
@@ -156,7 +156,7 @@ impl DeadLetterStage {
     /// A delivery whose workers died although it was alone, before they had claimed it.
     async fn died_alone(&self, job: &Job) -> Result<(), BadRow> {
         let ids: Vec<DeliveryId> = job.deliveries.iter().map(|(delivery, _)| *delivery).collect();
-        tracing::warn!(deliveries = ?ids, "a delivery was handed out alone too often; it is asked for again");
+        tracing::warn!(deliveries = ?ids, "a delivery in quarantine was redelivered too often; trying it again");
         let (ids, attempt) = (&ids, job.attempt);
         self.ledger
             .persist("dead-letter", |pool| async move { died_unclaimed(&pool, ids, attempt).await }.boxed())

@@ -43,7 +43,7 @@ impl DeliverWorker {
                     .await;
             }
             Err(bad) => {
-                tracing::error!(%bad, "a message in a deliveries queue is no job; it is now a dead letter");
+                tracing::error!(%bad, "a message in a deliveries queue is not a valid job; it was dead-lettered");
                 self.metrics.deliver_jobs.inc(JobResult::Bad);
                 message.receipt.reject();
             }

@@ -118,7 +118,7 @@ fn render<'t>(
 ) -> Result<(&'t Url, Request), String> {
     let job = &task.handle.job;
     let url =
-        task.known.url.as_ref().map_err(|wrong| format!("the URL of the webhook cannot be used: {wrong}"))?;
+        task.known.url.as_ref().map_err(|wrong| format!("the webhook's URL cannot be used: {wrong}"))?;
     let request = request::render(&Draft {
         webhook: &task.known.webhook,
         event: job.event,
@@ -138,7 +138,7 @@ fn too_old(task: &Task, now: chrono::DateTime<chrono::Utc>) -> String {
     let (age, allowed) =
         (now - task.delivery.time(), task.known.webhook.settings.max_attempt_age_seconds.unwrap_or_default());
     format!(
-        "a retry may start up to {allowed} s after the delivery was made, and this one would after {} s",
+        "a retry may start up to {allowed} s after the delivery was created; this one would start after {} s",
         age.num_seconds()
     )
 }

@@ -90,7 +90,7 @@ impl DeliverWorker {
             Ok(answers) => answers,
             Err(bad) => {
                 // Nothing in a question comes from outside; should it be refused all the same, the jobs come back.
-                tracing::error!(%bad, "the ledger refuses a question");
+                tracing::error!(%bad, "the ledger rejected a claim query");
                 return;
             }
         };

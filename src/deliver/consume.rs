@@ -131,7 +131,7 @@ impl DeliverWorker {
     /// Starts nothing and takes nothing until the ledger takes commits again.
     async fn stand_by(self: &Arc<Self>, consumer: &mut Consumer) {
         tracing::error!(
-            "no commit for {TROUBLE_AFTER:?}: no request is started until the ledger takes commits again"
+            "no commit for {TROUBLE_AFTER:?}: starting no requests until the ledger accepts commits again"
         );
         self.metrics.ledger_failing.set(true);
         self.lanes(Lanes::stop);

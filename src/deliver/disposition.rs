@@ -58,7 +58,7 @@ async fn write(ledger: Ledger, mut entries: mpsc::UnboundedReceiver<Pending>) {
             match &written {
                 Ok(()) => handle.settle(false),
                 // Nothing in these rows comes from outside, so none can be bad; should one be, its job comes back.
-                Err(bad) => tracing::error!(%bad, "a delivery could not be set aside"),
+                Err(bad) => tracing::error!(%bad, "a delivery could not be parked, held or cancelled"),
             }
         }
     }

@@ -246,7 +246,7 @@ impl Deliver {
         drop(keepers);
         if !worker.shutdown.is_asked() {
             // Requests whose end nobody records must not be made: the process is started anew instead.
-            tracing::error!(?ended, "a part of the worker has ended by itself");
+            tracing::error!(?ended, "a task of the worker ended unexpectedly");
             worker.lanes(Lanes::stop);
             return;
         }
@@ -254,7 +254,7 @@ impl Deliver {
         // The recorder ends with the last sender of finished attempts.
         drop(worker);
         if let Err(panicked) = recorder.await {
-            tracing::error!(%panicked, "the recorder has ended");
+            tracing::error!(%panicked, "the recorder ended unexpectedly");
         }
     }
 }
@@ -297,7 +297,7 @@ impl DeliverWorker {
         let pool = self.ledger.pool().clone();
         self.shutdown.spawn(async move {
             if let Err(error) = lanes::report_full(&pool, &full).await {
-                tracing::debug!(%error, "feed was not told that lanes have no room");
+                tracing::debug!(%error, "could not notify schedule that lanes have no room");
             }
         });
     }

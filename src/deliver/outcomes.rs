@@ -72,19 +72,19 @@ impl Outcomes {
                 News::Opened { reason, failing_since } => {
                     metrics.deliver_lane_changes.inc(LaneChange::Opened);
                     let since = failing_since.map(tracing::field::display);
-                    tracing::warn!(%company, %webhook, since, reason, "the breaker of a lane has opened");
+                    tracing::warn!(%company, %webhook, since, reason, "the breaker of a lane opened");
                     self.shares.forget(*webhook);
                 }
                 News::Closed { opened_at } => {
                     metrics.deliver_lane_changes.inc(LaneChange::Closed);
                     let since = opened_at.map(tracing::field::display);
-                    tracing::info!(%company, %webhook, since, "the breaker of a lane has closed");
+                    tracing::info!(%company, %webhook, since, "the breaker of a lane closed");
                     self.shares.forget(*webhook);
                 }
                 News::HeldBack { until } => {
                     metrics.deliver_lane_changes.inc(LaneChange::HeldBack);
                     let until = until.map(tracing::field::display);
-                    tracing::info!(%company, %webhook, until, "the receiver asks to wait; its lane is held back");
+                    tracing::info!(%company, %webhook, until, "the receiver asked to wait; its lane is rate-limited");
                 }
             }
         }
@@ -92,7 +92,7 @@ impl Outcomes {
         shutdown.spawn(async move {
             let changed: Vec<_> = lanes.iter().map(|lane| (lane.company, lane.webhook)).collect();
             if let Err(error) = changes::notify_all(&pool, &changed).await {
-                tracing::debug!(%error, "caches were not told of changed lanes; they learn of them by their age");
+                tracing::debug!(%error, "caches were not notified of changed lanes; they refresh when they expire");
             }
         });
     }

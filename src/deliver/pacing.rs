@@ -137,7 +137,7 @@ impl DeliverWorker {
                 self.make_lanes(missing).await;
             }
             // Nothing here comes from outside; should it be refused all the same, what waits is parked.
-            Err(bad) => tracing::error!(%bad, "no slots can be reserved"),
+            Err(bad) => tracing::error!(%bad, "cannot reserve slots"),
         }
     }
 
@@ -146,12 +146,14 @@ impl DeliverWorker {
         if missing.is_empty() {
             return;
         }
-        tracing::warn!(?missing, "webhooks without a row in `lanes`; it is made");
+        tracing::warn!(?missing, "webhooks have no row in `lanes`; creating it");
         let missing = &missing;
-        let made =
-            self.ledger.persist("make lanes", |pool| async move { lanes::make(&pool, missing).await }).await;
+        let made = self
+            .ledger
+            .persist("create lanes", |pool| async move { lanes::make(&pool, missing).await })
+            .await;
         if let Err(bad) = made {
-            tracing::error!(%bad, "a lane cannot be made");
+            tracing::error!(%bad, "cannot create a lane");
         }
         // Those of a webhook that is gone itself are asked for again and again until its deliveries are cancelled.
         tokio::time::sleep(PARK_AFTER).await;

@@ -70,7 +70,7 @@ impl DeliverWorker {
             Ok(Answer::Refused { standing, leased_until }) => (standing, leased_until),
             Err(bad) => {
                 // Nothing here comes from outside; should it be refused all the same, the job comes back.
-                tracing::error!(%bad, "the ledger refuses to lease a probe");
+                tracing::error!(%bad, "the ledger rejected the lease of a probe");
                 return;
             }
         };

@@ -106,7 +106,7 @@ impl Recorder {
                 Err(bad) => {
                     self.metrics.record_retries.inc();
                     let bare = [part[0].clone().without_texts()];
-                    tracing::warn!(%bad, delivery = %bare[0].delivery, "recorded without the answer's texts");
+                    tracing::warn!(%bad, delivery = %bare[0].delivery, "recorded an attempt without the response's texts");
                     let bare = &bare;
                     let again = self.ledger.persist("record", |pool| async move {
                         record_attempts::record_attempts(&pool, bare, policy).await
@@ -165,7 +165,7 @@ impl Recorder {
             .unwrap_or_default();
         for finished in missing {
             if !known.contains(&finished.attempt.delivery) {
-                tracing::error!(delivery = %finished.attempt.delivery, "an attempt was made for a delivery that the ledger does not know");
+                tracing::error!(delivery = %finished.attempt.delivery, "an attempt was made for a delivery that is not in the ledger");
                 let attempt = std::slice::from_ref(&finished.attempt);
                 // Nothing of it comes from outside, so no row can be bad.
                 let _ = self

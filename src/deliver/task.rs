@@ -130,7 +130,7 @@ impl Drop for ProbeLease {
         self.metrics.deliver_probes.inc(ProbeFate::Returned);
         runtime.spawn(async move {
             if let Err(error) = lanes::release_probe(&pool, webhook, until).await {
-                tracing::debug!(%error, %webhook, "a probe was not given back; its lease runs out");
+                tracing::debug!(%error, %webhook, "a probe was not returned; its lease will expire");
             }
         });
     }

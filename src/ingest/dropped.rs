@@ -43,7 +43,7 @@ async fn write(ledger: Ledger, mut counts: mpsc::Receiver<(CompanyId, i64)>) {
         }
         let sums: Vec<_> = sums.into_iter().collect();
         if let Err(error) = erasures::dropped(ledger.pool(), &sums).await {
-            tracing::warn!(%error, "what was dropped for erased companies is not counted");
+            tracing::warn!(%error, "could not count the events dropped for erased companies");
         }
     }
 }

@@ -132,7 +132,7 @@ impl IngestWorker {
             message_id = letter.message_id,
             field = %rejected.field,
             reason = rejected.reason,
-            "a message is no event; it is now a dead letter"
+            "a message is not a valid event; it was dead-lettered"
         );
         let (publisher, shutdown) = (self.ordinary.publisher.clone(), self.shutdown.clone());
         self.shutdown.spawn(async move {
@@ -285,7 +285,7 @@ impl IngestWorker {
             company = %event.company,
             event = %event.id,
             message_id = event.message_id,
-            "another body came under a message id that was taken in before; it is not sent"
+            "a message id was reused with a different body; the message is not sent"
         );
     }
 }

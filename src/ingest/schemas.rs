@@ -88,7 +88,7 @@ async fn follow(
                     known = Some(rows);
                 }
             }
-            Err(bad) => tracing::error!(%bad, "the schemas of event types cannot be read"),
+            Err(bad) => tracing::error!(%bad, "cannot read the schemas of event types"),
         }
         let changed = async {
             loop {
@@ -119,12 +119,7 @@ fn compile(rows: &[WithSchemas]) -> Compiled {
                 compiled.insert(row.name.clone(), Arc::new(schemas));
             }
             Err((version, bad)) => {
-                tracing::error!(
-                    event_type = row.name,
-                    version,
-                    bad,
-                    "a schema judges nothing, for it is none"
-                );
+                tracing::error!(event_type = row.name, version, bad, "a schema is invalid and is ignored");
             }
         }
     }

@@ -64,7 +64,7 @@ pub struct Config {
 pub enum BadRetention {
     /// The history would be dropped before it is over.
     #[error(
-        "RETENTION {} is shorter than the longest wait, PARK_MAX and two days together: at least {}d is needed",
+        "RETENTION {} is shorter than the longest wait plus PARK_MAX plus two days: at least {}d is needed",
         humantime::format_duration(*retention),
         needed.as_secs().div_ceil(DAY_SECONDS)
     )]
@@ -88,7 +88,7 @@ pub enum BadRetention {
     },
     /// Bodies cannot outlive their rows.
     #[error(
-        "PAYLOAD_RETENTION {} is longer than RETENTION {}, which takes the bodies with everything else",
+        "PAYLOAD_RETENTION {} is longer than RETENTION {}, which removes bodies together with their rows",
         humantime::format_duration(*payloads),
         humantime::format_duration(*retention)
     )]
@@ -145,7 +145,7 @@ impl Prune {
         let (mut next, mut place) = (Instant::now(), DayCursor::default());
         while !self.shutdown.is_asked() {
             if let Err(error) = self.turn(&holder, &mut next, &mut place).await {
-                tracing::warn!(%error, "pruning was interrupted; it goes on later");
+                tracing::warn!(%error, "pruning was interrupted; it will continue later");
                 self.ledger.leave_read_only(&error).await;
             }
             tokio::select! {
@@ -194,7 +194,7 @@ impl Prune {
         while intake_keys::forget(pool, keys_from, ROWS_MAX).await? > 0 {}
         for day in partitions::days(pool).await?.into_iter().take_while(|day| *day < keep_from) {
             if replay_rows::may_read(pool, day, self.config.retention).await? {
-                tracing::info!(%day, "a running replay may need this day; it stays for now");
+                tracing::info!(%day, "a running replay may need this day; keeping it for now");
                 continue;
             }
             self.end_day(day).await?;
@@ -233,7 +233,7 @@ impl Prune {
         partitions::drop_day(pool, day).await?;
         bodies::forget(pool, day).await?;
         self.metrics.prune_partitions.add(PartitionAction::Dropped, partitions::PARENTS.len());
-        tracing::info!(%day, expired, "a day of the history is dropped");
+        tracing::info!(%day, expired, "dropped a day of the history");
         Ok(())
     }
 }

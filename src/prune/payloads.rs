@@ -92,7 +92,7 @@ impl Prune {
                 match self.empty_day(holder, until, at).await? {
                     Left::Emptied => place.day = None,
                     Left::ToAReplay => {
-                        tracing::info!(%day, "a running replay may need the bodies of this day; they stay for now");
+                        tracing::info!(%day, "a running replay may need the bodies of this day; keeping them for now");
                         place.day = None;
                     }
                     Left::ToTheNextTurn => return Ok(()),
@@ -125,7 +125,7 @@ impl Prune {
         payloads::note(pool, day, events, deliveries).await?;
         self.metrics.prune_emptied.add(Emptied::Events, usize::try_from(events).unwrap_or(0));
         self.metrics.prune_emptied.add(Emptied::Deliveries, usize::try_from(deliveries).unwrap_or(0));
-        tracing::info!(%day, events, deliveries, owed, "the bodies of a day of the history are gone");
+        tracing::info!(%day, events, deliveries, owed, "emptied the bodies of a day of the history");
         Ok(Left::Emptied)
     }
 

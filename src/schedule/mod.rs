@@ -223,17 +223,17 @@ impl Scheduler {
         while !self.shutdown.is_asked() {
             match lease::take(self.ledger.pool(), LEASE, &self.holder, LEASE_LASTS).await {
                 Ok(Some(_since)) => {
-                    tracing::info!("feed is active here");
-                    self.metrics.schedule_active.set(true);
+                    tracing::info!("schedule is active in this process");
+                    self.metrics.feed_active.set(true);
                     if let Err(error) = self.feed().await {
-                        tracing::warn!(%error, "feed is interrupted; the grace of rescue begins anew");
+                        tracing::warn!(%error, "schedule was interrupted; the grace of rescues starts again");
                         self.ledger.leave_read_only(&error).await;
                     }
                     self.metrics.schedule_active.set(false);
                 }
                 Ok(None) => {}
                 Err(error) => {
-                    tracing::warn!(%error, "feed cannot ask for its lease");
+                    tracing::warn!(%error, "schedule cannot request its lease");
                     self.ledger.leave_read_only(&error).await;
                 }
             }

@@ -43,7 +43,7 @@ impl Scheduler {
             match self.go_on(round, order).await {
                 // An order that the ledger refuses must not keep feed from everything else.
                 Err(error) if error.as_database_error().is_some() => {
-                    tracing::error!(%error, replay = %order.id, "an order cannot be worked on; it is tried again");
+                    tracing::error!(%error, replay = %order.id, "a replay cannot be expanded; retrying");
                 }
                 done => done?,
             }

@@ -59,7 +59,7 @@ impl Scheduler {
                 Ok(Progress::Refused) => round.next.tell = Instant::now() + TELL_AGAIN,
                 // What the ledger refuses must not keep feed from everything else.
                 Err(error) if error.as_database_error().is_some() => {
-                    tracing::error!(%error, "what happened cannot be made known; it is tried again");
+                    tracing::error!(%error, "cannot publish operational events; retrying");
                     round.next.tell = Instant::now() + TELL_AGAIN;
                 }
                 Err(error) => return Err(error),
@@ -76,8 +76,8 @@ impl Scheduler {
         {
             if transitions::recover(pool, &row.changed, rate(row)).await? {
                 let WebhookStatus { company, webhook, .. } = row.changed;
-                tracing::info!(%company, %webhook, "an outage has ended; what was given up in it is sent again");
-                self.metrics.schedule_recoveries.inc();
+                tracing::info!(%company, %webhook, "an outage ended; the deliveries given up during it will be sent again");
+                self.metrics.feed_recoveries.inc();
             }
         }
         let news = rows.iter().map(|row| {
@@ -136,14 +136,14 @@ impl Scheduler {
         let after = self.config.auto_pause_after;
         let paused = match transitions::pause_failing(self.ledger.pool(), after, ROWS_MAX).await {
             Err(error) if error.as_database_error().is_some() => {
-                tracing::error!(%error, "webhooks that have failed for too long cannot be paused; it is tried again");
+                tracing::error!(%error, "cannot pause webhooks that have failed for too long; retrying");
                 return Ok(());
             }
             paused => paused?,
         };
         for webhook in &paused {
-            tracing::warn!(%webhook, "a webhook has failed for too long and is paused; its events are held");
-            self.metrics.schedule_auto_paused.inc();
+            tracing::warn!(%webhook, "a webhook failed for too long and was paused; its events are held");
+            self.metrics.feed_auto_paused.inc();
         }
         if !paused.is_empty() {
             round.next.tell = Instant::now();

@@ -84,7 +84,7 @@ pub async fn listen(
         match ended {
             Ok(()) => waits = backoff(),
             Err(error) => {
-                tracing::warn!(%error, "not listening for changed webhooks; caches fall back to their time to live");
+                tracing::warn!(%error, "not listening for changed webhooks; caches rely on their expiry");
             }
         }
         let wait = waits.next().unwrap_or(PING_EVERY);

@@ -31,7 +31,7 @@ const PARTITION_DAYS: i32 = 3;
 
 /// A row that PostgreSQL will never take.
 #[derive(Debug, thiserror::Error)]
-#[error("the ledger refuses the row ({sqlstate}{})", constraint.as_deref().map(|c| format!(", {c}")).unwrap_or_default())]
+#[error("the ledger rejected the row ({sqlstate}{})", constraint.as_deref().map(|c| format!(", {c}")).unwrap_or_default())]
 pub struct BadRow {
     /// PostgreSQL's code.
     pub sqlstate: String,
@@ -155,7 +155,7 @@ impl Ledger {
             match statement(self.pool.clone()).await {
                 Ok(read) => return Ok(read),
                 Err(error) if fault(&error) == Fault::BadRow => return Err(BadRow::of(&error)),
-                Err(error) => tracing::debug!(what, %error, "the ledger cannot be read; trying again"),
+                Err(error) => tracing::debug!(what, %error, "cannot read the ledger; retrying"),
             }
             tokio::time::sleep(READ_AGAIN).await;
         }
@@ -168,7 +168,7 @@ impl Ledger {
                 tracing::info!(
                     what,
                     seconds = since.elapsed().as_secs_f64(),
-                    "the ledger takes commits again"
+                    "the ledger accepts commits again"
                 );
             }
             recovered.is_some()
@@ -182,9 +182,9 @@ impl Ledger {
             first
         });
         if first {
-            tracing::error!(what, %error, "the ledger takes no commits; everything is held and tried again");
+            tracing::error!(what, %error, "the ledger accepts no commits; holding all work and retrying");
         } else {
-            tracing::debug!(what, %error, "still no commit");
+            tracing::debug!(what, %error, "the ledger still accepts no commits");
         }
     }
 }

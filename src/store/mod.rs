@@ -52,7 +52,9 @@ pub use pool::{Config, hot_pool, pool, reading_pool};
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// Another living webhook of the company bears the name.
-    #[error("`name` is taken by another webhook of this company; choose another, or delete that one first")]
+    #[error(
+        "`name` is taken by another webhook of this company; choose another name, or delete that webhook first"
+    )]
     NameTaken,
     /// A value that a constraint of the tables refuses.
     #[error("`{field}` {reason}")]
@@ -63,16 +65,16 @@ pub enum Error {
         reason: &'static str,
     },
     /// Nobody answered, or the server takes no connections just now.
-    #[error("the database cannot be reached; see that it runs and that DATABASE_URL names it")]
+    #[error("cannot reach the database; check that it is running and that DATABASE_URL is correct")]
     Unreachable(#[source] sqlx::Error),
     /// The server answered, and let us not in.
-    #[error("the database lets us not in; see to user, password and database name in DATABASE_URL")]
+    #[error("the database refused the login; check user, password and database name in DATABASE_URL")]
     NotLetIn(#[source] sqlx::Error),
     /// `DATABASE_URL` is none.
-    #[error("DATABASE_URL cannot be read; it has the form postgres://user:password@host:5432/database")]
+    #[error("DATABASE_URL is not valid; it must have the form postgres://user:password@host:5432/database")]
     BadUrl(#[source] sqlx::Error),
     /// The server is too old for what the statements use.
-    #[error("this is PostgreSQL {found}; version {} or later is needed", pool::VERSION_MIN)]
+    #[error("the server is PostgreSQL {found}; version {} or later is required", pool::VERSION_MIN)]
     TooOld {
         /// Its major version.
         found: u32,
@@ -89,7 +91,7 @@ pub enum Error {
     #[error("the migrations could not be applied")]
     Migrate(#[source] sqlx::migrate::MigrateError),
     /// Anything else.
-    #[error("the database could not do it")]
+    #[error("the database reported an error")]
     Database(#[source] sqlx::Error),
 }
 
@@ -121,7 +123,7 @@ impl Error {
 /// What the constraints that a caller can run into say of the value, by the constraint's name; those of webhooks stand
 /// in their own file.
 const CONSTRAINTS: &[(&str, &str, &str)] = &[
-    ("company_erased", "company_id", "was erased, and nothing is kept for it any more"),
+    ("company_erased", "company_id", "was erased; nothing can be stored for it"),
     ("replays_rate_range", "rate", "must be 1 to 10000 a second"),
 ];
 

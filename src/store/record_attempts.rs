@@ -81,7 +81,7 @@ pub async fn record_attempts(
                 Ok(answer) => recorded.lanes.extend(answer.lanes),
                 // The attempts are committed, and that is not to be done again. The next outcome tells the lane as much,
                 // and a probe's lease ends by itself.
-                Err(error) => tracing::warn!(%error, "lanes did not hear of some attempts"),
+                Err(error) => tracing::warn!(%error, "some attempts did not update their lanes"),
             }
         }
     }

@@ -126,7 +126,7 @@ async fn a_command_tells_by_its_exit_code_what_went_wrong() {
     let publish = ["publish", "--type", "a.b", "--company", &ours, "--data", "1"];
     // The API has declared ours; where nobody has, that is told.
     let (code, _, err) = App::new().await.try_cli(&publish).await;
-    assert!(code == FAILED && err.contains("no exchange"), "{err}");
+    assert!(code == FAILED && err.contains("does not exist"), "{err}");
     check(&[&publish[..], &["--amqp-url", "amqp://127.0.0.1:1"]].concat(), UNREACHABLE, "RabbitMQ").await;
     let (_, out, err) = app.try_cli(&["migrate", "--database-url", nowhere]).await;
     assert!(!out.contains("geheim") && !err.contains("geheim"), "{err}");

@@ -255,7 +255,7 @@ async fn every_outcome_has_its_row_its_next_step_and_its_time() {
             "fault",
             None,
             Next::Dead("fault"),
-            "not sent: the URL of the webhook cannot be used: relative URL without a base",
+            "not sent: the webhook's URL cannot be used: relative URL without a base",
         ),
     ]);
     // A schedule's waits are the ledger's, a fifth more or less.

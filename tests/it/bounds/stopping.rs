@@ -51,7 +51,7 @@ async fn a_second_signal_ends_it_at_once() {
     let (_app, _receiver, service) = in_the_middle_of_a_request(Answer::silence(), "10m").await;
     service.signal("TERM").await;
     eventually("it is stopping", async || {
-        let stopping = |entry: &serde_json::Value| entry["message"] == "stopping: finishing what runs";
+        let stopping = |entry: &serde_json::Value| entry["message"] == "stopping; finishing work in progress";
         service.log().iter().any(stopping).then_some(())
     })
     .await;

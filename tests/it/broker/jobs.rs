@@ -73,8 +73,8 @@ async fn an_unknown_message_among_the_jobs_is_told_apart() {
         broker.publisher().publish(vec![super::job("no job")]).await;
         let message = next(&mut broker.consumer(&Queue::Deliveries(0), 1)).await;
         let error = decode(&message).expect_err("no job");
-        let known = "`xtwebhooks.job.v1` and `xtwebhooks.job.v2` are the versions known here";
-        assert_eq!(error.to_string(), format!("`type` is `test`, and {known}"));
+        let known = "this release knows only `xtwebhooks.job.v1` and `xtwebhooks.job.v2`";
+        assert_eq!(error.to_string(), format!("`type` is `test`, but {known}"));
     })
     .await;
 }

@@ -524,9 +524,9 @@ async fn a_lane_lives_through_an_outage_of_its_receiver() {
             .find(|line| line["message"] == message)
             .unwrap_or_else(|| panic!("no line says {message}"))
     };
-    let line = said("the breaker of a lane has opened");
+    let line = said("the breaker of a lane opened");
     assert_eq!((&line["webhook"], &line["reason"]), (&json!(webhook), &json!(reason)));
-    assert_eq!(said("the breaker of a lane has closed")["level"], "INFO");
+    assert_eq!(said("the breaker of a lane closed")["level"], "INFO");
     assert_eq!(service.stop().await, Some(0));
 }
 
