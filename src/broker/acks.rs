@@ -1,10 +1,10 @@
-//! Acknowledges in as few frames as can be, without holding anybody back.
+//! Acknowledges messages in as few frames as possible without delaying any of them.
 //!
-//! A task per channel collects what is finished. The highest tag below which nothing is open goes out with
-//! `multiple`; what has waited longer than [`ACK_BEHIND`] behind an open tag goes out singly, or one silent
-//! receiver at the lowest tag would fill the prefetch with finished jobs. Rejections go out singly at once.
-//! A channel that is gone takes its task with it: what its receipts then say is not heard by anybody, and the
-//! broker hands those messages out again.
+//! A task for each channel collects what is settled. The highest tag with nothing unsettled below it goes out with
+//! `multiple`. A tag that has waited longer than [`ACK_BEHIND`] behind an unsettled one goes out singly; otherwise one
+//! silent receiver at the lowest tag would fill the prefetch with finished jobs. Rejections go out singly and at once.
+//! The task ends with its channel. What receipts report after that is ignored, and the broker redelivers those
+//! messages.
 
 use std::{
     collections::{BTreeMap, VecDeque},

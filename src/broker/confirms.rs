@@ -1,13 +1,13 @@
-//! Collects the confirms of a channel, and finds out which messages came back.
+//! Collects the confirms of a channel and finds out which messages were returned.
 //!
 //! The library hands a returned message to *whichever* confirm completes next, and walks a `multiple` confirm
 //! in no order. So a confirm says that some message was returned, seldom which. What holds is this: a return
-//! arrives before the confirm of its own message, every completing confirm carries away the oldest return that
-//! is waiting, and a confirm that carries none shows that none was waiting. Therefore
+//! arrives before the confirm of its own message, every completing confirm carries away the oldest waiting return,
+//! and a confirm that carries none shows that none was waiting. Therefore
 //! - a message is looked up by its id wherever a return turns up;
-//! - fates are told only after *everything* that has completed by then was looked at;
-//! - a confirm that carried away another's return does not settle its own message until a later confirm comes
-//!   empty-handed, or nothing is under way.
+//! - fates are reported only after *everything* completed by then has been examined;
+//! - a confirm that carried away another message's return does not settle its own message until a later confirm
+//!   carries none, or nothing is in flight.
 
 use std::{
     pin::Pin,

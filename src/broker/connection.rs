@@ -1,9 +1,9 @@
-//! A connection that is kept: made, watched, and made again for ever.
+//! A connection that is opened, watched, and reopened for as long as the process runs.
 //!
-//! There are two, for RabbitMQ stops reading from a connection that publishes while an alarm is raised, and
-//! acknowledgements must not stop with it. A connection that made trouble is dropped whole, never mended: every
-//! channel of it is dead, and what was unconfirmed or unacknowledged on it is the business of those who wait.
-//! The topology is declared before a new connection is handed out.
+//! There are two connections, because RabbitMQ stops reading from a connection that publishes while an alarm is raised,
+//! and acknowledgements must not stop with it. A faulty connection is dropped, never repaired: all its channels are
+//! dead, and whoever waits for a confirm or an acknowledgement on it has to deal with the loss. The topology is
+//! declared before a new connection is handed out.
 
 use std::{
     sync::{

@@ -1,8 +1,8 @@
-//! Takes messages from a queue, whatever happens to the connection.
+//! Consumes a queue across reconnections.
 //!
-//! Each message carries its receipt. A receipt says *done* or *give up*, or is dropped and says nothing: then
-//! the broker hands the message out again when the channel ends. There is deliberately no way to put a message
-//! back, for each return counts towards the delivery limit, and an outage would use that up within seconds.
+//! Each message carries a receipt. A receipt acknowledges or rejects the message; if it is dropped, the message stays
+//! unacknowledged and the broker redelivers it when the channel closes. There is deliberately no way to return a
+//! message to its queue: each return counts towards the delivery limit, and an outage would use that up within seconds.
 
 use std::{sync::Arc, time::Duration};
 

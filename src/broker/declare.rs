@@ -1,8 +1,8 @@
 //! Applies the topology to a server.
 //!
-//! Everything is declared on every connection, before anybody gets a channel: what is there already costs a
-//! round trip, what was deleted comes back. The first time in a process the leftovers of another number of
-//! shards are found and unbound as well, after the new bindings stand.
+//! Everything is declared on every connection before its first channel is handed out: what exists costs a round trip,
+//! what was deleted is created again. The first time in a process, once the new bindings exist, the leftovers of
+//! another number of shards are found and unbound as well.
 
 use futures_util::future::join_all;
 use lapin::{

@@ -1,4 +1,4 @@
-//! What can be wrong between us and RabbitMQ, said so that its reader knows what to do.
+//! What can go wrong with RabbitMQ, in messages that tell the operator what to do.
 
 use lapin::ErrorKind;
 

@@ -1,4 +1,4 @@
-//! The header table of a message, without showing whose library reads it.
+//! The header table of a message, independent of the AMQP library.
 
 use chrono::DateTime;
 use lapin::{

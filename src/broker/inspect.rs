@@ -1,8 +1,8 @@
-//! Looks at a server without changing anything: for a check-up by a person.
+//! Inspects a server without changing anything.
 //!
-//! A passive declaration says whether a queue is there and how many messages it holds, but not whether its arguments
-//! are ours. Declaring with arguments tells that, and changes nothing where the queue exists; so it is only done
-//! where the passive one has just found it. Bindings cannot be asked for over AMQP.
+//! A passive declaration says whether a queue exists and how many messages it holds, but not whether its arguments are
+//! ours. Declaring it with arguments says that too, and changes nothing if the queue exists; so this is done only after
+//! the passive declaration has found the queue. AMQP cannot list bindings.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
 //! The boundary to RabbitMQ, and the only module that knows AMQP.
 //!
-//! Events come in through it, jobs go out and come back through it; a job is a hint that may be lost, an event
-//! may not. Promised here: what is published is persistent, mandatory and confirmed, and its fate is told within
-//! [`CONFIRM_TIMEOUT`]; what is consumed is handed out again until somebody settles it; connections come back
-//! by themselves, with everything declared before anybody uses them; nothing is ever requeued by us.
+//! Events come in here; jobs go out and come back. A job is a hint that may be lost, an event must not be lost.
+//! Guarantees: what is published is persistent, mandatory and confirmed, and its fate is known within
+//! [`CONFIRM_TIMEOUT`]; what is consumed is redelivered until it is settled; connections reopen by themselves, with
+//! everything declared before they are used; this service never requeues a message.
 //!
-//! Begin with `topology.rs`, the table of what exists; then `connection.rs`, on which the others stand.
+//! Begin with `topology.rs`, the table of what exists; then read `connection.rs`, which everything else uses.
 
 mod acks;
 mod config;

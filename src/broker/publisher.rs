@@ -1,8 +1,8 @@
-//! Publishes messages, and says of each what became of it.
+//! Publishes messages and reports what became of each.
 //!
 //! Everything is persistent, mandatory and confirmed. `publish` hands its messages to the task of its channel
-//! (`publishing.rs`) and always answers within [`CONFIRM_TIMEOUT`]: what is not known by then is
-//! [`Fate::Unknown`], whether the broker is away, blocked or slow.
+//! (`publishing.rs`) and always answers within [`CONFIRM_TIMEOUT`]: what is not known by then is [`Fate::Unknown`],
+//! whether the broker is unreachable, blocked or slow.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,9 +1,9 @@
 //! The one task that publishes on a channel.
 //!
-//! Only one task may: the library numbers a message and queues its frames in two steps, and two tasks could
-//! swap them. The task never waits for a single thing: it writes what has arrived, in order, collects confirms
-//! as they come, tells calls their fates, and at a call's deadline says what is not known. A channel on which
-//! nothing comes back within [`CONFIRM_TIMEOUT`] is dropped for a new one.
+//! There may be only one: the library numbers a message and queues its frames in two steps, and two tasks could swap
+//! them. The task never blocks on one thing: it writes what has arrived, in order, collects confirms as they come,
+//! reports fates to the callers, and at a call's deadline reports what is still unknown. A channel on which nothing
+//! comes back within [`CONFIRM_TIMEOUT`] is replaced.
 
 use std::{
     collections::{BTreeMap, VecDeque},

@@ -1,7 +1,7 @@
 //! The one table of everything that exists on the broker: exchanges, queues with their arguments, bindings.
 //!
-//! It is data, so that `declare` applies it, `xtwebhooks topology --json` prints it and tests compare it. All
-//! queues are quorum queues; every bound is a setting of [`Config`] or a constant here.
+//! It is data, so `declare` can apply it, `xtwebhooks topology --json` can print it, and tests can compare it. All
+//! queues are quorum queues. Every bound is a setting of [`Config`] or a constant here.
 
 use serde_json::json;
 

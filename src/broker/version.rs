@@ -1,6 +1,6 @@
-//! Asks a server for its version, which lapin keeps to itself.
+//! Asks a server for its version, which lapin does not expose.
 //!
-//! A server introduces itself before anybody logs in: a connection of our own reads that introduction and goes.
+//! A server introduces itself before the login, so a separate connection reads that introduction and closes.
 
 use futures_util::{AsyncReadExt, AsyncWriteExt};
 use lapin::{

@@ -1,8 +1,8 @@
-//! Watermarks: numbered messages that show how far a deliveries queue has been emptied.
+//! Watermarks: numbered messages that show how far a deliveries queue has been consumed.
 //!
-//! AMQP cannot be asked whether a message is in a queue. But a queue is first in, first out: once a mark has
-//! come through, whatever was published before it has come through as well, or was never there. A job is in one of
-//! two queues, the ordinary one of its shard or the prompt one, so each has marks of its own.
+//! AMQP cannot be asked whether a message is in a queue. But a queue is first in, first out: once a watermark has
+//! passed, everything published before it has passed as well, or was never there. A job is in one of two queues, the
+//! ordinary queue of its shard or the prompt one, so each has its own watermarks.
 
 use bytes::Bytes;
 

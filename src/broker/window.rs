@@ -1,9 +1,9 @@
 //! How much room is left in the deliveries queues.
 //!
-//! The broker holds a short window of what is due; everything else waits in the ledger, where it is fair. The
-//! room of a queue is what `WINDOW_JOBS` leaves above the jobs that are ready in it, counted by a passive
-//! declaration at most every [`COUNT_EVERY`], and what this process published since. The prompt queues have windows of
-//! their own, of `PROMPT_JOBS`; for room in them nobody waits.
+//! The broker holds a short window of what is due; everything else waits in the ledger, where it is scheduled fairly.
+//! The room of a queue is `WINDOW_JOBS` minus the jobs ready in it, counted by a passive declaration at most every
+//! [`COUNT_EVERY`], minus what this process has published since. The prompt queues have their own windows of
+//! `PROMPT_JOBS`; nothing waits for room in them.
 
 use std::{
     sync::{

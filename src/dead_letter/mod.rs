@@ -1,18 +1,18 @@
-//! Keeps what the broker gave up, each with its reason; the queue of dead letters is normally empty.
+//! Stores what the broker dead-letters, each message with its reason. The queue of dead letters is normally empty.
 //!
 //! ```text
 //! rejected by ingest (xt-reason) ─▶ dead_letters
-//! job of a delivery given up     ─▶ its dead letter is there already; counted
-//! event at the delivery limit    ─▶ asked for again, alone ─▶ at the limit there: once more, then given up
-//! job at the delivery limit      ─▶ asked for again, alone ─▶ at the limit there: a death counted, back to feed
+//! job of a delivery given up     ─▶ its dead letter exists already; counted
+//! event at the delivery limit    ─▶ quarantine ─▶ at the limit there: once more, then given up
+//! job at the delivery limit      ─▶ quarantine ─▶ at the limit there: a death is counted, back to schedule
 //! ```
 //!
-//! Guarantees: a message is acknowledged only when it stands in the ledger or is confirmed in the queue where it is
-//! asked for alone. Whatever comes twice is kept once. The delivery limit alone kills nothing: rolling restarts with
-//! a backlog count as deliveries too, and so do the innocent neighbours of a message that ends its worker. Nor does
-//! the limit of those asked for alone: whoever stands first there while processes come and go reaches it as well. A
-//! poison that a worker claims never does, for whoever meets its claim gives the delivery back; its deaths are counted
-//! by claims (`schedule/quarantine.rs`).
+//! Guarantees: a message is acknowledged only when it is in the ledger or confirmed in a quarantine queue. What arrives
+//! twice is stored once. The delivery limit alone does not give anything up: rolling restarts with a backlog count as
+//! deliveries too, and so do the harmless neighbours of a message that ends its worker. Nor does the limit in
+//! quarantine: the first message there can also reach it while processes restart. A poison message that a worker claims
+//! never reaches it, because the next worker that meets its claim gives the delivery back; its deaths are counted by
+//! claims (`schedule/quarantine.rs`).
 
 use futures_util::FutureExt;
 use sqlx::types::Uuid;

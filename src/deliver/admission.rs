@@ -1,7 +1,7 @@
-//! What becomes of the deliveries of a job: each is set aside by its webhook's present state, parked where its lane lets
-//! nothing start, or offered to its lane.
+//! Decides about each delivery of a job: by the webhook's present state it is held or cancelled, parked if its lane
+//! lets nothing start, or otherwise offered to its lane.
 //!
-//! A state can change while a task waits in the lane. Then the task comes here again before it starts.
+//! The state can change while a task waits in its lane. The task is then checked here again before it starts.
 
 use std::{
     collections::HashMap,

@@ -1,4 +1,4 @@
-//! One attempt, step by step: await the slot, render, post, free the permit, decide, say, hand over to be recorded.
+//! One attempt, step by step: await the slot, render, post, free the permit, decide, log, hand over to the recorder.
 
 use std::sync::Arc;
 

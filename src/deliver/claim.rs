@@ -1,4 +1,4 @@
-//! Puts the questions of jobs that are not fresh to the ledger, in batches of whatever has gathered.
+//! Claims deliveries in the ledger for jobs that are not fresh, in batches of whatever has arrived.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! When jobs are taken: while the lanes have room, and the ledger takes commits.
+//! Decides when jobs are consumed: while the lanes have room and the ledger accepts commits.
 
 use std::{
     sync::{

@@ -1,4 +1,4 @@
-//! Writes in batches what was not sent: parked, held, cancelled. Then the job is settled.
+//! Writes in batches what was not sent (parked, held, cancelled), then settles the jobs.
 
 use std::sync::Arc;
 

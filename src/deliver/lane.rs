@@ -1,13 +1,13 @@
 //! Lanes: what may start now, webhook by webhook.
 //!
-//! A lane lets at most its limit of requests be in flight in this worker, and where it has a pace each start takes a
-//! slot (`pace.rs`); what may take long is bounded over all lanes (`slow.rs`). What cannot start waits in its order, and
-//! what has waited too long, and would go on waiting at the pace of its lane, is given back to be parked. A lane that
-//! is merely busy keeps what its turn will soon come to: parking costs two writes and a job. Free permits go round the
-//! lanes, so that a webhook with thousands waiting costs another no more than one turn.
+//! A lane allows a limited number of requests in flight in this worker, and if it has a pace, each start takes a slot
+//! (`pace.rs`). What may take long is bounded over all lanes (`slow.rs`). What cannot start waits in order; what has
+//! waited too long, and would keep waiting at the pace of its lane, is parked. A lane that is merely busy keeps what it
+//! will start soon, because parking costs two writes and a job. Free permits go round the lanes, so a webhook with
+//! thousands of waiting deliveries delays another by at most one turn.
 //!
-//! A lane that is idle is forgotten; a lane without a pace pays nothing for those that have one. No IO and no clock:
-//! instants come in as arguments. `pacing.rs` brings the slots.
+//! An idle lane is forgotten; a lane without a pace pays nothing for those that have one. No IO and no clock:
+//! instants are arguments. `pacing.rs` provides the slots.
 
 mod paced;
 #[cfg(test)]

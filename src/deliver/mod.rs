@@ -2,23 +2,23 @@
 //!
 //! ```text
 //! job ─▶ webhook's present state ─▶ lane ─▶ fresh? else claim ─▶ request ─▶ record ─▶ next job ─▶ acknowledge
-//!            ├─▶ held, cancelled       └─▶ parked (no room within 250 ms, its turn is far)
-//!            └─▶ parked (breaker open, held back)
+//!            ├─▶ held, cancelled       └─▶ parked (no room within 250 ms, its turn is far off)
+//!            └─▶ parked (breaker open, rate-limited)
 //! ```
 //!
-//! A fresh job brings its payload; any other must claim its delivery, and the ledger decides whether there is still
-//! something to do. The lane decides first and the claim comes last, so that nothing waits with a claim in hand. A
-//! job is acknowledged only after its attempt, and what follows from it, are committed. A crash anywhere repeats a
-//! request at worst; it never loses one.
+//! A fresh job carries its payload. Any other job must claim its delivery, and the ledger decides whether there is
+//! still something to do. The lane decides first and the claim comes last, so nothing waits while it holds a claim. A
+//! job is acknowledged only after its attempt and the next step are committed. A crash anywhere repeats a request at
+//! worst; it never loses one.
 //!
-//! When commits have failed for [`taking::TROUBLE_AFTER`], no request starts and nothing more is taken: finished
-//! attempts wait in memory and are committed first. Nobody gives a job back to the broker: it would burn its delivery
-//! limit.
+//! When commits have failed for [`consume::TROUBLE_AFTER`], no request starts and no more jobs are consumed: finished
+//! attempts wait in memory and are committed first. No job is returned to the broker, because that would use up its
+//! delivery limit.
 //!
-//! Begin with `attempt.rs`: its steps stand in the order in which they happen. `taking.rs` says when jobs are taken at
-//! all, `gate.rs` what becomes of their deliveries, `lane.rs` what may start (with `pace.rs` and `slow.rs`), `claim.rs`,
-//! `pacing.rs` and `probe.rs` ask the ledger, `recorder.rs` writes what came of it, `outcomes.rs` what it says of the
-//! lane, `aside.rs` what did not come about.
+//! Begin with `attempt.rs`: its steps are in the order in which they happen. `consume.rs` decides when jobs are
+//! consumed, `admission.rs` what becomes of their deliveries, `lane.rs` what may start (with `pace.rs` and `slow.rs`).
+//! `claim.rs`, `pacing.rs` and `probe.rs` ask the ledger, `recorder.rs` writes the attempts, `outcomes.rs` derives what
+//! they mean for lanes, `disposition.rs` writes what was not sent.
 
 mod admission;
 mod attempt;

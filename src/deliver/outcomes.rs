@@ -1,7 +1,7 @@
-//! What finished attempts say of their lanes, and what is told of lanes that changed.
+//! What finished attempts mean for their lanes, and who is notified of lanes that changed.
 //!
-//! The recorder asks here before it writes and tells here after. What is remembered in between is the share of
-//! failures of webhooks that failed lately; everything else of a lane is in the ledger.
+//! The recorder asks here before it writes and reports here afterwards. In between, only the share of failures of
+//! webhooks that failed lately is kept in memory; everything else about a lane is in the ledger.
 
 use std::time::{Duration, Instant};
 

@@ -1,8 +1,8 @@
-//! The pace of one lane, as one worker holds it: slots reserved from the ledger, and when the next may be had.
+//! The pace of one lane in one worker: slots reserved from the ledger, and when the next can be requested.
 //!
-//! A slot is an instant of the database's clock at which one request may start; the ledger gives each away once, to one
-//! worker, a whole interval from the next. It is used between its instant and [`SLOT_MISSED_AFTER`] later, or given
-//! up: so no pause, no crash and no late worker can make starts bunch. No IO and no clock: instants come in.
+//! A slot is an instant of the database's clock at which one request may start. The ledger gives each slot to one
+//! worker, a whole interval before the next. It is used between its instant and [`SLOT_MISSED_AFTER`] later, or not at
+//! all; so no pause, crash or late worker can make starts bunch up. No IO and no clock: instants are arguments.
 
 use std::{collections::VecDeque, time::Duration};
 

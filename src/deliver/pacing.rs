@@ -2,12 +2,12 @@
 //! lets each request begin within its slot.
 //!
 //! ```text
-//! task waits ─▶ slot reserved ─▶ up to LEAD before it: place taken, claimed ─▶ at the slot: request
+//! task waits ─▶ slot reserved ─▶ up to LEAD before it: permit taken, claimed ─▶ at the slot: request
 //!     └─▶ parked: next slot far       missed: the lane's next, if near ◀───────────┘  else parked, claim cleared
 //! ```
 //!
-//! Two tasks of a worker see to it, for a ledger that is slow to answer must not keep slots waiting that are in hand.
-//! Lanes without a pace never come here. Begin with `pace.rs`, which decides.
+//! Two tasks of a worker do this, because a slow ledger must not delay slots that are already reserved. Lanes without a
+//! pace never come here. Begin with `pace.rs`, which decides.
 
 use std::{
     collections::HashSet,

@@ -1,8 +1,8 @@
 //! Probes: while a breaker is open, one request at a time tries whether the receiver is back.
 //!
-//! The ledger leases the probe, so that of any number of workers one sends it. Whoever got it goes the way of any other
-//! task; the recorder ends the lease with the outcome, and a probe that does not start gives it back. A crash lets it run
-//! out.
+//! The ledger leases the probe, so that only one of all workers sends it. The task that got the lease is handled like
+//! any other. The recorder ends the lease with the outcome, and a probe that does not start returns it. After a crash
+//! the lease expires.
 
 use std::{
     collections::HashMap,

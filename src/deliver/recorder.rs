@@ -1,13 +1,13 @@
 //! Records finished attempts in batches: commit, then publish the retries, then settle the jobs.
 //!
-//! A batch is what has finished while the last one was written: under load batches grow by themselves, at leisure
-//! each attempt is recorded at once. Nothing waits for a batch to fill.
+//! A batch is whatever finished while the last one was written: under load batches grow by themselves; otherwise each
+//! attempt is recorded at once. Nothing waits for a batch to fill.
 //!
-//! The same statement does to the lanes what follows from the outcomes: counts, opens, closes, holds back. What others
-//! must hear of is told to every cache in the background; who misses it learns of it when its entry is too old.
+//! The same statement updates the lanes by the outcomes: it counts, opens, closes and rate-limits them. Caches are
+//! notified of changes in the background; one that misses the notification learns of the change when its entry expires.
 //!
-//! An attempt that the ledger refuses is written without the texts that came from outside, so that no request is
-//! ever sent again because its record could not be written.
+//! An attempt that the ledger rejects is written without the texts that came from outside, so no request is ever sent
+//! again because its record could not be written.
 
 use std::{sync::Arc, time::Duration};
 

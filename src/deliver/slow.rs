@@ -1,16 +1,16 @@
 //! The bulkhead: jobs whose requests take long may fill half of a worker's prefetch, and no more.
 //!
-//! A job that is not yet settled takes one of the messages that the broker hands out at once; were they all to wait
-//! for receivers that do not answer, the worker would take nothing more. Nobody knows beforehand which request will
-//! take long. So a job *counts* while a request of it is in flight that either has been so for a second, or goes to a
-//! lane that has not answered in time yet. No more jobs count than half of the prefetch; and of that half the second
-//! part is kept for the first request to a lane, or a few silent receivers would leave no way to learn that another
-//! answers. A task that would make one job too many count does not start: it waits in its lane, and is parked like
-//! anything that waits too long. Lanes that answer in time go on starting.
+//! A job that is not settled takes up one message of the prefetch. If all of them waited for receivers that do not
+//! answer, the worker would consume nothing more. Which request will take long is not known beforehand. So a job
+//! *counts* while one of its requests has been in flight for a second, or goes to a lane that has not yet answered in
+//! time. At most half of the prefetch may count. Half of that half is reserved for the first request to a lane;
+//! otherwise a few silent receivers would leave no way to learn that another one answers. A task that would make one
+//! job too many count does not start: it waits in its lane, and is parked like anything that waits too long. Lanes that
+//! answer in time keep starting.
 //!
-//! A bundle is one message, so it counts once, however many of its deliveries are slow; and where it counts already,
-//! its other deliveries may start. The half can be passed only by what receivers had in flight that answered in time
-//! until they fell silent.
+//! A bundle is one message, so it counts once, however many of its deliveries are slow; once it counts, its other
+//! deliveries may start. The half can be exceeded only by requests in flight to receivers that answered in time until
+//! they fell silent.
 
 use std::collections::HashMap;
 

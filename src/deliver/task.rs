@@ -1,4 +1,4 @@
-//! A job that a worker holds, until each of its deliveries is settled or parked.
+//! A job that a worker holds until each of its deliveries is settled or parked.
 
 use std::sync::{
     Arc, Mutex,

@@ -1,4 +1,4 @@
-//! The present state of webhooks, cached: URL, secret, pause and limits are those of now, not of the job's making.
+//! The present state of webhooks, cached: URL, secret, pause and limits are those of now, not of when the job was made.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
-//! Counts what arrived for companies that are erased, in the background.
+//! Counts in the background what arrived for erased companies.
 //!
-//! Its messages are acknowledged before: the count is for people to look at, and nothing that arrives for another company waits
-//! for it. So a count is lost where it cannot be written, or where the process dies first.
+//! The messages are acknowledged first: the count is informational, and nothing for another company waits for it. So a
+//! count is lost if it cannot be written or the process dies first.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
-//! How many jobs a company may have in the prompt queues: a few at once, and so many a second from then on. Pure.
+//! How many jobs a company may have in the prompt queues: a few at once, and then so many a second. Pure.
 //!
-//! The generic cell rate algorithm, with one instant for each company: when its share will be whole again. A company
-//! whose share is whole is forgotten.
+//! This is the generic cell rate algorithm, with one instant for each company: when its share will be whole again. A
+//! company whose share is whole is forgotten.
 
 use std::{
     collections::HashMap,

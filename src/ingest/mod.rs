@@ -1,20 +1,21 @@
-//! Takes events in: each is written to the ledger with everything it owes, then acknowledged, then hinted at.
+//! Takes in events: writes each with all its deliveries to the ledger, acknowledges the message, then publishes jobs.
 //!
 //! ```text
-//! queue events ─▶ decode ─▶ place ─▶ match ─▶ one commit ─▶ acknowledge ─▶ publish jobs, the prompt ones apart
+//! queue events ─▶ decode ─▶ place ─▶ match ─▶ one commit ─▶ acknowledge ─▶ publish jobs, prompt ones separately
 //!                   └─▶ dead letter that names the field        (a crash from here on costs a job, never a delivery)
 //! ```
 //!
-//! Guarantees: a message is acknowledged only after its event and all its deliveries are committed, or after the
-//! broker confirmed its dead letter. Events that exist are acknowledged and nothing is published for them. One bad
-//! message costs its neighbours in the batch nothing. When the ledger fails, what is held is kept and tried again.
+//! Guarantees: a message is acknowledged only after its event and all its deliveries are committed, or after the broker
+//! has confirmed its dead letter. A repeated event is acknowledged and nothing is published for it. One bad message
+//! does not affect the others in its batch. When the ledger fails, messages are kept and the commit is retried.
 //!
-//! The jobs of a company that has few go by the prompt queues, where no backlog of another's stands before them; jobs
-//! beyond its share (`share.rs`) stand in line with everybody's, as do retries and what feed makes.
+//! The jobs of a company that has few go to the prompt queues, so that they do not wait behind another company's
+//! backlog. Jobs beyond its share (`fair_share.rs`), retries, and what schedule makes go to the ordinary queues.
 //!
-//! A batch is whatever has arrived: nobody waits for it to fill. Begin with [`Ingest::run`]; `intake.rs` makes an
-//! event of a message, `fan_out.rs` its deliveries and jobs, `hint.rs` publishes them, `subscriptions.rs` knows who
-//! wants what, `schemas.rs` what types must look like, `dropped.rs` counts what came for companies that are erased.
+//! A batch is whatever has arrived: nothing waits for it to fill. Begin with [`Ingest::run`]. `intake.rs` makes an
+//! event of a message, `fan_out.rs` its deliveries and jobs, `publish.rs` publishes them, `subscriptions.rs` knows
+//! which webhooks want it, `schemas.rs` what types must look like, and `dropped.rs` counts what came for erased
+//! companies.
 
 mod dropped;
 mod fair_share;

@@ -1,7 +1,7 @@
-//! Publishes the jobs that hint at new deliveries, in the background, by two ways.
+//! Publishes the jobs of new deliveries in the background, on two channels.
 //!
-//! Prompt jobs have a channel and a bound of their own: those of a greedy company, which may fill the other way with a
-//! whole window, are nowhere before them.
+//! Prompt jobs have their own channel and bound, so that the jobs of a greedy company, which can fill the other channel
+//! with a whole window, never delay them.
 
 use std::{
     sync::{Arc, MutexGuard, PoisonError},

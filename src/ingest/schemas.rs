@@ -1,7 +1,7 @@
 //! What the types of events must look like: the registered schemas, compiled.
 //!
-//! They are few, and the same for every company, so all of them are held at once and read anew when one has changed,
-//! which a notification tells, or after [`TTL`]. Where no type has one, an event costs a look into an empty map.
+//! They are few, and the same for every company, so all of them are kept in memory and read again when a notification
+//! says that one has changed, or after [`TTL`]. If no type has one, an event costs a lookup in an empty map.
 
 use std::{collections::HashMap, sync::Arc, time::Duration};
 

@@ -1,6 +1,6 @@
-//! Who wants what: the living webhooks of a company, cached.
+//! Which webhooks want what: the webhooks of a company that are not deleted, cached.
 //!
-//! An entry is at most [`TTL`] old, and a change that the database notified us of makes it stale at once.
+//! An entry is at most [`TTL`] old, and a change that the database notifies us of makes it stale at once.
 
 use std::{sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! Works on the erasures that were asked for, a chunk of each in turn, so that a large company's holds up nobody else's.
+//! Works on the requested erasures, a chunk of each in turn, so that a large company does not delay the others.
 
 use std::time::{Duration, Instant};
 

@@ -1,10 +1,11 @@
-//! Makes the days of the history ahead, and ends those that are past the retention.
+//! Creates the days of the history ahead, and drops those that are past the retention.
 //!
-//! What a day still owes is ended first, dead with the reason *expired* and a dead letter each; only then is the
-//! day detached and dropped. A day that a running replay may still read stays. One process is active, by a lease.
+//! What a day still owes is ended first: each delivery becomes dead with the reason *expired* and gets a dead letter.
+//! Only then is the day detached and dropped. A day that a running replay may still read stays. One process is active,
+//! by a lease.
 //!
-//! Two things go earlier: bodies past `PAYLOAD_RETENTION` (`payloads.rs`), and everything of a company that is to be
-//! forgotten (`erase.rs`), which is not waited with for the next pass.
+//! Two things are removed earlier: bodies past `PAYLOAD_RETENTION` (`payloads.rs`), and everything of a company that is
+//! erased (`erase.rs`), which does not wait for the next pass.
 
 mod erase;
 mod payloads;

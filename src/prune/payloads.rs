@@ -1,4 +1,4 @@
-//! Empties the days past `PAYLOAD_RETENTION`: their history stays, the bodies go.
+//! Empties the days past `PAYLOAD_RETENTION`: the history stays, the bodies are removed.
 
 use std::time::{Duration, Instant};
 

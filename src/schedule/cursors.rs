@@ -1,10 +1,10 @@
-//! Up to what time a webhook's backlog has been fed, so that nobody goes through what is behind it again. Pure.
+//! Up to what time jobs were made for a webhook's backlog, so that it is not scanned again from the start. Pure.
 //!
-//! Within one webhook feed takes the oldest first, so nothing waits before what it took last; but the entries of what it
-//! took stay in the index until that is vacuumed, and looking for the oldest would go through all of them each time.
-//! Now and then something does come to lie behind the mark. Where feed itself brings that about (a job that was not
-//! confirmed, a rescue, a release) it forgets the mark; for a commit that took long the mark keeps a distance; and all
-//! of them are forgotten after a while.
+//! Within one webhook schedule takes the oldest first, so nothing waits before what it took last. But the entries of
+//! what it took stay in the index until that is vacuumed, and looking for the oldest would scan all of them each time.
+//! Sometimes a delivery does end up behind the cursor. Where schedule itself causes that (a job that was not confirmed,
+//! a rescue, a release) it forgets the cursor; for slow commits the cursor keeps a distance; and all cursors are
+//! forgotten after a while.
 
 use std::{
     collections::HashMap,

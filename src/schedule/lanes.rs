@@ -1,10 +1,10 @@
-//! How much the lane of a webhook lets be fed now. Pure; instants come in.
+//! How many jobs the lane of a webhook can take now. Pure; instants are arguments.
 //!
-//! A job that cannot start is parked and costs two passes through the broker for nothing, so no more is fed than the
-//! lane will start: less and less to one whose workers have no room, until they have; nothing while it is held back;
-//! one delivery for each due probe of an open breaker; of a paced one what starts within the next second. The workers
-//! decide; what is remembered here only keeps feed from offering the same slot or probe again and again, and losing it
-//! costs a parked job or two.
+//! A job that cannot start is parked, and costs two passes through the broker for nothing. So schedule offers a lane no
+//! more than it will start: less and less to a lane whose workers have no room, until they have; nothing while it is
+//! rate-limited; one delivery for each due probe of an open breaker; for a paced lane what starts within the next
+//! second. The workers decide. What is kept here only prevents offering the same slot or probe again and again; losing
+//! it costs a parked job or two.
 
 use std::{
     collections::HashMap,

@@ -7,16 +7,16 @@
 //! replays, chunk by chunk         ─┤
 //! lost jobs (watermarks)          ─┘
 //!
-//! what happened to lanes and deliveries ─▶ operational events, recoveries
+//! changes of lanes and deliveries ─▶ operational events, recoveries
 //! ```
 //!
-//! One process is active, by a lease; the others stand by and take over when it ends. Nothing here is remembered
-//! that the ledger does not know: a feed that dies in any line is followed by one that goes on from the rows.
+//! One process is active, by a lease; the others stand by and take over when it ends. Nothing here is kept that the
+//! ledger does not know: a scheduler that dies at any line is followed by one that continues from the rows.
 //!
-//! Begin with [`Feed::run`]; `due.rs` feeds, `held.rs` releases and cancels, `replays.rs` expands orders,
-//! `rescue.rs` finds the deliveries whose job is lost, `suspects.rs` those whose workers died. `lanes.rs` says how much
-//! a webhook's lane lets be fed, `seen.rs` up to when it was fed; `transitions.rs` makes known what happened to lanes
-//! and deliveries, and orders what follows.
+//! Begin with [`Scheduler::run`]. `due.rs` makes jobs, `held.rs` releases and cancels, `replays.rs` expands replays,
+//! `rescue.rs` finds deliveries whose job was lost, `quarantine.rs` those whose workers died. `lanes.rs` says how many
+//! jobs a webhook's lane can take, `cursors.rs` up to when jobs were made; `transitions.rs` publishes what happened to
+//! lanes and deliveries, and orders what follows.
 
 mod cursors;
 mod due;

@@ -1,4 +1,4 @@
-//! How much a rate allows at the moment: of an order, or of a webhook's lane. Pure; instants come in.
+//! How much a rate allows at the moment: of a replay, or of a webhook's lane. Pure; instants are arguments.
 
 use std::{
     collections::HashMap,

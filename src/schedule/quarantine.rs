@@ -1,10 +1,10 @@
-//! Deliveries whose workers died: asked for alone, and given up when that ends the worker, too.
+//! Deliveries whose workers died: put into quarantine, and given up if they end the worker there too.
 //!
-//! The broker counts how often it hands a message out, but each time a claim has run out a new message asks for its
-//! delivery. So the ledger counts as well: a claim that meets one that ran out adds a death, and whoever records an
-//! attempt takes all of them back. Keep adds one when the broker has handed a delivery out alone too often. After
-//! [`SUSPECT_AFTER_DEATHS`] a delivery goes to the queue where everybody is asked for alone, so that its neighbours are
-//! out of danger and a further death is its own doing.
+//! The broker counts how often it hands a message out, but each time a claim expires, a new message is made for its
+//! delivery. So the ledger counts as well: a claim that finds an expired one adds a death, and recording an attempt
+//! sets the count back. Dead-letter adds one when the broker has handed out a delivery too often in quarantine. After
+//! [`SUSPECT_AFTER_DEATHS`] a delivery goes to the quarantine queue, where messages are tried alone, so that its
+//! neighbours are safe and a further death is its own doing.
 
 use super::Scheduler;
 use crate::{

@@ -1,4 +1,4 @@
-//! Orders to send again, to resume, to discard: each a row, expanded chunk by chunk at its rate.
+//! Replays, resumes and discards: each is a row, expanded chunk by chunk at its rate.
 
 use std::time::{Duration, Instant};
 

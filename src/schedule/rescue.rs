@@ -1,4 +1,4 @@
-//! Finds deliveries whose job is lost, by watermarks; `store::tide_marks` says how that can be known.
+//! Finds deliveries whose job was lost, by watermarks; `store::watermarks` explains how that can be known.
 
 use std::time::Duration;
 

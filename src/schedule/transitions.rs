@@ -1,4 +1,4 @@
-//! Makes known what happened to lanes and deliveries, and orders what follows from it.
+//! Publishes what happened to lanes and deliveries, and orders what follows from it.
 //!
 //! ```text
 //! lane_transitions, dead_letters ─▶ operational event, confirmed ─▶ announced
@@ -6,9 +6,9 @@
 //! lanes that fail for too long ─▶ paused (which is a transition)
 //! ```
 //!
-//! A crash in any line says the same again under the same message id, and orders the same recovery under the same id.
-//! Of what happens to an operational event nobody is told, and of each type only so many are told for a webhook in
-//! an hour, so that no receiver is flooded by its own trouble.
+//! A crash at any line repeats an event under the same message id, and orders the same recovery under the same id. What
+//! happens to an operational event is not announced, and for each webhook only so many events of a type are published
+//! in an hour, so that no receiver is flooded by its own trouble.
 
 use std::time::Instant;
 

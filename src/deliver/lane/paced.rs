@@ -1,4 +1,4 @@
-//! The lanes that have a pace: what slots they would have, what they got, which of them ripen.
+//! The lanes that have a pace: the slots they ask for, the slots they have, and which of them are about to start.
 
 use std::ops::Bound;
 
