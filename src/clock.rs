@@ -1,8 +1,8 @@
 //! The clock, passed in wherever time decides something.
 //!
 //! Requests are signed, and waits are judged, by the *database's* clock: [`SystemClock::now`] is the local clock
-//! corrected by the offset that was measured last. A worker whose own clock is wrong so signs right all the same.
-//! What must be tested at a given time takes that time as a parameter.
+//! corrected by the last measured offset. So even a worker whose own clock is wrong signs correctly. Code that must be
+//! tested at a given time takes that time as a parameter.
 
 use std::{
     sync::{

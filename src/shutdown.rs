@@ -1,8 +1,8 @@
 //! Soft and hard shutdown.
 //!
-//! The first SIGTERM or SIGINT asks: nothing new is begun, what runs is finished and recorded within
-//! `SHUTDOWN_GRACE`. A second signal, or the end of the grace, ends the process as it stands; whatever was
-//! open then comes back from the broker and the ledger.
+//! The first SIGTERM or SIGINT starts a soft shutdown: nothing new starts, and work in progress is finished and
+//! recorded within `SHUTDOWN_GRACE`. A second signal, or the end of the grace, ends the process at once; what was
+//! unfinished then comes back from the broker and the ledger.
 
 use std::time::Duration;
 

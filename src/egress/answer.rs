@@ -1,4 +1,4 @@
-//! What an answer means and how much of it is kept.
+//! What an answer means, and how much of it is kept.
 
 use std::time::Duration;
 

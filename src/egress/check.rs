@@ -1,7 +1,7 @@
-//! A look at a receiver without a request: the steps of a connection, told one by one.
+//! Checks a receiver without sending a request: the steps of a connection, reported one by one.
 //!
-//! The rules are those of a request: the same guard, the same resolver, the same handshake. Where one address of a
-//! name is refused nothing is connected to.
+//! The rules are those of a request: the same guard, the same resolver, the same handshake. If one address of a name is
+//! refused, nothing is connected to.
 
 use std::{net::IpAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! One request to a receiver, from its URL to what came of it.
+//! One request to a receiver, from its URL to its outcome.
 
 use std::{pin::pin, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What can be set of the way to receivers.
+//! The settings of the connections to receivers.
 
 use std::{
     net::{IpAddr, SocketAddr},

@@ -1,8 +1,8 @@
 //! One connection to a receiver, and one request on it.
 //!
-//! The connection is driven by the task that waits for its answer, not by a task of its own: no hop between
-//! threads per request, a dropped request closes it, and the stream beneath can say exactly when the first byte
-//! came. While it is idle nobody drives it; whether it still lives is seen when it is taken again.
+//! The connection is driven by the task that waits for its answer, not by a task of its own: there is no hop between
+//! threads for a request, dropping a request closes the connection, and the stream beneath can say exactly when the
+//! first byte came. Nothing drives an idle connection; whether it is still alive is checked when it is used again.
 
 use std::{
     io,

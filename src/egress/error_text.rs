@@ -1,6 +1,6 @@
-//! What went wrong, in words for the person who owns the receiver.
+//! Describes network errors for the person who runs the receiver.
 //!
-//! Only what the network said goes in: no header, no body, no secret.
+//! Only what the network reported goes in: no header, no body, no secret.
 
 use std::{error::Error, io, net::SocketAddr, time::Duration};
 

@@ -1,8 +1,8 @@
 //! Where requests may go.
 //!
-//! A webhook's URL is written by somebody outside, so it may name anything this process can reach: a metadata
-//! service, a neighbour's database, the loopback interface. Everything here is judged at every request, before
-//! the connection is opened; nothing is taken over from the webhook's creation.
+//! A webhook's URL comes from outside, so it may name anything this process can reach: a metadata service, a
+//! neighbour's database, the loopback interface. Everything here is judged at every request, before the connection is
+//! opened; no verdict is kept from the webhook's creation.
 
 use std::net::IpAddr;
 

@@ -1,15 +1,15 @@
-//! Other people's servers: the only place that opens connections to them.
+//! The boundary to receivers: the only place that opens connections to them.
 //!
-//! A stage hands a signed request to [`Client::post`] and gets an [`Exchange`](crate::model::Exchange): what the
-//! receiver or the network did is a value, never an error. Guarantees: every address is judged and the address
-//! judged is the one connected to; whatever the receiver does, an attempt ends within its timeout and holds a
-//! bounded part of the answer; a request is repeated only when a kept connection broke before the first byte of
-//! an answer, and the record says so.
+//! A stage hands a signed request to [`ReceiverClient::post`] and gets an [`Exchange`](crate::model::Exchange): what
+//! the receiver or the network did is a value, never an error. Guarantees: every address is judged, and the address
+//! judged is the one connected to; whatever the receiver does, an attempt ends within its timeout and keeps a bounded
+//! part of the answer; a request is repeated only when a reused connection broke before the first byte of an answer,
+//! and the record says so.
 //!
-//! Begin with `client.rs`, the steps of one request in their order. `guard.rs` judges, `resolver.rs` looks names
-//! up, `connect.rs` opens connections, `link.rs` is one connection, `pool.rs` keeps those that can be used again,
-//! `look.rs` looks without a request, `answer.rs` turns answers into outcomes, `words.rs` says in plain words what went
-//! wrong. Apart from all that, `operator.rs` asks the operator's own services, at addresses from the settings.
+//! Begin with `client.rs`, the steps of one request in their order. `guard.rs` judges, `resolver.rs` resolves names,
+//! `connect.rs` opens connections, `connection.rs` is one connection, `pool.rs` keeps those that can be used again,
+//! `check.rs` checks a receiver without a request, `answer.rs` turns answers into outcomes, `error_text.rs` describes
+//! errors. Separate from all that, `operator.rs` calls the operator's own services, at addresses from the settings.
 
 mod answer;
 mod check;

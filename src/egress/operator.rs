@@ -1,8 +1,8 @@
-//! The operator's own services: who signs tokens, who knows users.
+//! The operator's own services: those that sign tokens and know users.
 //!
-//! Their addresses come from the settings and not from customers, so nobody guards them: they may well be private.
-//! Everything else is bounded: the whole of a question in time, its answer in bytes, and no redirect is followed,
-//! for a token must not be carried on to wherever somebody points.
+//! Their addresses come from the settings and not from customers, so they are not guarded: they may well be private.
+//! Everything else is bounded: the whole call in time, its answer in bytes. No redirect is followed, because a token
+//! must not be sent on to an address that someone else chose.
 
 use std::time::Duration;
 

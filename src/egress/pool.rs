@@ -1,7 +1,7 @@
 //! Connections that can be used again, by origin.
 //!
-//! Idle connections are few and short-lived, so one lock over all of them is held for a look into a map and no
-//! longer; closing happens outside it.
+//! Idle connections are few and short-lived, so one lock over all of them suffices. It is held only for a lookup in a
+//! map; closing happens outside it.
 #![expect(clippy::vec_box, reason = "a connection is about a kilobyte and moves with every request")]
 
 use std::{

@@ -1,7 +1,7 @@
-//! Names to addresses: both families, cached for their time to live, within a time of its own.
+//! Resolves names to addresses: both address families, cached for their time to live, with a timeout of its own.
 //!
-//! The system's `getaddrinfo` would occupy a thread per look-up and keep nothing; a receiver whose name servers
-//! are silent would then cost the others their threads.
+//! The system's `getaddrinfo` would occupy a thread for each lookup and cache nothing; receivers whose name servers do
+//! not answer would then cost the others their threads.
 
 use std::{
     net::{IpAddr, Ipv4Addr, SocketAddr},

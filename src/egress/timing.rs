@@ -1,7 +1,7 @@
 //! Where the time of a request went.
 //!
-//! The one value that a request fills as it goes, so that an attempt that is cut off at any point, by its timeout
-//! above all, still says how far it came.
+//! The request fills this one value as it proceeds, so an attempt that is cut off at any point, usually by its timeout,
+//! still says how far it came.
 
 use std::{
     net::SocketAddr,

@@ -1,4 +1,4 @@
-//! TLS towards receivers: the system's authorities and, where set, one file of further ones.
+//! TLS to receivers: the system's certificate authorities and, if set, one file of additional ones.
 
 use std::{path::Path, sync::Arc};
 

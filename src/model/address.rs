@@ -1,12 +1,12 @@
 //! Judges where a request may go.
 //!
-//! A webhook's URL comes from a customer, and whoever follows it blindly can be sent to the database next
-//! door or to the machine's own credentials. So every address is judged: a literal when the webhook is made
-//! ([`check_url`]), and each one a name resolves to, at every connection ([`judge`]). The address judged is the
-//! one connected to; a name is never a reason, neither for nor against.
+//! A webhook's URL comes from a customer. A service that follows it blindly can be sent to an internal database or to
+//! the machine's own credentials. So every address is judged: a literal address when the webhook is created
+//! ([`check_url`]), and each address of a name at every connection ([`judge`]). The address judged is the one connected
+//! to; a name alone never decides.
 //!
-//! An address that carries another one inside (mapped, NAT64, 6to4 …) is taken out of its wrapping first.
-//! [`Networks`] opens exceptions: receivers in the same cluster, tests.
+//! An address that embeds another one (mapped, NAT64, 6to4 …) is unwrapped first. [`Networks`] opens exceptions, for
+//! receivers in the same cluster and for tests.
 
 use std::{
     fmt,

@@ -9,12 +9,13 @@
 //!      └──────────────────── any success ───────────────┘ └───────────────────────────────────────────────────┘
 //! ```
 //!
-//! A batch of finished attempts makes one [`Change`] for each webhook, and is judged at its end. The ledger applies it
-//! to the lane (`store::record_attempts`), for it alone sees all workers; `tests/it/lanes/breaker_model.rs` says the
-//! same in Rust, and a test holds one against the other. An open lane always has a next probe, so none stays open for
-//! want of a try.
+//! A batch of finished attempts makes one [`LaneChange`] for each webhook, and is judged at its end. The ledger applies
+//! it to the lane (`store::record_attempts`), because only the ledger sees all workers.
+//! `tests/it/lanes/breaker_model.rs` says the same in Rust, and a test compares the two. An open lane always has a next
+//! probe, so none stays open for lack of an attempt.
 //!
-//! What does not count: a test's outcome, and for opening every answer below 500, for whoever answers is there.
+//! The outcome of a test does not count, and answers below 500 do not count towards opening, because they show that the
+//! receiver is there.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! One event on its way to one webhook, over all its attempts.
+//! One event owed to one webhook, over all its attempts.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,11 +1,11 @@
 //! Reads what XTSystems publishes.
 //!
-//! A message is the guide's JSON, `{"event_type", "data", "company_id", "timestamp"}` with an optional
-//! `event_id`, or a CloudEvent (`cloud_event.rs`); what it leaves out is taken from the AMQP message, and where both
-//! say something the body wins. `data` is never parsed into values, only delimited: its bytes reach the ledger and
-//! the receivers as they were published. What cannot be read is [`Rejected`] with the field that is to blame.
+//! A message is the guide's JSON, `{"event_type", "data", "company_id", "timestamp"}` with an optional `event_id`, or a
+//! CloudEvent (`cloud_event.rs`). What it leaves out is taken from the AMQP message; if both are present, the body
+//! wins. `data` is never parsed into values, only delimited: its bytes reach the ledger and the receivers as they were
+//! published. What cannot be read is [`Rejected`], naming the field at fault.
 //!
-//! Begin with [`decode`]; [`place`] then says where in time the event's id stands.
+//! Begin with [`decode`]; [`place`] then says where in time the event's id lies.
 
 mod cloud_event;
 mod fields;

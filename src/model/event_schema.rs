@@ -1,11 +1,11 @@
-//! Whether an event's `data` is what its type says it is: JSON Schema, by version.
+//! Whether an event's `data` is what its type says: JSON Schema, by version.
 //!
-//! An event names no version of its own, so it fits its type when it fits one of the versions that are registered: the
-//! publishers of an old and of a new version run side by side for a while. What it violates is told of the newest.
+//! An event does not name a version, so it is valid when it fits one of the registered versions: publishers of an old
+//! and of a new version run side by side for a while. A violation is reported against the newest version.
 //!
-//! Nothing is ever fetched: a `$ref` leads into the same document, or the schema is refused. A pattern is matched in time
-//! that grows with the text alone, and what is told of a violation names the field and the rule, never the value, for
-//! it stands in logs and lists.
+//! Nothing is ever fetched: a `$ref` points into the same document, or the schema is refused. A pattern is matched in
+//! time linear in the text. A violation names the field and the rule, never the value, because it appears in logs and
+//! lists.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! Values for tests, plain ones that a test then changes in what it is about.
+//! Plain values for tests; each test changes what it is about.
 
 use std::time::Duration;
 

@@ -1,7 +1,7 @@
 //! Identifiers: 128 bits, ordered by time, and derived from what they name.
 //!
 //! Every id of the pipeline is a `UUIDv8` (RFC 9562, section 5.8): 48 bits of milliseconds since 1970, then
-//! bits of a SHA-256 over what the id stands for. Whoever meets the same fact again computes the same id, so
+//! bits of a SHA-256 over what the id stands for. Computing the id of the same fact again gives the same id, so
 //! the primary key deduplicates, fan-out is idempotent, a partition is found from the id alone, and an index
 //! grows at its end.
 

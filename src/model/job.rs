@@ -1,7 +1,7 @@
 //! A job: the hint that the next attempt of a delivery is due.
 //!
-//! Losing one costs time, never a delivery: the ledger knows what is owed. How a job looks on the broker is
-//! `broker::jobs`' business; this is what it says.
+//! Losing one costs time, never a delivery: the ledger knows what is owed. `broker::jobs` defines how a job looks on
+//! the broker; this is what it says.
 
 use chrono::{DateTime, Utc};
 

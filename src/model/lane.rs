@@ -1,7 +1,8 @@
-//! What is known and allowed for one webhook over all workers, as the ledger tells it: its pace, a `Retry-After` that
-//! holds it back, and its breaker.
+//! The state of one webhook over all workers, as the ledger has it: its pace, until when it is rate-limited, and its
+//! breaker.
 //!
-//! Instants are the database's. What only one worker knows (requests in flight, who waits) is that worker's own.
+//! Instants are the database's. What only one worker knows (requests in flight, waiting deliveries) is kept in that
+//! worker.
 
 use std::time::Duration;
 

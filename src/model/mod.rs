@@ -1,4 +1,4 @@
-//! The domain: plain types and decisions. No IO, and no clock is read here; instants come in as arguments.
+//! The domain: plain types and decisions. No IO, and no clock is read here; instants are arguments.
 
 pub(crate) mod address;
 pub(crate) mod attempt;

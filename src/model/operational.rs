@@ -1,10 +1,10 @@
-//! Operational events: what the service itself has to say to a company, of its webhooks and deliveries.
+//! Operational events: what the service itself tells a company about its webhooks and deliveries.
 //!
 //! They are events like any other, in the guide's shape, and a webhook subscribes to them like to any other. Their
-//! types are reserved (`EventType::is_reserved`). The message id follows from what is told of, so telling it twice
-//! makes one event. `data` has facts and the sentences that people read elsewhere too: no secret, no URL.
+//! types are reserved (`EventType::is_reserved`). The message id is derived from what is announced, so announcing it
+//! twice makes one event. `data` has facts and the sentences that people read elsewhere too: no secret, no URL.
 //!
-//! They never cause others: of what happens to an operational event nobody is told.
+//! They never cause others: what happens to an operational event is not announced.
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};

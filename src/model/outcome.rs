@@ -1,7 +1,7 @@
 //! What came of one request: a value, never an error.
 //!
-//! The receiver or the network decides the outcome; `retry_policy` makes the next step of it. Every outcome is
-//! one of the classes below, and each carries the facts that its sentence needs.
+//! The receiver or the network decides the outcome; `retry_policy` derives the next step from it. Every outcome is
+//! one of the classes below, and each carries the facts that its description needs.
 
 use std::{net::SocketAddr, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What a delivery carries to its receiver, before a request is made of it.
+//! What a delivery carries to its receiver, before a request is rendered from it.
 
 use bytes::Bytes;
 

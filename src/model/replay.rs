@@ -1,4 +1,4 @@
-//! Orders to send again.
+//! Replays: orders to send old events again.
 
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;

@@ -1,6 +1,6 @@
-//! What goes over the wire to a receiver: the body and the headers of one attempt.
+//! What is sent to a receiver: the body and the headers of one attempt.
 //!
-//! [`render`] is the one place where a request is made: it knows the webhook as it is at that moment. The body is the
+//! [`render`] is the one place where a request is made: it uses the webhook as it is at that moment. The body is the
 //! guide's envelope, the same bytes in every attempt. The headers are the guide's, those of Standard Webhooks and the
 //! webhook's own, which may replace the content type and the user agent and nothing else.
 

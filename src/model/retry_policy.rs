@@ -1,8 +1,8 @@
 //! What follows from an outcome: done, held, another attempt later, or a dead letter.
 //!
-//! Every outcome class has its row in [`RetryPolicy::next`]. A policy is a count, with the guide's doubling
-//! waits of 1 to 64 s, which retry queues keep; or a schedule of waits of its own, which the ledger keeps. The
-//! types hold their bounds: a policy that exists is a good one.
+//! Every outcome class has its row in [`RetryPolicy::next`]. A policy is a count with the guide's doubling
+//! waits of 1 to 64 s, which retry queues keep, or its own schedule of waits, which the ledger keeps. The
+//! types enforce their bounds: a policy that exists is valid.
 
 use std::{fmt, str::FromStr, time::Duration};
 

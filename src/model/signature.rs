@@ -1,8 +1,8 @@
 //! Signs requests, in the two forms that receivers know: the guide's header and Standard Webhooks.
 //!
-//! A secret is one text. The guide's header is keyed with the text as it stands. Standard Webhooks
-//! (<https://github.com/standard-webhooks/standard-webhooks>) keys with the bytes that a `whsec_` secret holds
-//! as base64; any other text is its own bytes there too. Both keyed states are made once per secret, so that a
+//! A secret is one text. The guide's header uses the text itself as the key. Standard Webhooks
+//! (<https://github.com/standard-webhooks/standard-webhooks>) uses the bytes that a `whsec_` secret holds
+//! as base64, and the bytes of any other text. Both keyed states are made once per secret, so that a
 //! request costs two short hashes and no key schedule.
 
 use std::{

@@ -1,7 +1,7 @@
 //! Which webhooks want an event, and why another does not.
 //!
-//! A pattern is an event type, `*` for all, or `ticket.*` for every type that begins with `ticket.`. A star
-//! stands for nothing anywhere else.
+//! A pattern is an event type, `*` for all, or `ticket.*` for every type that starts with `ticket.`. A star has no
+//! meaning anywhere else.
 
 use super::event::{EVENT_TYPE_BYTES_MAX, EventType};
 

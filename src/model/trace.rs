@@ -1,4 +1,4 @@
-//! The W3C trace context that an event is published with and a request carries on.
+//! The W3C trace context that an event is published with and a request passes on.
 //!
 //! <https://www.w3.org/TR/trace-context/#traceparent-header>
 

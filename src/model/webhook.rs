@@ -1,4 +1,4 @@
-//! A company's registered URL, with what it wants and how it wants it.
+//! A company's registered URL, with the event types it wants and how it wants them.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

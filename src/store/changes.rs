@@ -1,8 +1,8 @@
 //! Wakes the caches when a webhook changes, by LISTEN/NOTIFY.
 //!
-//! A notification may be lost with its connection, so whoever listens is told to reload everything after each
-//! loss, and the caches have a time to live besides. On any error the listener is dropped and made anew: one that
-//! met a reset would go on failing for ever (transact-rs/sqlx#4014).
+//! A notification may be lost with its connection, so listeners are told to reload everything after each loss, and the
+//! caches also expire. On any error the listener is dropped and created again, because one that met a reset would go on
+//! failing forever (transact-rs/sqlx#4014).
 
 use std::{
     sync::{

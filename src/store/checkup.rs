@@ -1,4 +1,4 @@
-//! What a check-up asks the ledger: what server it is, what stands ready for the coming days, and what is late.
+//! What a checkup asks the ledger: which server it is, which partitions exist for the coming days, and what is late.
 
 use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::PgPool;

@@ -1,4 +1,4 @@
-//! Whether a request may start: the question every job that is not fresh puts to the ledger.
+//! Whether a request may start: what every job that is not fresh asks the ledger.
 //!
 //! Guarantee: of all jobs for one attempt of a delivery, however many the broker hands out, one is granted until
 //! its lease ends. Times are the database's.

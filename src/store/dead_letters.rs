@@ -1,9 +1,10 @@
-//! The table `dead_letters`: what was given up, with a copy of its own, so that it can be asked for anew after its
+//! The table `dead_letters`: what was given up, with its own copy of the data, so that it can be replayed after its
 //! event has left the ledger.
 //!
-//! A delivery's row is written by the trigger `dead_letter_of_delivery` in the statement that gives the delivery up, and
-//! bears the delivery's id. What is written here is what the broker hands back: messages that say no event, events that ended their worker, and attempts of
-//! deliveries that the ledger does not know. All of it may come twice, and is kept once.
+//! A delivery's row is written by the trigger `dead_letter_of_delivery` in the statement that gives the delivery up,
+//! and has the delivery's id. What is written here comes from the broker or the recorder: messages that are not events,
+//! events that ended their worker, and attempts of deliveries that the ledger does not know. All of it may come twice,
+//! and is stored once.
 
 use bytes::Bytes;
 use chrono::{DateTime, Utc};

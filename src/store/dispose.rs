@@ -1,7 +1,7 @@
 //! Takes a delivery off its job without an attempt: parked, held or cancelled.
 //!
-//! Every row names the state it expects, so that a stale job changes nothing. A delivery that another has claimed
-//! is left alone, unless the caller holds the claim itself and gives it back.
+//! Every row names the state it expects, so a stale job changes nothing. A delivery that another worker has claimed
+//! is left alone; a caller that holds the claim itself gives it back.
 
 use std::time::Duration;
 

@@ -1,11 +1,11 @@
-//! What feed reads and marks: deliveries that wait in the ledger.
+//! What schedule reads and marks: deliveries that wait in the ledger.
 //!
 //! None of these statements counts or sorts a backlog: each walks an index and stops. `low` is the least id that
 //! may still be open; with it PostgreSQL does not even look at the days before.
 //!
-//! A row that was picked is updated if it still is as it was picked. That is said by comparing it with the pick, not
-//! with a constant: a condition that a partial index answers would let PostgreSQL go through all that waits for
-//! each row picked, as long as its statistics are from a time when nothing did.
+//! A row that was picked is updated only if it is still as it was picked. It is compared with the pick, not
+//! with a constant: with a condition that a partial index answers, PostgreSQL could scan the whole backlog for
+//! each row picked, as long as its statistics are from a time when there was no backlog.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! The table `erasures`: companies that are to be forgotten, how far that has come, and what arrived for them since.
+//! The table `erasures`: companies to be erased, the progress of each, and what has arrived for them since.
 //!
-//! To ask for it is one statement: the webhooks are gone from every list and match nothing more, the keys are revoked.
-//! The texts go afterwards, chunk by chunk, by [`work::step`]. The row stays for good, or what arrives would count as
-//! a new company's.
+//! Requesting an erasure is one statement: the webhooks disappear from every list and match nothing more, and the keys
+//! are revoked. The texts are removed afterwards, chunk by chunk, by [`work::step`]. The row stays for good; otherwise
+//! what arrives later would count as a new company's.
 
 use std::time::Duration;
 

@@ -1,8 +1,8 @@
-//! The table `event_types`: what is known of the types of events, the same for every company; and the roll-up
+//! The table `event_types`, which describes types of events and is the same for every company; and the roll-up
 //! `event_stats`, which says how many of each a company had.
 //!
-//! A type that nobody registered is taken all the same. So what a company is shown are the registered types and those
-//! that it has been seen to publish; figures come from the roll-up, never from the events themselves.
+//! Unregistered types are accepted as well. So a company is shown the registered types and those that it has published;
+//! figures come from the roll-up, never from the events themselves.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgConnection, PgExecutor};

@@ -1,9 +1,9 @@
-//! What a company sees of its events: pages of them, and one with what became of it.
+//! What a company sees of its events: pages of them, and one event with what became of it.
 //!
 //! Ids begin with the event's time, so times bound ids, and a page is a walk backwards along one index of only those
-//! days. Each way of asking that has an index of its own is a statement of its own: one statement for all of them would
-//! have a plan for none. Types have no index: they are judged on the way, and a page of what is rare is given up after
-//! so many rows, as that of any filter ([`search`]).
+//! days. Each filter that has its own index has its own statement, because no single plan would suit all of them. Types
+//! have no index: they are checked on the way, and a page of rare types is given up after so many rows, as with any
+//! other filter ([`search`]).
 
 mod filtered;
 

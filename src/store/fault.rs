@@ -1,8 +1,8 @@
-//! Whose fault a refused batch is: a bad row's, a missing partition's, or ours.
+//! Why a batch was rejected: a bad row, a missing partition, or trouble of our own.
 //!
-//! Only what PostgreSQL says of a *value* makes a row bad. A full disk, a dead-lock, a read-only server after a
-//! failover or a statement timeout refuse each row of a batch alone too; taking those for bad rows would make a
-//! whole backlog dead letters.
+//! Only an error about a *value* makes a row bad. A full disk, a deadlock, a read-only server after a
+//! failover or a statement timeout rejects each row of a batch alone too; treating those as bad rows would turn a
+//! whole backlog into dead letters.
 
 use sqlx::Error;
 

@@ -1,4 +1,4 @@
-//! Deliveries that the broker handed back, for their workers died: counted, and given up when that goes on.
+//! Deliveries that the broker handed back because their workers died: counted, and given up when that continues.
 
 use sqlx::{PgPool, types::Uuid};
 

@@ -1,6 +1,7 @@
-//! What a company sees of its deliveries: those whose ids [`search`](super::search) found, and one with all its attempts.
+//! What a company sees of its deliveries: those whose ids [`search`](super::search) found, and one with all its
+//! attempts.
 //!
-//! Bodies are read only for who may see them: they are most of what a row weighs.
+//! Bodies are read only for callers who may see them, because they are most of a row's size.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgExecutor;

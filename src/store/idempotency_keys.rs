@@ -1,8 +1,8 @@
-//! The table `idempotency_keys`: requests that were done, with what they were answered, so that a repeat is answered
-//! the same and does nothing.
+//! The table `idempotency_keys`: completed requests with their answers, so that a repeat gets the same answer and does
+//! nothing.
 //!
-//! A key is claimed in the transaction of what it stands for: whoever comes with the same key meanwhile waits at the
-//! primary key for that transaction's end, and finds its answer, or nothing if it was rolled back.
+//! A key is claimed in the transaction of the request itself. Another request with the same key waits at the primary
+//! key for that transaction to end, and finds its answer, or nothing if it was rolled back.
 
 use std::time::Duration;
 

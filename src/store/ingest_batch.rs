@@ -1,14 +1,14 @@
-//! Writes what a batch of events owes: each event and its deliveries, in one statement that commits itself.
+//! Writes a batch of events, each with its deliveries, in one statement that commits itself.
 //!
-//! Guarantees: an event stands in the ledger only together with its first chunk of deliveries; what exists is
+//! Guarantees: an event is in the ledger only together with its first chunk of deliveries; what exists is
 //! never written again; only the caller whose statement inserted a delivery learns so, and may publish its job.
 //!
-//! `(… in (…)) is true` keeps PostgreSQL from making a join of it, which on this pool would compare every delivery
-//! with every event: as it stands it looks each up in a hash.
+//! `(… in (…)) is true` keeps PostgreSQL from turning it into a join, which on this pool would compare every delivery
+//! with every event; this way it looks each one up in a hash.
 //!
-//! An event with more webhooks than fit a statement goes in chunks. `fanned_out` is set with the last one:
-//! until then a chunk after the first, or whoever takes the message over, still inserts deliveries
-//! ([`continue_fan_out`]); afterwards nobody does, so a late repeat reaches no webhook made since.
+//! An event with more webhooks than fit into a statement is written in chunks. `fanned_out` is set with the last one.
+//! Until then a chunk after the first, or a process that takes the message over, still inserts deliveries
+//! ([`continue_fan_out`]); afterwards nothing does, so a late repeat reaches no webhook created since.
 
 use std::collections::HashSet;
 

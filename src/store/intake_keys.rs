@@ -1,4 +1,5 @@
-//! Ids for messages that their own time cannot place: the first copy's id is kept, a second copy gets the same.
+//! Ids for messages that cannot be placed by their own time: the id of the first copy is stored, and a second copy gets
+//! the same.
 
 use std::collections::HashSet;
 

@@ -1,7 +1,7 @@
-//! How lanes stand, for a person who asks: the webhook, what its lane remembers, and what waits for it.
+//! The state of lanes for a person who asks: the webhook, what its lane remembers, and what waits for it.
 //!
-//! Nothing here counts a backlog: what waits and what has a job is counted up to a bound, along a partial index.
-//! These statements join over whole days, so they run on a pool of their own, never on that of the batches.
+//! Nothing here counts a whole backlog: what waits and what has a job is counted up to a bound, along a partial index.
+//! These statements join over whole days, so they run on their own pool, never on that of the batches.
 
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;

@@ -1,7 +1,7 @@
-//! What happened to lanes and is to be told, and what follows from it: announcements, recoveries, automatic pauses.
+//! What happened to lanes and must be announced, and what follows from it: announcements, recoveries, automatic pauses.
 //!
-//! A transition is a row, written by whoever brought it about; here it is read until it is announced. Reading it
-//! again after a crash says the same again, under the same ids.
+//! A transition is a row, written by whatever caused it, and read here until it is announced. Reading it
+//! again after a crash announces the same again, under the same ids.
 
 use std::time::Duration;
 

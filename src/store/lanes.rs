@@ -1,7 +1,7 @@
 //! What the workers ask of the lanes: slots of a pace, and the one probe of an open breaker.
 //!
-//! Each answer is given once: a slot to one worker, a probe to one task until its lease ends. Times are the database's,
-//! read after the row was locked, so that whoever waited for another goes on from where that one ended.
+//! Each is given once: a slot to one worker, a probe to one task until its lease ends. Times are the database's,
+//! read after the row was locked, so that a worker that waited for another continues from where that one ended.
 
 use std::time::Duration;
 

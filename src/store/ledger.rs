@@ -1,7 +1,7 @@
-//! The ledger as the stages use it: a statement is tried until it is committed or a row of it is bad.
+//! The ledger as the stages use it: a statement is retried until it is committed or one of its rows is bad.
 //!
-//! Trouble of our own (no connection, a full disk, a dead-lock, a read-only server) never costs a message: the same
-//! batch is tried again with backoff for as long as it takes, and everybody can see since when it fails.
+//! Trouble of our own (no connection, a full disk, a deadlock, a read-only server) never costs a message: the same
+//! batch is retried with backoff for as long as it takes, and the time since when it fails is visible to all.
 
 use std::{
     sync::Arc,

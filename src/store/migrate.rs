@@ -1,7 +1,7 @@
-//! The tables, as the embedded migrations make them.
+//! The tables, as the embedded migrations create them.
 //!
-//! They are applied by a command of its own, never at the start of a role: a deployment migrates once, then rolls.
-//! A role only looks whether what it knows has been applied; what a newer release applied is no trouble.
+//! They are applied by their own command, never at the start of a role: a deployment migrates once, then rolls out.
+//! A role only checks that the migrations it knows have been applied; those of a newer release do no harm.
 
 use std::collections::HashSet;
 

@@ -1,10 +1,10 @@
 //! The ledger: what is owed to whom, in PostgreSQL. All SQL of the service is in this folder.
 //!
-//! One file for a table or for a statement of weight; functions over a pool or a connection, no state of their own.
-//! A statement that a company asks for bears the company, so that no caller can forget it. A transition names the
-//! state it expects. The first line of each statement is its name, which shows in `pg_stat_statements`.
+//! There is one file for each table or large statement, with functions over a pool or a connection and no state of
+//! their own. A statement on behalf of a company names the company, so that no caller can forget it. A transition names
+//! the state it expects. The first line of each statement is its name, which shows in `pg_stat_statements`.
 //!
-//! Begin with the folder `migrations`, which says what the tables mean, then `webhooks.rs`.
+//! Begin with the folder `migrations`, which says what the tables mean, then read `webhooks.rs`.
 
 pub mod api_keys;
 pub(crate) mod audit_log;

@@ -1,4 +1,4 @@
-//! The days of the history: made ahead, and dropped when nothing in them is owed any more.
+//! The days of the history: created ahead, and dropped when nothing in them is owed any more.
 
 use chrono::NaiveDate;
 use sqlx::{AssertSqlSafe, PgPool, types::Uuid};

@@ -1,7 +1,7 @@
-//! Bodies that go before their history does: what was sent, and what was answered, of days past `PAYLOAD_RETENTION`.
+//! Bodies that are removed before their history: what was sent and what was answered, of days past `PAYLOAD_RETENTION`.
 //!
-//! A day is emptied once. What it still owes keeps its body until it ends: the few such deliveries are written down
-//! first (`payloads_owed`), the rest of the day is emptied around them, and they are looked at again from then on.
+//! A day is emptied once. What it still owes keeps its body until it ends: those few deliveries are written down
+//! first (`payloads_owed`), the rest of the day is emptied around them, and they are checked again from then on.
 
 use std::collections::HashSet;
 

@@ -1,6 +1,6 @@
 //! Connections to PostgreSQL, with the bounds that every role has.
 //!
-//! A pool connects when it is first asked, so that a role starts and answers its probes while the database is away.
+//! A pool connects on first use, so a role starts and answers its probes while the database is unreachable.
 
 use std::{net::IpAddr, str::FromStr, time::Duration};
 

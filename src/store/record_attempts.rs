@@ -1,12 +1,12 @@
 //! Writes finished attempts and what follows from them, in one statement that commits itself.
 //!
-//! The statement moves the attempt before to its own table, puts the new one in its place, sets the next due time
-//! or the final state, pauses webhooks that are gone, and does to the lanes what `model::breaker` says of the
-//! outcomes. The dead letter of what is given up is written by a trigger of the ledger. A row that is no longer where the
-//! attempt found it changes nothing: a late duplicate is counted, not recorded twice, and no lane hears of it.
+//! The statement moves the previous attempt to its own table, puts the new one in its place, sets the next due time or
+//! the final state, pauses webhooks that answered 410, and updates the lanes by the outcomes as `model::breaker` says.
+//! A trigger of the ledger writes the dead letter of what is given up. A row that is no longer where the attempt found
+//! it changes nothing: a late duplicate is counted, not recorded twice, and affects no lane.
 //!
-//! A success on a lane that is well looks at the lane's row and leaves it alone. A lane that changes is locked first,
-//! in the order of webhooks, and decided upon by what it is then: twenty workers open it once.
+//! A success on a healthy lane reads the lane's row and leaves it alone. A lane that changes is locked first,
+//! in the order of webhooks, and judged by its state at that time: twenty workers open it once.
 
 use std::collections::HashMap;
 

@@ -1,7 +1,7 @@
-//! The open orders to send again, as feed expands them.
+//! The open replays, as schedule expands them.
 //!
-//! A replay is a row, so it survives any crash: what it has made so far is known by its cursor, and the ids of what
-//! it makes follow from it, so making them twice makes them once.
+//! A replay is a row, so it survives any crash: its cursor says what it has made so far, and the ids of what
+//! it makes are derived from it, so making something twice makes it once.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! What a replay is to send again, found part by part.
+//! What a replay will send again, found part by part.
 
 use sqlx::{PgPool, types::Uuid};
 

@@ -1,7 +1,7 @@
 //! The table `replays`: orders to send again, and to resume what a pause held.
 //!
-//! An order is a row and nothing more. Feed expands it in chunks and paces what it makes, so that it survives any
-//! crash and costs no caller a wait.
+//! An order is a row and nothing more. Schedule expands it in chunks and at a rate, so it survives any
+//! crash and no caller waits for it.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};

@@ -1,12 +1,12 @@
-//! Finds deliveries and dead letters by what they have in common, page by page, newest first.
+//! Finds deliveries and dead letters by filters, page by page, newest first.
 //!
-//! A walk goes backwards along an index from where the page before ended, so that the thousandth page costs what the
-//! first does, and shows nothing twice whatever arrives meanwhile. A filter is judged row by row on the way. What is wanted
-//! may be few and far between, so a page is given up after [`LOOKED_AT_MAX`] rows: it then ends where the walk has come to,
-//! perhaps with nothing on it, and whoever asks goes on from there.
+//! A walk goes backwards along an index from where the previous page ended. So the thousandth page costs what the first
+//! does, and nothing is shown twice, whatever arrives meanwhile. A filter is checked row by row on the way. Matches may
+//! be few and far between, so a page is given up after [`LOOKED_AT_MAX`] rows: it then ends where the walk stopped,
+//! perhaps empty, and the caller continues from there.
 //!
-//! Only ids are found here; `history` and `dead_letters` read the rows. The statements want plans that know their values and
-//! walk rather than sort, which the pool of the readers sees to.
+//! Only ids are found here; `history` and `dead_letters` read the rows. The statements need plans that know their
+//! values and walk rather than sort; the settings of the readers' pool ensure that.
 
 use chrono::{DateTime, TimeDelta, Utc};
 use sqlx::PgPool;

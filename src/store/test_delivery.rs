@@ -1,8 +1,7 @@
-//! The delivery of a test: written by whoever asks for it, watched until it has ended, and taken back where it has not
-//! begun in time.
+//! The delivery of a test: written on request, watched until it has ended, and withdrawn if it has not started in time.
 //!
-//! It is a delivery like any other but for its trigger: it has one attempt, leaves no dead letter, and nothing of its
-//! lane changes by it.
+//! It is a delivery like any other except for its trigger: it has one attempt, leaves no dead letter, and changes
+//! nothing about its lane.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgExecutor, PgPool};

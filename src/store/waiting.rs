@@ -1,6 +1,6 @@
 //! The webhooks for which something waits in the ledger, and what their lanes allow.
 //!
-//! Neither finding them nor asking for one of them counts a backlog: each probe of an index ends at its first row.
+//! Neither finding them nor checking one of them counts a backlog: each index lookup ends at its first row.
 
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Uuid};

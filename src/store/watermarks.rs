@@ -1,10 +1,10 @@
 //! Watermarks, and the deliveries that have lost their job.
 //!
-//! AMQP cannot be asked whether a message exists. So feed sends a numbered mark into each deliveries queue, the prompt
-//! ones among them, now and
-//! then: queues are first in, first out, and when a mark published after a job has come through and the delivery is
-//! still pending and unclaimed a grace later, there is no job. A backlog holds its marks back, so nothing in it is
-//! rescued; an emptied or re-created queue lets them through at once. All times are the database's.
+//! AMQP cannot be asked whether a message exists. So schedule regularly sends a numbered watermark into each deliveries
+//! queue, including the prompt ones. Queues are first in, first out: when a watermark published after a job has passed
+//! and the delivery is still pending and unclaimed a grace later, its job is lost. A backlog delays its watermarks, so
+//! nothing in it is rescued; a queue that was emptied or created again lets them through at once. All times are the
+//! database's.
 
 use std::time::Duration;
 

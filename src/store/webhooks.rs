@@ -1,7 +1,7 @@
-//! The table `webhooks`: who wants what, and how.
+//! The table `webhooks`: which events each webhook wants, and how.
 //!
-//! A company's own calls get [`Row`], the row as it stands. The pipeline gets [`Webhook`], made of it. Every change
-//! wakes the caches by the table's trigger, whoever makes it; nothing here has to remember that.
+//! A company's own calls get [`WebhookRow`], the row as it is. The pipeline gets [`Webhook`], made from it. The table's
+//! trigger notifies the caches of every change, whatever makes it; nothing here has to.
 
 use sqlx::PgExecutor;
 use uuid::Uuid;

@@ -1,4 +1,4 @@
-//! The words of the model as columns of text. A word that is none of them is an error that names it and its column.
+//! The words of the model as columns of text. An unknown word is an error that names it and its column.
 
 use sqlx::{
     Decode, Postgres, Type,

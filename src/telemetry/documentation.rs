@@ -1,4 +1,4 @@
-//! The table in `docs/metrics.md`, rendered from what `/metrics` shows, so that neither can lie about the other.
+//! The table in `docs/metrics.md`, rendered from the output of `/metrics`, so that the two always agree.
 
 use std::{collections::BTreeMap, collections::BTreeSet, fmt::Write, fs, path::Path};
 

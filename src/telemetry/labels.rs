@@ -1,7 +1,7 @@
 //! The labels of the metrics: closed sets of words.
 //!
-//! No label ever bears a company, a webhook or a URL: their number has no bound, and the ledger's roll-ups answer
-//! for them. As each set is closed, every series exists from the start, and a rate is right from its first increase.
+//! No label contains a company, a webhook or a URL: their number has no bound, and the ledger's roll-ups report on
+//! them. Because each set is closed, every series exists from the start, and a rate is right from its first increase.
 
 use std::fmt;
 

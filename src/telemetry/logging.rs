@@ -1,7 +1,7 @@
-//! Log lines: text for people, JSON for machines, on standard error, for results go to standard output.
+//! Log lines: text for people, JSON for machines, on standard error, because results go to standard output.
 //!
-//! No setting makes a line show what a message carries: the AMQP client logs returned messages and, at its most
-//! talkative, every frame with its bytes. A fixed filter behind the one that is set takes those out.
+//! No setting makes a line show what a message carries: the AMQP client logs returned messages and, at its most verbose
+//! level, every frame with its bytes. A fixed filter after the configured one removes those.
 
 use std::io::{self, IsTerminal};
 

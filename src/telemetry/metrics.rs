@@ -1,7 +1,7 @@
-//! Every metric of the service: its name, its unit and its help stand here, once.
+//! Every metric of the service: its name, its unit and its help, in one place.
 //!
-//! A name begins with `xtwebhooks_` and the stage it belongs to. Stages get a [`Metrics`] and add to its fields;
-//! `probes` writes it out as OpenMetrics text.
+//! A name starts with `xtwebhooks_` and the stage it belongs to. Stages get a [`Metrics`] and add to its fields;
+//! `probes` serves it as OpenMetrics text.
 
 use std::{hash::Hash, ops::Deref, sync::Arc, sync::atomic::AtomicU64, time::Duration};
 

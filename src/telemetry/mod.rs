@@ -1,9 +1,9 @@
-//! What the service says of itself: log lines, metrics, and the two questions an orchestrator asks.
+//! Logs, metrics and health checks.
 //!
-//! Every role has all three. They are fed by handles that the stages are given; nothing here reaches into a stage,
-//! and nothing here is a static, so a test has its own.
+//! Every role has all three. They are fed by handles that the stages are given. Nothing here reaches into a stage,
+//! and nothing here is static, so each test has its own.
 //!
-//! Begin with `metrics.rs`: the list of its names is a map of what can be seen.
+//! Begin with `metrics.rs`: its list of names shows what can be observed.
 
 #[cfg(test)]
 mod documentation;

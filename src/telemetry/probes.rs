@@ -1,8 +1,8 @@
-//! The port that every role answers on: is it alive, is it ready, and how is it doing.
+//! The port on which every role serves its liveness, its readiness and its metrics.
 //!
-//! `/health/live` fails only when a stage's task has ended though nobody asked for it: nothing but a new process
-//! helps then. A broker or a database that is away makes a process not ready, never dead: a restart would cost
-//! what it holds and mend nothing. `/metrics` is OpenMetrics text.
+//! `/health/live` fails only when a stage's task has ended unexpectedly; only a new process helps then. An unreachable
+//! broker or database makes a process not ready, but still live: a restart would lose what it holds and fix nothing.
+//! `/metrics` is OpenMetrics text.
 
 use std::{
     fmt,

@@ -1,8 +1,9 @@
-//! The share of a worker's own attempts that fail: what opens a breaker whose receiver fails often, but never five
+//! The share of a worker's own attempts that fail: it opens the breaker of a receiver that fails often, but never five
 //! times in a row.
 //!
-//! A webhook is watched from a failure on, and forgotten when it has not failed for a minute, or when it has changed: its
-//! breaker, whoever opened or closed it, or its settings. What was before says nothing of what comes. So what is kept is bounded by the webhooks that failed lately, and by [`WATCHED_MAX`].
+//! A webhook is watched from its first failure, and forgotten when it has not failed for a minute or when it has
+//! changed (its breaker or its settings), because earlier attempts then say nothing about later ones. So what is kept
+//! is bounded by the webhooks that failed lately, and by [`WATCHED_MAX`].
 
 use std::{
     collections::HashMap,

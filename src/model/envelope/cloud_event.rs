@@ -1,16 +1,16 @@
 //! Reads CloudEvents 1.0, in both content modes.
 //!
-//! *Structured*: the body is a JSON object with attributes and data; its content type begins
+//! *Structured*: the body is a JSON object with attributes and data; its content type starts with
 //! `application/cloudevents+json`, or it has a `specversion` and no `event_type`. *Binary*: the body is the data,
-//! the attributes are headers, and AMQP's `content_type` is `datacontenttype`. Headers bear the prefixes of the AMQP
-//! binding, `cloudEvents:` and `cloudEvents_`, or `ce-` and `ce_`, as is the use with RabbitMQ and Kafka.
+//! the attributes are headers, and AMQP's `content_type` is `datacontenttype`. Headers have the prefixes of the AMQP
+//! binding, `cloudEvents:` and `cloudEvents_`, or `ce-` and `ce_`, which are common with RabbitMQ and Kafka.
 //!
-//! What makes it the same event is its `source` with its `id`, as the specification has it; the company is the
-//! extension `companyid`, else the header `company_id`. As with the guide's form, data reaches the receivers byte
-//! for byte; an event without data has the data `null`.
+//! As in the specification, `source` and `id` together identify an event; the company is the extension `companyid`,
+//! else the header `company_id`. As with the guide's form, data reaches the receivers byte for byte; an event without
+//! data has the data `null`.
 //!
-//! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>, `bindings/amqp-protocol-binding.md` and
-//! `formats/json-format.md` beside it;
+//! <https://github.com/cloudevents/spec/blob/v1.0.2/cloudevents/spec.md>, with `bindings/amqp-protocol-binding.md` and
+//! `formats/json-format.md` in the same repository;
 //! <https://github.com/knative-extensions/eventing-rabbitmq/blob/main/cloudevents-protocol-spec/spec.md> for `ce-`.
 
 use std::borrow::Cow;

@@ -1,9 +1,9 @@
-//! One chunk of an erasure after the other.
+//! The work of an erasure, one chunk after the other.
 //!
-//! A step is one transaction, and moves the erasure's cursor with what it did: after a crash the next step does what this one
-//! had not committed. Two prunes never work on the same chunk, by a lock that nobody else asks for: the erasure's row itself is
-//! locked by the last statement alone, for others count in it what arrives for the company. Deliveries come first, for they are
-//! found by their webhooks; the webhooks themselves go last.
+//! A step is one transaction, and moves the erasure's cursor with what it did: after a crash the next step does what
+//! this one had not committed. A lock that nothing else takes keeps two prune processes from working on the same chunk.
+//! The erasure's row itself is locked only by the last statement, because other processes count in it what arrives for
+//! the company. Deliveries come first, because they are found by their webhooks; the webhooks themselves go last.
 
 use sqlx::{PgConnection, PgPool, types::Uuid};
 

@@ -1,4 +1,4 @@
-//! Events of a type, or that a webhook wanted: found on a walk along the others, which is given up where they are rare.
+//! Events of a type, or that a webhook wanted: found on a walk along all events, which is given up where they are rare.
 
 use sqlx::PgPool;
 use uuid::Uuid;

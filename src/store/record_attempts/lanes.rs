@@ -1,4 +1,4 @@
-//! What a batch of attempts says of lanes, as columns; and what became of them.
+//! What a batch of attempts means for lanes, as columns; and what became of the lanes.
 
 use std::collections::BTreeMap;
 

@@ -1,4 +1,4 @@
-//! How many deliveries there are of what is wanted, up to a bound of rows and of time.
+//! How many deliveries match a filter, up to a bound of rows and of time.
 
 use std::time::Duration;
 

@@ -1,4 +1,4 @@
-//! A walk along one index, look after look, until a page is full, given up, or there is nothing left.
+//! A walk along one index, step by step, until a page is full, given up, or nothing is left.
 
 use super::{LOOK_BEGINS, LOOK_MAX, LOOKED_AT_MAX};
 

@@ -1,4 +1,4 @@
-//! What happens to a webhook beside changes of its fields: pauses, their ends, rotations of the secret.
+//! What happens to a webhook besides changes of its fields: pauses, their ends, rotations of the secret.
 
 use std::time::Duration;
 
