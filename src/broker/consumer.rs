@@ -36,7 +36,6 @@ const RENEW_AFTER: Duration = Duration::from_secs(5);
 /// A message, and the right to say what became of it.
 #[derive(Debug)]
 pub struct Message {
-    /// The bytes, as published.
     pub body: Bytes,
     /// The exchange it was published to; empty for the default one, which only we use.
     pub exchange: String,
@@ -52,7 +51,6 @@ pub struct Message {
     pub timestamp: Option<u64>,
     /// What its body is: the property, or what we kept of it when we published the message again.
     pub content_type: Option<String>,
-    /// Its headers.
     pub headers: Headers,
     /// Says what became of it.
     pub receipt: Receipt,

@@ -32,7 +32,6 @@ pub enum Error {
     Mismatch {
         /// `queue` or `exchange`.
         kind: &'static str,
-        /// Its name.
         name: String,
         /// The argument that differs.
         argument: String,
@@ -45,10 +44,7 @@ pub enum Error {
     #[error(
         "exchange `{name}` does not exist: check EVENTS_EXCHANGE, or start the service once to create it"
     )]
-    NoExchange {
-        /// Its name.
-        name: String,
-    },
+    NoExchange { name: String },
     /// No connection came about, or it broke.
     #[error("RabbitMQ cannot be reached: {0}")]
     Unreachable(String),

@@ -41,9 +41,7 @@ pub struct Inspection {
 /// What a queue holds.
 #[derive(Clone, Debug)]
 pub struct Depth {
-    /// Which it is.
     pub queue: Queue,
-    /// Its name.
     pub name: String,
     /// Messages that wait; those handed out are not among them.
     pub ready: u32,

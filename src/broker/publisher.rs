@@ -46,10 +46,7 @@ pub enum Destination {
     /// To a queue by its name.
     Queue(Queue),
     /// To XTSystems' exchange, as XTSystems would.
-    Events {
-        /// The routing key.
-        event_type: String,
-    },
+    Events { event_type: String },
 }
 
 impl Destination {
@@ -76,7 +73,6 @@ impl From<&Job> for Destination {
 /// A message to be published.
 #[derive(Clone, Debug)]
 pub struct Outgoing {
-    /// Where to.
     pub to: Destination,
     /// Tells returned messages apart, so it should be unique among what a channel has under way.
     pub message_id: String,
@@ -84,9 +80,7 @@ pub struct Outgoing {
     pub kind: &'static str,
     /// Its time in seconds since 1970, if it has one.
     pub timestamp: Option<u64>,
-    /// Its headers.
     pub headers: Headers,
-    /// Its body.
     pub body: Bytes,
 }
 

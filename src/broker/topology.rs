@@ -36,42 +36,32 @@ pub enum Queue {
 /// The value of an argument.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Argument {
-    /// A text.
     Text(String),
-    /// A number.
     Number(i64),
 }
 
 /// An exchange; all are durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct ExchangeSpec {
-    /// Its name.
     pub name: String,
     /// `topic`, `direct` or `fanout`.
     pub kind: &'static str,
-    /// Its arguments.
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
 /// A queue; all are durable.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct QueueSpec {
-    /// Which it is.
     pub queue: Queue,
-    /// Its name.
     pub name: String,
-    /// Its arguments.
     pub arguments: Vec<(&'static str, Argument)>,
 }
 
 /// A queue bound to an exchange.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Binding {
-    /// From.
     pub exchange: String,
-    /// To.
     pub queue: String,
-    /// For which key.
     pub routing_key: String,
 }
 
@@ -192,7 +182,6 @@ impl Topology {
         all
     }
 
-    /// Every binding.
     #[must_use]
     pub fn bindings(&self) -> Vec<Binding> {
         let mut all = vec![

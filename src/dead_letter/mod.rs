@@ -38,7 +38,6 @@ const PREFETCH: u16 = 50;
 /// The pause before a message whose publishing was not confirmed is published again.
 const PUBLISH_AGAIN: std::time::Duration = std::time::Duration::from_secs(1);
 
-/// The stage.
 pub struct DeadLetterStage {
     consumer: Consumer,
     publisher: Publisher,
@@ -59,7 +58,6 @@ enum Cause {
 }
 
 impl DeadLetterStage {
-    /// Builds the stage.
     #[must_use]
     pub fn new(broker: &Broker, ledger: Ledger, metrics: Metrics, shutdown: Shutdown) -> Self {
         Self {

@@ -139,7 +139,6 @@ pub struct Parts<'a> {
     pub prefetch: u16,
 }
 
-/// The stage.
 pub struct Deliver {
     worker: Arc<DeliverWorker>,
     /// Each with whether its jobs are prompt ones.

@@ -27,7 +27,6 @@ const BACK_BEFORE: Duration = Duration::from_millis(500);
 pub(super) enum When {
     /// In so long.
     Early(Duration),
-    /// Now.
     Now,
     /// It is over: the slot is given up.
     Missed,

@@ -35,7 +35,6 @@ pub struct Looked {
 /// An address of the host.
 #[derive(Clone, Debug)]
 pub struct Address {
-    /// The address.
     pub ip: IpAddr,
     /// The network that it lies in, where nothing is delivered to.
     pub forbidden: Option<String>,

@@ -24,7 +24,6 @@ pub(super) struct Target<'u> {
     pub port: u16,
 }
 
-/// The rules.
 #[derive(Clone, Debug)]
 pub(super) struct Guard {
     pub allowed: Networks,

@@ -37,7 +37,6 @@ pub enum Error {
     /// The file named by `EXTRA_CA_FILE` cannot be read or holds no certificate.
     #[error("EXTRA_CA_FILE {path} has no usable certificate: {reason}")]
     ExtraCa {
-        /// The file.
         path: std::path::PathBuf,
         /// What is wrong with it.
         reason: String,

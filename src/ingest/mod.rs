@@ -79,7 +79,6 @@ impl Config {
     }
 }
 
-/// The stage.
 pub(crate) struct Ingest {
     consumer: Consumer,
     worker: IngestWorker,

@@ -24,7 +24,6 @@ pub struct Phases {
 /// What is kept of an answer.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Response {
-    /// The status code.
     pub status: u16,
     /// Its headers in the order received.
     pub headers: Vec<(String, String)>,
@@ -60,17 +59,14 @@ pub struct Attempt {
     pub number: u32,
     /// Whose webhook it went to.
     pub webhook: WebhookId,
-    /// The tenant.
     pub company: CompanyId,
     /// The event it carried.
     pub event: EventId,
-    /// Its type.
     pub event_type: EventType,
     /// Why the delivery exists.
     pub trigger: Trigger,
     /// When the request began, by the database's clock.
     pub started_at: DateTime<Utc>,
-    /// The URL requested.
     pub url: String,
     /// The headers as sent, signature included, a line each.
     pub request_head: String,

@@ -78,7 +78,6 @@ pub const fn counts(class: OutcomeClass) -> bool {
 /// What one finished attempt says of its lane. Those of tests say nothing and are not asked.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
-    /// Whose it is.
     pub company: CompanyId,
     /// The event it carried.
     pub event: EventId,

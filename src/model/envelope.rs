@@ -47,19 +47,14 @@ pub const PLACED_FUTURE_MAX: TimeDelta = TimeDelta::hours(1);
 /// A message as the broker hands it over.
 #[derive(Clone, Copy, Debug)]
 pub struct Incoming<'a> {
-    /// The payload.
     pub body: &'a [u8],
     /// The routing key, which is the event type.
     pub routing_key: &'a str,
-    /// The AMQP property `message_id`.
     pub message_id: Option<&'a str>,
     /// The AMQP property `timestamp`, in seconds since 1970.
     pub timestamp: Option<u64>,
-    /// The header `company_id`.
     pub company_id: Option<&'a str>,
-    /// The header `traceparent`.
     pub traceparent: Option<&'a str>,
-    /// The AMQP property `content_type`.
     pub content_type: Option<&'a str>,
     /// The attributes of a CloudEvent in binary mode, if the headers have any.
     pub attributes: Attributes<'a>,
@@ -77,9 +72,7 @@ pub struct EnvelopeLimits {
 /// An event as it was published.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Decoded {
-    /// The tenant.
     pub company: CompanyId,
-    /// What happened.
     pub event_type: EventType,
     /// What makes it the same event when it is published again.
     pub message_id: String,

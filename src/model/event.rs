@@ -22,7 +22,6 @@ pub struct EventType(Arc<str>);
 /// Why a text is no event type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEventType {
-    /// It is empty.
     #[error("is empty")]
     Empty,
     /// It is longer than [`EVENT_TYPE_BYTES_MAX`].
@@ -95,9 +94,7 @@ impl fmt::Display for EventType {
 pub struct Event {
     /// Derived from time, company and message id.
     pub id: EventId,
-    /// The tenant.
     pub company: CompanyId,
-    /// What happened.
     pub event_type: EventType,
     /// What makes it the same event when it is published again.
     pub message_id: String,

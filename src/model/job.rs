@@ -18,11 +18,8 @@ pub const JOB_DATA_BYTES_MAX: usize = 16 * 1024;
 /// The next attempt of one delivery, or the first attempts of several deliveries of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {
-    /// The tenant.
     pub company: CompanyId,
-    /// The event carried.
     pub event: EventId,
-    /// Its type.
     pub event_type: EventType,
     /// The deliveries, each with its webhook. More than one only on first attempts.
     pub deliveries: Vec<(DeliveryId, WebhookId)>,

@@ -9,17 +9,11 @@ use chrono::{DateTime, Utc};
 /// The retry queues, one for each wait that doubling gives.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub enum RetryTier {
-    /// One second.
     S1,
-    /// Two seconds.
     S2,
-    /// Four seconds.
     S4,
-    /// Eight seconds.
     S8,
-    /// Sixteen seconds.
     S16,
-    /// Thirty-two seconds.
     S32,
     /// Sixty-four seconds: the wait after the seventh attempt and all later ones.
     S64,
@@ -81,21 +75,16 @@ impl Wait {
 /// What follows from an outcome.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum NextStep {
-    /// Delivered.
     Done,
     /// The webhook is paused with this reason, and the delivery held.
     Hold {
         /// What the pause says, for a person.
         why: String,
     },
-    /// Another attempt.
     Retry {
-        /// When.
         wait: Wait,
     },
-    /// Given up.
     DeadLetter {
-        /// Why.
         reason: DeadReason,
     },
 }
@@ -151,7 +140,6 @@ pub enum DeadReason {
 }
 
 impl DeadReason {
-    /// Every reason.
     pub const ALL: [Self; 10] = [
         Self::AttemptsExhausted,
         Self::Blocked,

@@ -72,11 +72,8 @@ pub const DEAD_LETTERED: &str = "delivery.dead_lettered";
 pub struct WebhookStatus {
     /// What changed.
     pub transition: LaneAnnouncement,
-    /// When.
     pub at: DateTime<Utc>,
-    /// Whose it is.
     pub company: CompanyId,
-    /// Of which webhook.
     pub webhook: WebhookId,
     /// The webhook's name, while its row exists.
     pub name: Option<String>,
@@ -93,11 +90,9 @@ pub struct WebhookStatus {
 /// A delivery given up that is to be told.
 #[derive(Clone, Debug)]
 pub struct DeadLettered {
-    /// The delivery.
     pub delivery: DeliveryId,
     /// When it was given up.
     pub at: DateTime<Utc>,
-    /// Whose it is.
     pub company: CompanyId,
     /// Where it should have gone.
     pub webhook: WebhookId,

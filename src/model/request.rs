@@ -87,11 +87,9 @@ pub fn render(draft: &Draft<'_>) -> Result<Request, String> {
 pub struct Draft<'a> {
     /// Where it goes, with secret and headers.
     pub webhook: &'a Webhook,
-    /// The event carried.
     pub event: EventId,
     /// The delivery it belongs to.
     pub delivery: DeliveryId,
-    /// The event's type.
     pub event_type: &'a EventType,
     /// The attempt's number, from 1.
     pub attempt: u32,

@@ -46,7 +46,6 @@ impl Held {
 /// A webhook as the pipeline needs it at each attempt.
 #[derive(Clone, Debug)]
 pub struct Webhook {
-    /// Its id.
     pub id: WebhookId,
     /// Its company.
     pub company: CompanyId,

@@ -125,7 +125,6 @@ impl Config {
     }
 }
 
-/// The stage.
 pub struct Prune {
     /// Where the history is.
     pub ledger: Ledger,

@@ -101,7 +101,6 @@ pub struct Config {
     pub auto_pause_after: Duration,
 }
 
-/// The stage.
 pub struct Scheduler {
     ledger: Ledger,
     publisher: Publisher,
@@ -201,7 +200,6 @@ fn is_full<T>(page: &[T]) -> bool {
 }
 
 impl Scheduler {
-    /// Builds the stage.
     #[must_use]
     pub fn new(config: &Config, parts: &Parts<'_>) -> Self {
         Self {

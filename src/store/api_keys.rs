@@ -22,7 +22,6 @@ pub struct KeyRow {
     pub scopes: Vec<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
-    /// By whom.
     pub created_by: Option<String>,
     /// When it ends by itself.
     pub expires_at: Option<DateTime<Utc>>,

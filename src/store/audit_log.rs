@@ -53,7 +53,6 @@ pub async fn write(db: impl PgExecutor<'_>, entry: &AuditRow) -> Result<()> {
 /// An entry as it was written.
 #[derive(Clone, Debug)]
 pub struct Written {
-    /// Its id.
     pub id: Uuid,
     /// When it was written.
     pub at: DateTime<Utc>,
@@ -78,7 +77,6 @@ pub struct Written {
 pub struct AuditQuery {
     /// Of this company; `None` for all, and for what is nobody's.
     pub company: Option<CompanyId>,
-    /// By whom.
     pub actor: Option<String>,
     /// What was done.
     pub action: Option<String>,

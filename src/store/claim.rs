@@ -12,7 +12,6 @@ use crate::model::{CompanyId, DeliveryId, DeliveryStatus, EventId, Payload, Webh
 /// A job's question.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
-    /// The delivery.
     pub delivery: DeliveryId,
     /// The attempt asked for, from 1.
     pub attempt: u32,
@@ -129,9 +128,7 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Gr
 /// What a job needs to know of its delivery, for messages that the broker gave up.
 #[derive(Clone, Debug)]
 pub struct DeliveryStanding {
-    /// The delivery.
     pub delivery: DeliveryId,
-    /// The tenant.
     pub company: CompanyId,
     /// Where it goes.
     pub webhook: WebhookId,

@@ -31,7 +31,6 @@ pub struct DeadLetterRow {
     pub webhook_id: Option<Uuid>,
     /// The event, where there is one.
     pub event_id: Option<Uuid>,
-    /// Its type.
     pub event_type: Option<String>,
     /// Why it was given up.
     pub reason: String,
@@ -200,7 +199,6 @@ pub struct NewMessage {
     pub body: Vec<u8>,
     /// Its headers, as a JSON object.
     pub headers: String,
-    /// Its routing key.
     pub routing_key: String,
     /// The id that the publisher gave.
     pub message_id: Option<String>,

@@ -25,7 +25,6 @@ pub enum Disposition {
 /// One delivery to set aside.
 #[derive(Clone, Copy, Debug)]
 pub struct Disposed {
-    /// The delivery.
     pub delivery: DeliveryId,
     /// The attempt its job asked for.
     pub attempt: u32,

@@ -21,15 +21,12 @@ use crate::model::{
 /// A delivery that was marked as queued: its job is to be published now.
 #[derive(Clone, Debug)]
 pub struct DueDelivery {
-    /// The delivery.
     pub delivery: DeliveryId,
-    /// The tenant.
     pub company: CompanyId,
     /// Where it goes.
     pub webhook: WebhookId,
     /// What it carries.
     pub event: EventId,
-    /// Its type.
     pub event_type: EventType,
     /// The attempt to ask for.
     pub attempt: u32,
@@ -46,7 +43,6 @@ pub struct DueDelivery {
 /// What a webhook may have now.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneRoom {
-    /// The webhook.
     pub webhook: WebhookId,
     /// How many deliveries.
     pub deliveries_max: i64,

@@ -24,7 +24,6 @@ pub struct ErasureRow {
     pub company_id: Uuid,
     /// Since when.
     pub asked_at: DateTime<Utc>,
-    /// By whom.
     pub asked_by: String,
     /// What is being worked on.
     pub stage: String,

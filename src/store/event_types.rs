@@ -19,7 +19,6 @@ pub const COUNTED_DAYS: u8 = 7;
 /// A type, with what a company had of it.
 #[derive(Clone, Debug)]
 pub struct EventTypeRow {
-    /// Its name.
     pub name: String,
     /// Whether somebody registered it; if not, it was only seen, and has nothing of what follows but counts.
     pub registered: bool,
@@ -162,7 +161,6 @@ pub async fn known(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<St
 /// What a type is registered with.
 #[derive(Clone, Debug)]
 pub struct Registration<'a> {
-    /// Its name.
     pub name: &'a str,
     /// What it tells.
     pub description: &'a str,
@@ -172,7 +170,6 @@ pub struct Registration<'a> {
     pub schemas: &'a str,
     /// What becomes of an event that fits none of them.
     pub on_violation: &'a str,
-    /// By whom.
     pub by: &'a str,
 }
 
@@ -230,7 +227,6 @@ pub async fn delete(db: &mut PgConnection, name: &str) -> Result<bool> {
 /// The schemas of a type.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct WithSchemas {
-    /// Its name.
     pub name: String,
     /// JSON Schemas by version, as JSON text.
     pub schemas: String,

@@ -26,11 +26,8 @@ pub const DELIVERIES_MAX: i64 = 1_000;
 /// An event as it stands in the ledger.
 #[derive(Clone, Debug)]
 pub struct EventRow {
-    /// Its id.
     pub id: Uuid,
-    /// Whose it is.
     pub company_id: Uuid,
-    /// What happened.
     pub event_type: String,
     /// What makes it the same event when it is published again.
     pub message_id: String,
@@ -53,7 +50,6 @@ pub struct EventRow {
 /// Which events are wanted. Every statement takes all of it but for what is another statement's.
 #[derive(Clone, Debug, Default)]
 pub struct EventsPage {
-    /// Only of this type.
     pub event_type: Option<String>,
     /// Only of types that begin so.
     pub type_prefix: Option<String>,
@@ -269,7 +265,6 @@ pub async fn get(
 /// A delivery in short.
 #[derive(Clone, Debug)]
 pub struct Sent {
-    /// Its id.
     pub id: Uuid,
     /// Where it goes.
     pub webhook_id: Uuid,

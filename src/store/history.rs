@@ -16,15 +16,12 @@ pub const AHEAD_COUNTED_MAX: i64 = 10_000;
 /// A delivery with its latest attempt.
 #[derive(Clone, Debug)]
 pub struct DeliveryRow {
-    /// Its id.
     pub id: DeliveryId,
-    /// Whose it is.
     pub company_id: CompanyId,
     /// The webhook it goes to.
     pub webhook_id: WebhookId,
     /// The event it carries.
     pub event_id: EventId,
-    /// Its type.
     pub event_type: String,
     /// Why it exists.
     pub trigger: Trigger,

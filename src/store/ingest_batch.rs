@@ -20,7 +20,6 @@ use crate::model::{CompanyId, DeliveryId, Event, EventId, EventType, WebhookId};
 /// An event to be written.
 #[derive(Clone, Debug)]
 pub struct EventToInsert<'a> {
-    /// The event.
     pub event: &'a Event,
     /// How many webhooks want it.
     pub matched: i32,
@@ -52,9 +51,7 @@ pub struct NewDelivery {
     pub event: EventId,
     /// Where it goes.
     pub webhook: WebhookId,
-    /// The tenant.
     pub company: CompanyId,
-    /// The event's type.
     pub event_type: EventType,
     /// How it begins.
     pub begins: Begins,

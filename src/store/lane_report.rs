@@ -17,9 +17,7 @@ pub const JOBS_COUNTED_MAX: i64 = 100_000;
 /// Which lanes are asked for. What is not said matches all.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LaneReportQuery {
-    /// Of this company.
     pub company: Option<CompanyId>,
-    /// Of this webhook.
     pub webhook: Option<WebhookId>,
     /// Only those that are not healthy: open, held back, failing or paused.
     pub failing: bool,
@@ -148,7 +146,6 @@ pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result
 /// A change of a lane or its webhook that others were told of.
 #[derive(Clone, Debug)]
 pub struct LaneTransition {
-    /// When.
     pub at: DateTime<Utc>,
     /// `opened`, `closed`, `paused` or `resumed`.
     pub kind: String,

@@ -21,7 +21,6 @@ const LOOKED_AT_MAX: i64 = 100;
 /// A transition that nobody was told of yet.
 #[derive(Clone, Debug)]
 pub struct Unannounced {
-    /// What happened.
     pub changed: WebhookStatus,
     /// Brought about by an operational event: nobody is told.
     pub silent: bool,
@@ -147,7 +146,6 @@ pub async fn recover(pool: &PgPool, closed: &WebhookStatus, rate: i32) -> sqlx::
 /// A delivery given up that nobody was told of yet.
 #[derive(Clone, Debug)]
 pub struct Untold {
-    /// What happened.
     pub dead: DeadLettered,
     /// It carried an operational event: nobody is told.
     pub silent: bool,

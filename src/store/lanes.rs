@@ -16,7 +16,6 @@ use crate::model::{
 /// What a worker would have of a lane's pace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlotRequest {
-    /// The lane.
     pub webhook: WebhookId,
     /// The distance of two slots.
     pub every: Duration,
@@ -27,7 +26,6 @@ pub struct SlotRequest {
 /// What it got.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reserved {
-    /// The lane.
     pub webhook: WebhookId,
     /// The first slot; each other is a whole distance later.
     pub first: DateTime<Utc>,

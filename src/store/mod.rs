@@ -90,7 +90,6 @@ pub enum Error {
     /// A migration could not be applied.
     #[error("the migrations could not be applied")]
     Migrate(#[source] sqlx::migrate::MigrateError),
-    /// Anything else.
     #[error("the database reported an error")]
     Database(#[source] sqlx::Error),
 }

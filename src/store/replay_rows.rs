@@ -190,13 +190,11 @@ pub async fn discard(pool: &PgPool, replay: &Open, low: Uuid, rows_max: i64) -> 
 /// A dead letter that is no delivery: a message or an event, as it came.
 #[derive(Clone, Debug)]
 pub struct OpenDeadLetter {
-    /// Its id.
     pub id: Uuid,
     /// The bytes that came.
     pub body: Vec<u8>,
     /// Its headers, as a JSON object.
     pub headers: String,
-    /// Its routing key.
     pub routing_key: Option<String>,
     /// The id that the publisher gave.
     pub message_id: Option<String>,

@@ -17,7 +17,6 @@ pub struct Source {
     pub event: EventId,
     /// Where it goes.
     pub webhook: WebhookId,
-    /// The event's type.
     pub event_type: String,
     /// Whether its webhook still takes deliveries.
     pub living: bool,

@@ -55,9 +55,7 @@ pub struct ReplayFilter {
 /// An order that still makes or releases something, as feed works on it.
 #[derive(Clone, Debug)]
 pub struct Open {
-    /// Its id.
     pub id: ReplayId,
-    /// The tenant.
     pub company: CompanyId,
     /// What it is for.
     pub kind: ReplayKind,
@@ -88,9 +86,7 @@ impl Open {
 /// An order as it stands.
 #[derive(Clone, Debug)]
 pub struct ReplayRow {
-    /// Its id.
     pub id: ReplayId,
-    /// Whose it is.
     pub company_id: CompanyId,
     pub kind: ReplayKind,
     /// The webhook, where it is about one.
@@ -198,7 +194,6 @@ pub struct ReplayListQuery {
     pub kinds: Option<Vec<String>>,
     /// In these states.
     pub statuses: Option<Vec<String>>,
-    /// Of this webhook.
     pub webhook: Option<WebhookId>,
     /// Older than this one: the last of the page before.
     pub before: Option<(DateTime<Utc>, Uuid)>,

@@ -8,7 +8,6 @@ use crate::model::{CompanyId, WebhookId};
 /// An active webhook, as ingest sees it.
 #[derive(Clone, Debug)]
 pub struct Subscribed {
-    /// Its id.
     pub id: WebhookId,
     /// The event types it wants, with wildcards.
     pub events: Vec<String>,

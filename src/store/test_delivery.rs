@@ -78,7 +78,6 @@ pub struct TestProgress {
     pub attempts: i32,
     /// Whether its request may be under way.
     pub is_claimed: bool,
-    /// The answer's status.
     pub response_status: Option<i32>,
     /// What came of the attempt, in a sentence.
     pub why: Option<String>,

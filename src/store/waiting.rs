@@ -24,7 +24,6 @@ pub enum WebhookBacklog {
 /// A webhook for which something waits.
 #[derive(Clone, Debug)]
 pub struct WaitingDeliveries {
-    /// The webhook.
     pub webhook: WebhookId,
     /// What may be done.
     pub standing: WebhookBacklog,
@@ -41,7 +40,6 @@ pub struct WaitingDeliveries {
 /// A lane as the ledger knows it, at an instant of the ledger.
 #[derive(Clone, Copy, Debug)]
 pub struct LaneToFeed {
-    /// Now.
     pub now: DateTime<Utc>,
     /// Its breaker, and until when it is held back.
     pub standing: lane::Standing,
@@ -60,7 +58,6 @@ pub struct LaneToFeed {
 pub enum Which {
     /// Pending, without a job.
     Waiting,
-    /// Held.
     Held,
 }
 

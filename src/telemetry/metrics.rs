@@ -90,7 +90,6 @@ impl Timings {
 pub struct ApiRequest {
     /// The route, with the names of its parameters.
     route: String,
-    /// The method.
     method: String,
     /// The class of the answer's status.
     status: &'static str,

@@ -37,13 +37,9 @@ const PREFIXES: [&str; 4] = ["cloudEvents:", "cloudEvents_", "ce-", "ce_"];
 /// The value of a header.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Value<'a> {
-    /// A text.
     Text(&'a str),
-    /// A number.
     Number(i64),
-    /// A time.
     Time(DateTime<Utc>),
-    /// Anything else.
     Other,
 }
 

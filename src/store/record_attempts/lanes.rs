@@ -14,9 +14,7 @@ use crate::model::{
 /// A lane that changed so that others hear of it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneChanged {
-    /// Whose it is.
     pub company: CompanyId,
-    /// Whose lane.
     pub webhook: WebhookId,
     /// What is new.
     pub news: News,
@@ -101,7 +99,6 @@ impl Changes {
         self.attempts.fill(0);
     }
 
-    /// Whose webhook it is.
     pub fn company(&self, webhook: WebhookId) -> CompanyId {
         let at = self.webhooks.binary_search(&webhook.0);
         at.ok().and_then(|at| self.companies.get(at).copied()).unwrap_or(CompanyId(Uuid::nil()))

@@ -23,7 +23,6 @@ pub enum Becomes {
         /// Why the webhook is paused.
         why: String,
     },
-    /// Given up.
     Dead {
         /// The reason that stands in the dead letter.
         reason: &'static str,
@@ -33,7 +32,6 @@ pub enum Becomes {
 /// A finished attempt as its row will show it.
 #[derive(Clone, Debug)]
 pub struct AttemptRow {
-    /// The delivery.
     pub delivery: DeliveryId,
     /// The number of the attempt, from 1.
     pub number: u32,
@@ -47,13 +45,11 @@ pub struct AttemptRow {
     pub outcome: &'static str,
     /// The outcome in a sentence.
     pub why: Option<String>,
-    /// The URL requested.
     pub url: Option<String>,
     /// The address connected to.
     pub address: Option<String>,
     /// The headers as sent, a line each.
     pub request_head: Option<String>,
-    /// The answer's status.
     pub response_status: Option<i32>,
     /// The answer's headers, a line each.
     pub response_head: Option<String>,

@@ -18,7 +18,6 @@ use crate::{model::CompanyId, store::Result};
 pub struct Letters {
     /// Of this company; without it all, also those that say none: for whoever runs the service.
     pub company: Option<CompanyId>,
-    /// Of this webhook.
     pub webhook: Option<Uuid>,
     /// Of these kinds.
     pub kinds: Option<Vec<String>>,
