@@ -70,7 +70,7 @@ impl DeadLetterStage {
         }
     }
 
-    /// Keeps dead letters until shutdown.
+    /// Stores dead letters until shutdown.
     pub async fn run(mut self) {
         while let Some(message) = self.consumer.next().await {
             let kept = match message.kind.as_deref() {
@@ -80,9 +80,10 @@ impl DeadLetterStage {
             };
             match kept {
                 Ok(true) => message.receipt.ack(),
-                // A stop came first; unacknowledged, the message comes again.
+                // A stop came first; the unacknowledged message will be redelivered.
                 Ok(false) => {}
-                // Kept without what the ledger refuses, so this cannot be; it comes back with the next connection.
+                // It is stored without what the ledger rejects, so this cannot happen; it comes back with the next
+                // connection.
                 Err(bad) => tracing::error!(%bad, "a dead letter cannot be stored"),
             }
         }
@@ -93,7 +94,7 @@ impl DeadLetterStage {
         let at_limit = |death: &&Death| death.reason == "delivery_limit";
         let suspects = [Queue::SuspectEvents, Queue::SuspectJobs].map(|queue| self.topology.name(queue));
         match deaths.iter().find(at_limit) {
-            // The account keeps every death; the latest stands first.
+            // The header keeps every death, the latest first.
             Some(_) if deaths.first().is_some_and(|death| death.reason != "delivery_limit") => {
                 Cause::Rejected
             }
@@ -103,7 +104,7 @@ impl DeadLetterStage {
         }
     }
 
-    /// A job that was given up: by a worker, for one of its deliveries is dead; or by the broker.
+    /// A job that was rejected by a worker because one of its deliveries is dead, or dead-lettered by the broker.
     async fn job(&self, message: &Message) -> Result<bool, BadRow> {
         let job = match jobs::decode(message) {
             Ok(job) => job,
@@ -120,7 +121,8 @@ impl DeadLetterStage {
         Ok(true)
     }
 
-    /// Counts and tells which deliveries of the job are dead; each got its dead letter in the statement that gave it up.
+    /// Counts and logs the deliveries of the job that are dead; each got its dead letter in the statement that gave it
+    /// up.
     async fn dead(&self, job: &Job) -> Result<(), BadRow> {
         let ids: Vec<DeliveryId> = job.deliveries.iter().map(|(delivery, _)| *delivery).collect();
         let ids = &ids;
@@ -142,7 +144,7 @@ impl DeadLetterStage {
         Ok(())
     }
 
-    /// Asks for each delivery of a suspect alone, so that a death of the worker is its own doing.
+    /// Puts each delivery of a suspected job into quarantine by itself, so that a death of the worker is its own doing.
     async fn ask_alone(&self, job: &Job) -> bool {
         let asked = job.deliveries.iter();
         let alone: Vec<Job> =
@@ -151,7 +153,7 @@ impl DeadLetterStage {
         self.publish(self.publisher.encode(alone)).await
     }
 
-    /// A delivery whose workers died although it was alone, before they had claimed it.
+    /// A delivery in quarantine whose workers died before they had claimed it.
     async fn died_alone(&self, job: &Job) -> Result<(), BadRow> {
         let ids: Vec<DeliveryId> = job.deliveries.iter().map(|(delivery, _)| *delivery).collect();
         tracing::warn!(deliveries = ?ids, "a delivery in quarantine was redelivered too often; trying it again");
@@ -184,7 +186,7 @@ impl DeadLetterStage {
         Ok(true)
     }
 
-    /// Asks for an event alone, behind those that are asked for already.
+    /// Puts an event into quarantine, behind those that are there already.
     async fn ask_event_alone(&self, message: &Message, round: i64) -> bool {
         let mut headers = message.headers.clone();
         headers.set_str("xt-routing-key", &self.original_key(message));
@@ -216,7 +218,7 @@ impl DeadLetterStage {
             .unwrap_or_else(|| message.routing_key.clone())
     }
 
-    /// Writes a message as it came.
+    /// Stores a message as it came.
     async fn keep(
         &self,
         message: &Message,
@@ -231,8 +233,8 @@ impl DeadLetterStage {
         let original_key = self.original_key(message);
         let text = |name: &str| message.headers.get_str(name).map(|text| text.replace('\0', "\u{fffd}"));
         let letter = NewMessage {
-            // Ingest gives each rejection an id of its own; a publisher's would be one for all companies, so anything
-            // else is told apart by what it is.
+            // Ingest gives each rejection its own id; a publisher's id would be shared by all companies, so anything
+            // else is identified by its content.
             id: message
                 .headers
                 .get_str("xt-reason")
@@ -240,7 +242,7 @@ impl DeadLetterStage {
                 .and_then(|id| Uuid::parse_str(id).ok())
                 .unwrap_or_else(|| Uuid::new_v8(digest(message, &original_key))),
             kind,
-            // Found where it can be, so that its company sees it and may ask for it anew.
+            // Determined where possible, so that its company sees it and may replay it.
             company: company_of(&Incoming {
                 body: &message.body,
                 routing_key: &original_key,
@@ -285,11 +287,11 @@ impl DeadLetterStage {
     }
 }
 
-/// How often an event goes through the queue of those asked for alone. More than once, for behind the others it is
-/// nobody's turn twice while processes come and go.
+/// How often an event goes through quarantine. More than once: with others queued before it, it seldom comes first
+/// twice while processes restart.
 pub const SUSPECT_ROUNDS: i64 = 3;
 
-/// Which time it goes there.
+/// How many times it has gone there.
 const ROUND_HEADER: &str = "xt-alone";
 
 /// What the AMQP type of a job of any version begins with.

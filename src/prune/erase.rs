@@ -12,23 +12,24 @@ use crate::{
 
 /// Erasures that are worked on in turn; others wait for the first of them to be done.
 pub const ERASURES_MAX: i64 = 100;
-/// How long prune works on erasures before it sees to its lease and to everything else again.
+/// How long prune works on erasures before it renews its lease and does everything else.
 pub const ERASING: Duration = Duration::from_secs(30);
-/// How long after it was asked for an erasure is begun: what the other stages remember of webhooks lives 10 s, and until then a
-/// process that was not told may write deliveries with their texts. They are written before the erasure comes to them.
+/// How long after the request an erasure starts: other stages cache webhooks for 10 s, and until then a process that
+/// was not notified may write deliveries with their texts. They are written before the erasure comes to them.
 pub const ERASED_AFTER: Duration = Duration::from_secs(15);
-/// For how long after its end an erasure is looked at again: a process that had not heard of it wrote until then.
+/// For how long after its end an erasure is checked again: until then a process that had not been notified may have
+/// written.
 pub const ERASED_AGAIN_FOR: Duration = Duration::from_hours(24);
 
 impl Prune {
-    /// Goes on with what was asked for. One that fails does not keep the others from going on.
+    /// Continues the requested erasures. One that fails does not stop the others.
     pub(super) async fn erase(&self) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let began = Instant::now();
         let mut failed = None;
         loop {
             let open = erasures::open(pool, ERASED_AFTER, ERASURES_MAX).await?;
-            // Another may be at all of them, after a lease that ran out.
+            // Another process may work on all of them, after an expired lease.
             let mut is_idle = true;
             for company in open {
                 if self.shutdown.is_asked() || began.elapsed() > ERASING {
@@ -49,7 +50,7 @@ impl Prune {
         }
     }
 
-    /// Removes what was written for a company after its erasure was done, by a process that had not heard of it yet.
+    /// Removes what was written for a company after its erasure by a process that had not been notified yet.
     pub(super) async fn erase_late(&self, now: DateTime<Utc>) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         for company in erasures::done_since(pool, now - ERASED_AGAIN_FOR).await? {

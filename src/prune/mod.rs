@@ -29,13 +29,13 @@ use crate::{
 
 const LEASE: &str = "prune";
 const LEASE_LASTS: Duration = Duration::from_mins(10);
-/// How often it looks at everything.
+/// How often everything is checked.
 const EVERY: Duration = Duration::from_mins(5);
-/// How often it looks whether a company is to be erased.
+/// How often prune checks for requested erasures.
 const ERASURES_EVERY: Duration = Duration::from_secs(2);
-/// Partitions are made so many days ahead.
+/// How many days ahead partitions are created.
 pub const DAYS_AHEAD: i32 = 14;
-/// Rows that one statement of prune changes.
+/// The most rows that one statement of prune changes.
 pub const ROWS_MAX: i64 = 1_000;
 /// The history must outlive the longest wait and the longest parking by this.
 pub const RETENTION_MARGIN: Duration = Duration::from_hours(48);
@@ -72,10 +72,10 @@ pub enum BadRetention {
     TooShort {
         /// What it is.
         retention: Duration,
-        /// What it must be at least.
+        /// The least it must be.
         needed: Duration,
     },
-    /// Bodies would go while most deliveries of their day are still tried.
+    /// Bodies would be removed while most deliveries of their day are still being attempted.
     #[error(
         "PAYLOAD_RETENTION {} is shorter than the longest wait between two attempts: at least {}d is needed",
         humantime::format_duration(*retention),
@@ -84,7 +84,7 @@ pub enum BadRetention {
     PayloadsTooShort {
         /// What it is.
         retention: Duration,
-        /// What it must be at least.
+        /// The least it must be.
         needed: Duration,
     },
     /// Bodies cannot outlive their rows.
@@ -96,13 +96,13 @@ pub enum BadRetention {
     PayloadsTooLong {
         /// What it is.
         payloads: Duration,
-        /// What it may be at most.
+        /// The most it may be.
         retention: Duration,
     },
 }
 
 impl Config {
-    /// Refuses a retention that would end what may still be waiting.
+    /// Refuses a retention that would remove what may still be waiting.
     pub fn check(&self, longest_wait: Duration, park_max: Duration) -> Result<(), BadRetention> {
         let (retention, payloads) = (self.retention, self.payload_retention());
         let needed = longest_wait + park_max + RETENTION_MARGIN;
@@ -139,7 +139,7 @@ pub struct Prune {
 }
 
 impl Prune {
-    /// Prunes now and then while it holds the lease, until shutdown.
+    /// Prunes regularly while it holds the lease, until shutdown.
     pub async fn run(self) {
         let holder = Uuid::new_v4().to_string();
         let (mut next, mut place) = (Instant::now(), DayCursor::default());
@@ -156,8 +156,8 @@ impl Prune {
         let _ = lease::release(self.ledger.pool(), LEASE, &holder).await;
     }
 
-    /// Does what is due: erasures at once, what emptying has left with them, everything else now and then. Most turns find
-    /// nothing, and write nothing.
+    /// Does what is due: erasures at once, emptying for as long as they leave time, everything else regularly. Most
+    /// turns find nothing and write nothing.
     async fn turn(&self, holder: &str, next: &mut Instant, place: &mut DayCursor) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let is_due = Instant::now() >= *next;
@@ -189,7 +189,7 @@ impl Prune {
         let made = partitions::ensure(pool, yesterday, DAYS_AHEAD + 2).await?;
         self.metrics.prune_partitions.add(PartitionAction::Made, usize::try_from(made).unwrap_or(0));
         let keep_from = days_of(today, self.config.retention);
-        // Before their days go, and a day more, so that nobody holds an id that lies in a day which is gone.
+        // Before their days are dropped, plus one day, so that nothing holds an id of a day that is gone.
         let keys_from = keep_from.succ_opt().unwrap_or(NaiveDate::MAX);
         while intake_keys::forget(pool, keys_from, ROWS_MAX).await? > 0 {}
         for day in partitions::days(pool).await?.into_iter().take_while(|day| *day < keep_from) {
@@ -199,7 +199,7 @@ impl Prune {
             }
             self.end_day(day).await?;
         }
-        // None keeps the others from being done.
+        // A failure of one does not prevent the others.
         let done =
             [self.empty(holder, place, today).await, self.erase_late(now).await, self.forget(now).await];
         done.into_iter().collect()

@@ -15,13 +15,13 @@ use crate::{
     telemetry::labels::Emptied,
 };
 
-/// How long prune empties days in a turn; the next goes on where this one was. In between it sees to erasures.
+/// How long prune empties days in one turn; the next turn continues there. Erasures are handled in between.
 pub const EMPTYING: Duration = Duration::from_secs(30);
 
 /// What is done to a day, in this order.
 const PASSES: [fn(NaiveDate) -> Pass; 3] = [Pass::Owe, Pass::Events, Pass::Deliveries];
 
-/// Where a turn left off. It is forgotten with the process: another begins its day anew, which changes nothing twice.
+/// Where a turn stopped. It is lost with the process: another one starts its day again, which changes nothing twice.
 #[derive(Debug, Default)]
 pub(super) struct DayCursor {
     day: Option<Begun>,
@@ -53,7 +53,7 @@ impl Begun {
     }
 }
 
-/// How a day stands when nothing more is done to it for now.
+/// Why a day is left for now.
 enum Left {
     Emptied,
     /// A replay may read it.
@@ -63,7 +63,7 @@ enum Left {
 }
 
 impl Prune {
-    /// Empties what has come of age, day by day, and what has ended since of days that were emptied before.
+    /// Empties the days that are due, one by one, and what has ended since in days that were emptied before.
     pub(super) async fn empty(
         &self,
         holder: &str,
@@ -77,7 +77,7 @@ impl Prune {
             let keep_from = days_of(today, retention);
             let mut days = partitions::days(pool).await?;
             days.retain(|day| *day < keep_from);
-            // First the one that was begun: else another that a replay keeps would have it begun anew each time.
+            // First the one already started; otherwise a day kept by a replay would make it start again each time.
             if let Some(begun) = place.day.as_ref().map(|at| at.day) {
                 days.sort_by_key(|day| *day != begun);
             }
@@ -103,7 +103,7 @@ impl Prune {
         self.settle(holder, until, place).await
     }
 
-    /// Goes on with a day, part after part. Each asks again whether a replay was ordered that may read it.
+    /// Continues with a day, part by part. Each part first checks whether a replay that may read it was ordered.
     async fn empty_day(&self, holder: &str, until: Instant, at: &mut Begun) -> sqlx::Result<Left> {
         let (pool, day) = (self.ledger.pool(), at.day);
         while let Some(pass) = PASSES.get(at.pass) {
@@ -141,7 +141,7 @@ impl Prune {
         Ok(())
     }
 
-    /// Whether another part is begun in this turn; the lease lasts anew from here.
+    /// Whether another part starts in this turn; renews the lease.
     async fn goes_on(&self, holder: &str, until: Instant) -> sqlx::Result<bool> {
         if self.shutdown.is_asked() || Instant::now() >= until {
             return Ok(false);

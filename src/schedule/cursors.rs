@@ -18,19 +18,19 @@ use crate::{
     store::{due::DueDelivery, waiting::Since},
 };
 
-/// The distance of a mark: longer than a commit of ingest or of the recorder should take.
+/// The distance of a cursor: longer than a commit of ingest or of the recorder should take.
 const BEHIND: TimeDelta = TimeDelta::seconds(10);
-/// What comes to lie behind its mark is found after this time.
+/// What ends up behind its cursor is found after this time.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
-/// The marks.
+/// The cursors.
 pub(super) struct Seen {
     began: Instant,
     marks: HashMap<WebhookId, DateTime<Utc>>,
 }
 
 impl Seen {
-    /// No marks.
+    /// No cursors.
     pub(super) fn nothing() -> Self {
         Self { began: Instant::now(), marks: HashMap::new() }
     }
@@ -44,19 +44,19 @@ impl Seen {
         self.marks.get(&webhook).copied()
     }
 
-    /// Looks behind the mark of a webhook: something may have come to lie there.
+    /// Forgets the cursor of a webhook: something may now be behind it.
     pub(super) fn forget(&mut self, webhook: WebhookId) {
         self.marks.remove(&webhook);
     }
 
-    /// Looks behind every mark.
+    /// Forgets every cursor.
     pub(super) fn forget_all(&mut self) {
         self.marks.clear();
     }
 
-    /// Takes note of what was fed: the oldest that there was of each webhook.
+    /// Records the jobs that were made, from the oldest of each webhook on.
     pub(super) fn fed(&mut self, fed: &[DueDelivery]) {
-        // What replays made comes last, whatever its time, and says nothing of the backlog.
+        // What replays made comes last, whatever its time, and says nothing about the backlog.
         for due in fed.iter().filter(|due| !matches!(due.trigger, Trigger::Replay | Trigger::Recovery)) {
             let mark = due.due_at - BEHIND;
             let known = self.marks.entry(due.webhook).or_insert(mark);

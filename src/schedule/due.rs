@@ -18,16 +18,16 @@ use crate::{
     },
 };
 
-/// How often the webhooks are looked for for which something waits, while the ones that are known keep feed busy.
+/// How often schedule looks for webhooks with waiting deliveries while the known ones keep it busy.
 const LOOK_EVERY: Duration = Duration::from_millis(500);
 
-/// The webhooks that a round is about.
+/// The webhooks that a round handles.
 pub(super) struct DuePage {
     at: Instant,
     webhooks: Vec<WebhookId>,
     /// Whether there are no others.
     is_whole: bool,
-    /// Whether the last round fed something.
+    /// Whether the last round made jobs.
     is_busy: bool,
 }
 
@@ -47,7 +47,7 @@ struct Served<'a> {
     got: i64,
 }
 
-/// Which webhooks ingest is to leave to feed from now on, and which no longer.
+/// Which webhooks ingest must leave to schedule from now on, and which no longer.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Flags {
     more: Vec<WebhookId>,
@@ -55,8 +55,8 @@ struct Flags {
 }
 
 impl Scheduler {
-    /// Feeds what is due, an equal share to each webhook, while the window has room and as far as the lanes allow;
-    /// returns how much.
+    /// Makes jobs of what is due, an equal share for each webhook, while the window has room and as far as the lanes
+    /// allow; returns how many.
     pub(super) async fn due(&self, round: &mut Round) -> sqlx::Result<usize> {
         let pool = self.ledger.pool();
         let whole = self.look(round).await?;
@@ -103,8 +103,8 @@ impl Scheduler {
         Ok(count)
     }
 
-    /// Finds the webhooks that this round is about; says whether they are all for which something waits. While those
-    /// of the last round are at work they are not looked for anew each time.
+    /// Finds the webhooks that this round handles; says whether these are all with waiting deliveries. While those of
+    /// the last round are in progress, they are not looked for again each time.
     async fn look(&self, round: &mut Round) -> sqlx::Result<bool> {
         let now = Instant::now();
         let page = &round.page;
@@ -158,8 +158,8 @@ impl Scheduler {
         Ok(())
     }
 
-    /// Publishes the jobs of rows that are marked. Such a job claims, so one too many does no harm: whatever is not
-    /// confirmed goes back to the ledger and is fed again; returns how many.
+    /// Publishes the jobs of marked rows. Such a job claims, so a surplus one does no harm: what is not confirmed goes
+    /// back to the ledger and gets another job; returns how many.
     async fn publish(&self, due: Vec<DueDelivery>) -> sqlx::Result<usize> {
         let due = self.without_killers(due).await?;
         if due.is_empty() {
@@ -200,7 +200,7 @@ impl Scheduler {
     }
 }
 
-/// How much of what is fed is of each webhook: in all, and of its backlog.
+/// How many of the jobs belong to each webhook: in all, and of its backlog.
 fn count(fed: &[DueDelivery]) -> HashMap<WebhookId, (i64, i64)> {
     let mut counts: HashMap<WebhookId, (i64, i64)> = HashMap::new();
     for due in fed {
@@ -211,9 +211,9 @@ fn count(fed: &[DueDelivery]) -> HashMap<WebhookId, (i64, i64)> {
     counts
 }
 
-/// A webhook that has more due than it may have now is flagged, so that ingest puts what is new behind it; one that
-/// has not is freed. A `share` of nothing says nothing about any. With the `whole` of those for which something waits
-/// at hand, whoever is not among them is freed, too.
+/// A webhook that has more due than it may have now is flagged, so that ingest puts new deliveries behind it; one that
+/// has not is freed. A `share` of zero says nothing about any. If the `whole` set of webhooks with waiting deliveries
+/// is known, every webhook outside it is freed too.
 fn flags(served: &[Served<'_>], share: i64, flagged: &HashSet<WebhookId>, whole: bool) -> Flags {
     let mut flags = Flags::default();
     for Served { waiting, lane_room, got } in served {
@@ -221,7 +221,7 @@ fn flags(served: &[Served<'_>], share: i64, flagged: &HashSet<WebhookId>, whole:
         let backlog = if waiting.due && *lane_room == 0 {
             Some(true)
         } else if !waiting.due && lanes::is_shut(&waiting.lane) {
-            // What is parked has the time of the next probe; it is behind that time that new ones go.
+            // What is parked has the time of the next probe; new deliveries go behind that time.
             None
         } else if waiting.due && share == 0 {
             None

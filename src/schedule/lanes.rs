@@ -22,24 +22,24 @@ use crate::{
     store::waiting::LaneToFeed,
 };
 
-/// A paced lane begins with as much as starts within this time: enough to bridge two rounds of feed.
+/// A paced lane starts with what can start within this time: enough to bridge two rounds of schedule.
 pub const PACED_BEGINS_WITH: Duration = Duration::from_millis(250);
-/// A probe or a slot for which a delivery was fed is offered again after this time, should no worker have taken it.
+/// A probe or a slot for which a job was made is offered again after this time, if no worker has taken it.
 pub const OFFERED_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// A paced lane for which nothing waited so long begins anew.
+/// A paced lane for which nothing waited this long starts from the beginning.
 const IDLE_AFTER: Duration = Duration::from_secs(5);
 
-/// What a lane is fed a second once it has had no room: as much, half of it with each further time it had none, and twice
-/// as much with each second in which it had.
+/// How many jobs a second are made for a lane once it has had no room: this many, half with each further report of no
+/// room, and twice as many with each second without one.
 pub const FULL_BEGINS_PER_SECOND: f64 = 256.0;
-/// The least that a lane without room is fed a second, to find out whether it has some.
+/// The least that is made a second for a lane without room, to find out whether it has some again.
 pub const FULL_LEAST_PER_SECOND: f64 = 1.0;
 /// How often more is tried.
 const WIDENED_EVERY: Duration = Duration::from_secs(1);
-/// A report that is older says nothing of now.
+/// An older report says nothing about the present.
 const FULL_LASTS: TimeDelta = TimeDelta::seconds(2);
 
-/// What is remembered of lanes that limit what is fed.
+/// What is kept about lanes that limit how many jobs are made.
 #[derive(Default)]
 pub(super) struct Lanes {
     paces: Paces,
@@ -54,15 +54,15 @@ struct Narrowed {
     changed: Instant,
 }
 
-/// The probe or the slot for which the last delivery was fed.
+/// The probe or the slot for which the last job was made.
 struct Offered {
     of: Option<DateTime<Utc>>,
     at: Instant,
 }
 
-/// By what a lane limits what is fed.
+/// How a lane limits how many jobs are made.
 enum Limit {
-    /// Nothing may be fed.
+    /// No jobs may be made.
     Closed,
     /// By its share of the window alone.
     Free,
@@ -83,10 +83,10 @@ fn limit(lane: &LaneToFeed) -> Limit {
             let lead = lane.next_slot_at.map_or(TimeDelta::zero(), |next| next - lane.now);
             let lead = lead.to_std().unwrap_or_default();
             match SLOTS_AHEAD.checked_sub(lead) {
-                // The present pace cannot have brought that about. Whoever reserves next draws it near.
+                // The present pace cannot have caused that. The next reservation brings it closer.
                 None if lead > SLOTS_AHEAD + interval => Limit::One(lane.next_slot_at),
                 None => Limit::Closed,
-                // So far apart, each slot is fed by itself; it has moved on once a worker has reserved it.
+                // Slots this far apart get one job each; the slot has moved on once a worker has reserved it.
                 Some(_) if interval >= PACED_BEGINS_WITH => Limit::One(lane.next_slot_at),
                 Some(left) => {
                     let slots = left.as_nanos() / interval.as_nanos().max(1);
@@ -103,7 +103,7 @@ pub(super) fn is_shut(lane: &LaneToFeed) -> bool {
 }
 
 impl Lanes {
-    /// How many deliveries of a webhook may be fed now.
+    /// How many jobs may be made for a webhook now.
     pub(super) fn room(&mut self, webhook: WebhookId, lane: &LaneToFeed, now: Instant) -> i64 {
         match limit(lane) {
             Limit::Closed => 0,
@@ -128,7 +128,7 @@ impl Lanes {
         }
     }
 
-    /// Takes note of what was fed.
+    /// Records the jobs that were made.
     pub(super) fn fed(&mut self, webhook: WebhookId, lane: &LaneToFeed, count: i64, now: Instant) {
         match limit(lane) {
             Limit::One(of) if count > 0 => {
@@ -140,7 +140,7 @@ impl Lanes {
         }
     }
 
-    /// How much a second a lane is fed because it had no room lately.
+    /// How many jobs a second a lane may have because it had no room lately.
     fn narrowed(&mut self, webhook: WebhookId, lane: &LaneToFeed, now: Instant) -> Option<f64> {
         let full_at = lane.full_at.filter(|at| lane.now - *at < FULL_LASTS);
         let Some(known) = self.narrowed.get_mut(&webhook) else {

@@ -54,29 +54,29 @@ use crate::{
 const LEASE: &str = "feed";
 /// How long the lease outlives its last renewal: others take over that long after a crash.
 pub const LEASE_LASTS: Duration = Duration::from_secs(10);
-/// How often it is renewed, and how often those who stand by look.
+/// How often it is renewed, and how often the processes on standby check it.
 const LEASE_EVERY: Duration = Duration::from_secs(3);
-/// The pause after a round that fed nothing; a round that fed something is followed at once.
+/// The pause after a round that made no jobs.
 const IDLE_EVERY: Duration = Duration::from_millis(250);
-/// The pause after a round that fed something, for the queues to be counted anew.
+/// The pause after a round that made jobs, so that the queues can be counted again.
 const BUSY_EVERY: Duration = Duration::from_millis(50);
-/// How often what happened to lanes is made known.
+/// How often changes of lanes are announced.
 const TELL_EVERY: Duration = Duration::from_millis(500);
-/// How often it is tried again when the broker does not take it.
+/// How long to wait before retrying when the broker does not take an announcement.
 const TELL_AGAIN: Duration = Duration::from_secs(5);
-/// How often webhooks are looked for that have failed for too long.
+/// How often schedule looks for webhooks that have failed for too long.
 const AUTO_PAUSE_EVERY: Duration = Duration::from_secs(5);
-/// How often held deliveries and open replays are looked at.
+/// How often held deliveries and open replays are processed.
 const ORDERS_EVERY: Duration = Duration::from_millis(500);
-/// How often the oldest open day is looked for.
+/// How often schedule looks for the oldest open day.
 const LOW_EVERY: Duration = Duration::from_secs(30);
 /// How often watermarks are published.
 pub const MARK_EVERY: Duration = Duration::from_secs(10);
-/// Rows that one statement of feed changes.
+/// The most rows that one statement of schedule changes.
 pub const ROWS_MAX: i64 = 1_000;
 /// Deliveries among which one round looks for those that have waited for too long.
 pub const EXPIRY_LOOKED_AT_MAX: i64 = 2_000;
-/// Webhooks looked at in one round; the next round goes on behind them.
+/// Webhooks handled in one round; the next round continues after them.
 pub const WEBHOOKS_MAX: i64 = 500;
 
 /// How the ledger is fed from.
@@ -131,27 +131,27 @@ pub struct Parts<'a> {
     pub lane_feed_max: u32,
 }
 
-/// What the active feed knows of the time since it became active.
+/// What the active scheduler knows since it became active.
 struct Round {
     /// When the grace of rescue began: since then the ledger has answered and the lease was ours.
     undisturbed_since: DateTime<Utc>,
     /// The least id that may be open.
     low: Uuid,
-    /// Where the next round goes on.
+    /// Where the next round continues.
     after: WebhookId,
-    /// Up to where it has been looked for what waits for too long; nil where that begins anew.
+    /// Up to where deliveries that wait for too long were looked for; nil to start from the beginning.
     expired_upto: Uuid,
-    /// The webhooks that rounds are about just now.
+    /// The webhooks that the current rounds handle.
     page: due::DuePage,
-    /// Up to when their backlogs have been fed.
+    /// Up to when jobs were made of their backlogs.
     seen: cursors::Seen,
-    /// Behind which order the next look at orders goes on.
+    /// The replay after which the next round of replays continues.
     orders_after: Uuid,
-    /// What the rates of the open orders allow.
+    /// What the rates of the open replays allow.
     paces: paces::Paces,
     /// What the lanes allow.
     lanes: lanes::Lanes,
-    /// Webhooks that ingest leaves to us.
+    /// Webhooks whose new deliveries ingest leaves to schedule.
     flagged: HashSet<WebhookId>,
     next: DueState,
 }
@@ -216,7 +216,7 @@ impl Scheduler {
         }
     }
 
-    /// Feeds while it holds the lease, until shutdown.
+    /// Makes jobs while it holds the lease, until shutdown.
     pub async fn run(self) {
         while !self.shutdown.is_asked() {
             match lease::take(self.ledger.pool(), LEASE, &self.holder, LEASE_LASTS).await {
@@ -248,8 +248,8 @@ impl Scheduler {
         }
     }
 
-    /// Rounds, until the lease is lost, the ledger fails, or shutdown. Whoever comes after starts the grace of
-    /// rescue anew: what could not be recorded meanwhile must not look lost.
+    /// Runs rounds until the lease is lost, the ledger fails, or shutdown. The next scheduler starts the grace of
+    /// rescues again: what could not be recorded meanwhile must not look lost.
     async fn feed(&self) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let mut round = Round {
@@ -295,7 +295,7 @@ impl Scheduler {
                 self.tell(&mut round).await?;
             }
             let fed = self.due(&mut round).await?;
-            // Those behind a full page have waited for their turn already.
+            // Those after a full page have already waited for their turn.
             let goes_on = fed > 0 || !round.after.0.is_nil();
             self.pause(if goes_on { BUSY_EVERY } else { IDLE_EVERY }).await;
         }
@@ -312,7 +312,7 @@ impl Scheduler {
         Ok(first_of_day(oldest.unwrap_or(yesterday).min(yesterday)))
     }
 
-    /// Gives up what has waited longer than it may, a part of what may have at a time.
+    /// Gives up what has waited too long, a part of it at a time.
     async fn expire(&self, round: &mut Round) -> sqlx::Result<()> {
         let since = self.clock.now() - self.config.park_max;
         let high = first_at(since + PLACED_FUTURE_MAX);
@@ -321,7 +321,7 @@ impl Scheduler {
             rows::expire_parked(self.ledger.pool(), after, high, self.config.park_max, EXPIRY_LOOKED_AT_MAX);
         round.expired_upto = upto.await?.unwrap_or(Uuid::nil());
         if !round.expired_upto.is_nil() {
-            // The others wait for the next round, so that nobody waits for them.
+            // The others wait for the next round, so that nothing else is delayed.
             round.next.expiry = Instant::now();
         }
         Ok(())

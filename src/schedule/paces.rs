@@ -12,13 +12,13 @@ use sqlx::types::Uuid;
 pub(super) struct LanePaces {
     /// How many a second.
     pub per_second: f64,
-    /// As many seconds' worth are allowed at once in the beginning; one at least.
+    /// So many seconds' worth are allowed at once at first; at least one.
     pub begins_with: Duration,
-    /// As many seconds' worth are allowed at once later; one at least.
+    /// So many seconds' worth are allowed at once later; at least one.
     pub most: Duration,
 }
 
-/// What is allowed of each. Nothing is made up for: what could not be taken while feed stood still, or before it
+/// What each may take. Nothing is made up for: what could not be taken while schedule was interrupted, or before it
 /// became active here, comes at the rate as well.
 #[derive(Default)]
 pub(super) struct Paces(HashMap<Uuid, Tokens>);
@@ -53,12 +53,12 @@ impl Paces {
         }
     }
 
-    /// Forgets one: what was taken of it counts no more.
+    /// Forgets one: what it has taken no longer counts.
     pub(super) fn forget_one(&mut self, of: Uuid) {
         self.0.remove(&of);
     }
 
-    /// Forgets those that were not asked for within this time: one that comes again begins anew.
+    /// Forgets those not asked for within this time; if one comes again, it starts from the beginning.
     pub(super) fn forget(&mut self, now: Instant, unasked: Duration) {
         self.0.retain(|_, pace| now.saturating_duration_since(pace.at) <= unasked);
     }

@@ -18,12 +18,12 @@ use crate::{
 };
 
 impl Scheduler {
-    /// Whether a delivery is to be asked for alone.
+    /// Whether a delivery goes into quarantine.
     pub(super) fn is_suspect(due: &DueDelivery) -> bool {
         due.deaths >= SUSPECT_AFTER_DEATHS
     }
 
-    /// Gives up what has ended its workers alone as well, and returns the others.
+    /// Gives up what has ended its workers in quarantine as well, and returns the others.
     pub(super) async fn without_killers(&self, due: Vec<DueDelivery>) -> sqlx::Result<Vec<DueDelivery>> {
         let deaths_max = SUSPECT_AFTER_DEATHS + SUSPECT_DELIVERY_LIMIT;
         let (killers, others): (Vec<DueDelivery>, Vec<DueDelivery>) =

@@ -18,19 +18,19 @@ use crate::{
     },
 };
 
-/// Open orders looked at in one round; the next round goes on behind them.
+/// Open replays handled in one round; the next round continues after them.
 const ORDERS_MAX: i64 = 100;
-/// After so long feed turns to what is due; the other orders come next time.
+/// After this time schedule turns to what is due; the other replays come next time.
 const ORDERS_TIME: Duration = Duration::from_millis(250);
 /// Dead messages published in one go: each may be as large as any message.
 const LETTERS_MAX: i64 = 16;
-/// How far ahead of its rate an order may be expanded.
+/// How far ahead of its rate a replay may be expanded.
 const AHEAD: Duration = Duration::from_secs(1);
-/// An order that did not come round for so long is done; one that did after all begins a second ahead again.
+/// A replay that did not come round for this long is done; if it does come again, it starts a second ahead.
 const FORGOTTEN_AFTER: Duration = Duration::from_mins(10);
 
 impl Scheduler {
-    /// Goes on with the next open orders.
+    /// Continues with the next open replays.
     pub(super) async fn orders(&self, round: &mut Round) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let open = orders::open(pool, round.orders_after, ORDERS_MAX).await?;
@@ -41,7 +41,7 @@ impl Scheduler {
         let began = Instant::now();
         for order in &open {
             match self.go_on(round, order).await {
-                // An order that the ledger refuses must not keep feed from everything else.
+                // A replay that the ledger rejects must not keep schedule from everything else.
                 Err(error) if error.as_database_error().is_some() => {
                     tracing::error!(%error, replay = %order.id, "a replay cannot be expanded; retrying");
                 }
@@ -113,7 +113,7 @@ impl Scheduler {
         }
     }
 
-    /// Publishes dead messages as they came; ingest takes them as it would have.
+    /// Publishes dead messages as they came; ingest handles them like any other.
     async fn publish_again(&self, order: &Open, allowed: i64) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let allowed = allowed.min(LETTERS_MAX);
@@ -145,7 +145,7 @@ fn outgoing(letter: &OpenDeadLetter) -> Outgoing {
             headers.set_i64(name, number);
         }
     }
-    // Always: without it a message would pass for one of ours.
+    // Always set: without it the message would count as one of ours.
     headers.set_str("xt-routing-key", letter.routing_key.as_deref().unwrap_or_default());
     Outgoing {
         to: Destination::Queue(Queue::Events),

@@ -11,7 +11,7 @@ use crate::{
 };
 
 impl Scheduler {
-    /// Publishes a mark into each deliveries queue. A mark that is lost is made up for by the next.
+    /// Publishes a watermark into each deliveries queue. The next one makes up for a lost one.
     pub(super) async fn publish_marks(&self) -> sqlx::Result<()> {
         let number = watermarks::number(self.ledger.pool()).await?;
         let marks = shards(self.shards).map(|shard| encode(shard, number)).collect();
@@ -56,7 +56,7 @@ fn thresholds(
         .map(|doublings| {
             let grace = TimeDelta::from_std(grace * 2_u32.pow(doublings)).unwrap_or(TimeDelta::MAX);
             let over = |mark: &&Through| mark.through_at.max(undisturbed_since) + grace <= now;
-            // The marks come newest first.
+            // The watermarks come newest first.
             through.iter().find(over).map(|mark| mark.published_at - slack)
         })
         .collect()

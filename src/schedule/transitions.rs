@@ -20,16 +20,16 @@ use crate::{
     telemetry::labels::Told,
 };
 
-/// What is made known in one go.
+/// The most operational events published in one go.
 const TOLD_AT_ONCE_MAX: i64 = 200;
 /// Deliveries a second of a recovery where the webhook has no pace of its own.
 pub const RECOVERY_RATE: i32 = 50;
 /// Bounds of the rate of an order; a webhook's own may lie outside.
 const RATES: (f64, f64) = (1.0, 10_000.0);
 
-/// How far telling came.
+/// How far the announcements have come.
 enum Progress {
-    /// Everything is told.
+    /// Everything is announced.
     All,
     /// There may be more.
     GoesOn,
@@ -48,16 +48,16 @@ impl Progress {
 }
 
 impl Scheduler {
-    /// Tells what is not yet told, the oldest first.
+    /// Announces what is not yet announced, oldest first.
     pub(super) async fn tell(&self, round: &mut Round) -> sqlx::Result<()> {
         let progress = [self.tell_transitions().await, self.tell_dead_letters().await];
         for progress in progress {
             match progress {
                 Ok(Progress::All) => {}
-                // There may be more; they wait for the next round, so that nobody waits for them.
+                // There may be more; they wait for the next round, so that nothing else is delayed.
                 Ok(Progress::GoesOn) => round.next.tell = round.next.tell.min(Instant::now()),
                 Ok(Progress::Refused) => round.next.tell = Instant::now() + TELL_AGAIN,
-                // What the ledger refuses must not keep feed from everything else.
+                // What the ledger rejects must not keep schedule from everything else.
                 Err(error) if error.as_database_error().is_some() => {
                     tracing::error!(%error, "cannot publish operational events; retrying");
                     round.next.tell = Instant::now() + TELL_AGAIN;
@@ -105,7 +105,7 @@ impl Scheduler {
         Ok(Progress::of(rows.len(), all))
     }
 
-    /// Publishes what there is to say; gives what is done with, and whether that is all.
+    /// Publishes the announcements; returns those that are done, and whether that is all.
     async fn publish_news<T>(&self, news: Vec<(T, Option<Announcement>, i64)>) -> (Vec<T>, bool) {
         let (mut done, mut of, mut messages) = (Vec::new(), Vec::new(), Vec::new());
         for (what, news, earlier) in news {
@@ -131,7 +131,7 @@ impl Scheduler {
         (done, all)
     }
 
-    /// Pauses what has failed for too long; the pause is a transition, and told as such.
+    /// Pauses webhooks that have failed for too long; the pause is a transition, and announced as such.
     pub(super) async fn pause_failing(&self, round: &mut Round) -> sqlx::Result<()> {
         let after = self.config.auto_pause_after;
         let paused = match transitions::pause_failing(self.ledger.pool(), after, ROWS_MAX).await {
@@ -152,7 +152,7 @@ impl Scheduler {
     }
 }
 
-/// The rate of a recovery: the webhook's own pace, as far as an order can have it.
+/// The rate of a recovery: the webhook's own pace, within the bounds of a replay's rate.
 fn rate(row: &Unannounced) -> i32 {
     let rate = row.rate_limit.map(|rate| rate.clamp(RATES.0, RATES.1));
     #[expect(clippy::cast_possible_truncation, reason = "it is between the bounds")]
