@@ -26,11 +26,11 @@ use crate::{
     telemetry::labels::JobResult,
 };
 
-/// How old a test may be when it begins: nobody waits longer for one than the longest timeout and five seconds.
+/// How old a test may be when it starts: no caller waits longer for one than the longest timeout plus five seconds.
 pub const TEST_BEGINS_WITHIN: TimeDelta = TimeDelta::seconds(65);
 
 impl DeliverWorker {
-    /// A message of a deliveries queue: a job, a watermark, or something that is neither.
+    /// Handles a message of a deliveries queue: a job, a watermark, or neither.
     pub(super) async fn take(self: &Arc<Self>, message: Message, prompt: bool) {
         if let Some(mark) = broker::watermarks::decode(&message) {
             self.watermark(mark, message);
@@ -50,8 +50,8 @@ impl DeliverWorker {
         }
     }
 
-    /// Writes down that the mark came through. If that fails, the next mark says the same.
-    fn watermark(&self, mark: Watermark, message: Message) {
+    /// Records that a watermark has passed. If that fails, the next one says the same.
+    fn tide_mark(&self, mark: Watermark, message: Message) {
         let pool = self.ledger.pool().clone();
         self.shutdown.spawn(async move {
             if let Err(error) = watermarks::through(&pool, mark.shard, mark.number).await {
@@ -61,7 +61,8 @@ impl DeliverWorker {
         });
     }
 
-    /// Looks at the present state of each webhook, sets aside what may not be sent, and offers the rest to the lanes.
+    /// Checks the present state of each webhook, holds or cancels what may not be sent, and offers the rest to the
+    /// lanes.
     async fn take_job(self: &Arc<Self>, handle: Arc<JobHandle>) {
         let mut missing = Vec::new();
         let mut known = HashMap::with_capacity(handle.job.deliveries.len());
@@ -75,7 +76,7 @@ impl DeliverWorker {
             match self.webhooks.read(&missing).await {
                 Ok(read) => known.extend(read),
                 Err(bad) => {
-                    // The job stays with us unacknowledged and comes back with the next connection.
+                    // The job stays unacknowledged and comes back with the next connection.
                     tracing::error!(%bad, "cannot read the webhooks of a job");
                     return;
                 }
@@ -101,7 +102,7 @@ impl DeliverWorker {
         } else if webhook.deleted {
             self.cancel(&task.handle, task.delivery, "webhook deleted");
         } else if test && self.clock.now() - task.delivery.time() > TEST_BEGINS_WITHIN {
-            // Whoever asked has gone; should it have died before it could take the test back, we do.
+            // The caller is gone; in case it died before it could withdraw the test, the worker does so.
             self.cancel(&task.handle, task.delivery, NOT_IN_TIME);
         } else if !webhook.settings.active && !test {
             self.cancel(&task.handle, task.delivery, "webhook inactive");
@@ -109,7 +110,7 @@ impl DeliverWorker {
             self.metrics.deliver_jobs.inc(JobResult::Held);
             self.dispositions.send(&task.handle, task.delivery, Disposition::Held, false);
         } else if test || task.probe.is_some() || webhook.lane == Standing::default() {
-            // Someone who tests a webhook wants to know how its receiver is now.
+            // A test asks for the receiver's state now.
             self.offer(task);
         } else {
             let now = self.clock.now();
@@ -122,7 +123,7 @@ impl DeliverWorker {
         }
     }
 
-    /// Has a task wait in its lane for its turn.
+    /// Puts a task into its lane, where it waits for its turn.
     pub(super) fn offer(&self, mut task: Task) {
         task.waits = Some(self.crowds.join(task.handle.prompt));
         let webhook = &task.known.webhook;
@@ -138,7 +139,7 @@ impl DeliverWorker {
         }
     }
 
-    /// Looks again at a task whose webhook has changed since it was offered to its lane.
+    /// Admits a task again whose webhook has changed since it was offered to its lane.
     pub(super) fn admit_again(self: &Arc<Self>, mut task: Task) {
         let worker = Arc::clone(self);
         tokio::spawn(async move {
@@ -148,7 +149,7 @@ impl DeliverWorker {
                 None => match worker.webhooks.read(&[id]).await {
                     Ok(mut read) => read.remove(&id),
                     Err(bad) => {
-                        // The job stays with us unacknowledged and comes back with the next connection.
+                        // The job stays unacknowledged and comes back with the next connection.
                         tracing::error!(%bad, "cannot read the webhook of a job");
                         return;
                     }

@@ -29,11 +29,11 @@ pub(super) struct Finished {
     pub version: u64,
 }
 
-/// Makes the attempt that a task asks for. `permit` is given back as soon as the request has ended, so that
-/// recording costs the lane nothing.
+/// Makes the attempt of a task. `permit` is freed as soon as the request has ended, so that recording costs the lane
+/// nothing.
 ///
-/// In a lane with a pace it begins at its slot; where that has passed and no other is near, the delivery is parked, and
-/// with it its claim ends, if it `holds_claim`.
+/// In a lane with a pace the request begins at its slot. If the slot has passed and no other is near, the delivery is
+/// parked, which also ends its claim if it `holds_claim`.
 pub(super) async fn attempt(
     task: Task,
     payload: Payload,
@@ -55,14 +55,14 @@ pub(super) async fn attempt(
         }
     };
     let end = task.known.webhook.settings.retries_end(task.delivery.time());
-    // It may have waited for its lane since the last attempt decided that there was time for this one.
+    // The last attempt decided that there was time for this one, but it may have waited for its lane since.
     let is_too_old = task.handle.job.attempt > 1 && end.is_some_and(|end| started_at > end);
     let rendered = if is_too_old {
         Err(too_old(&task, started_at))
     } else {
         render(&task, &payload, traceparent.as_deref(), started_at)
     };
-    // Not held while the receiver is waited for: the body has a copy of it.
+    // Dropped before the request: the body has a copy of it.
     drop(payload);
     let (request_head, exchange) = match rendered {
         Ok((url, Request { headers, body })) => {
@@ -109,7 +109,7 @@ pub(super) async fn attempt(
     let _ = worker.finished.send(Finished { attempt, next, handle: task.handle, probe, version });
 }
 
-/// The URL and the signed request; or why there can be none.
+/// The URL and the signed request, or why there can be none.
 fn render<'t>(
     task: &'t Task,
     payload: &Payload,
@@ -133,7 +133,7 @@ fn render<'t>(
     Ok((url, request))
 }
 
-/// Why a retry is not sent that starts too late.
+/// Why a retry that would start too late is not sent.
 fn too_old(task: &Task, now: chrono::DateTime<chrono::Utc>) -> String {
     let (age, allowed) =
         (now - task.delivery.time(), task.known.webhook.settings.max_attempt_age_seconds.unwrap_or_default());
@@ -150,7 +150,7 @@ fn as_sent(headers: &HeaderMap) -> String {
     for (name, value) in headers {
         head.push_str(name.as_str());
         head.push_str(": ");
-        // What we send is visible ASCII; the check of a webhook's own headers sees to it.
+        // What we send is visible ASCII; the check of a webhook's own headers ensures that.
         head.push_str(value.to_str().unwrap_or_default());
         head.push('\n');
     }
@@ -168,7 +168,7 @@ fn fault(reason: String) -> Exchange {
     }
 }
 
-/// One line with the whole attempt in it, and its figures.
+/// Logs the whole attempt in one line, and counts it.
 fn say(worker: &DeliverWorker, attempt: &Attempt, next: &NextStep) {
     let Exchange { outcome, phases, address, response, repeated, .. } = &attempt.exchange;
     let class = outcome.class();

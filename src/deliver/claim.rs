@@ -23,7 +23,7 @@ use crate::{
     telemetry::labels::{JobResult, ParkedFor},
 };
 
-/// Questions put in one statement.
+/// The most claims in one statement.
 pub const CLAIM_BATCH_MAX: usize = 200;
 
 type Asked = (Task, Permit);
@@ -38,7 +38,7 @@ impl Claims {
         Self(sender)
     }
 
-    /// Asks whether a task may start; it does so as soon as the answer is there.
+    /// Claims for a task, which starts as soon as the claim is granted.
     pub(super) fn send(&self, task: Task, permit: Permit) {
         // The task lives as long as this sender.
         let _ = self.0.send((task, permit));
@@ -49,7 +49,7 @@ async fn ask(worker: Weak<DeliverWorker>, ledger: Ledger, mut asked: mpsc::Unbou
     let mut batch = Vec::new();
     while asked.recv_many(&mut batch, CLAIM_BATCH_MAX).await > 0 {
         let Some(worker) = worker.upgrade() else { return };
-        // Two jobs for one delivery in a batch: the second is asked with the next, when the first holds the claim.
+        // Two jobs for one delivery in a batch: the second claims with the next batch, when the first holds the claim.
         batch.sort_unstable_by_key(|(task, _)| task.delivery);
         let mut again = Vec::new();
         let mut last = None;
@@ -89,7 +89,7 @@ impl DeliverWorker {
         let answers = match answers {
             Ok(answers) => answers,
             Err(bad) => {
-                // Nothing in a question comes from outside; should it be refused all the same, the jobs come back.
+                // Nothing in a claim comes from outside; if it is rejected all the same, the jobs come back.
                 tracing::error!(%bad, "the ledger rejected a claim query");
                 return;
             }
@@ -116,8 +116,8 @@ impl DeliverWorker {
         }
     }
 
-    /// Acts on the ledger's answer. A task comes back where it must wait for the end of a lease. `again` says that the
-    /// question was put before, and that its answer was lost.
+    /// Acts on the ledger's answer. A task is returned if it must wait for the end of a lease. `again` says that the
+    /// claim was sent before and its answer was lost.
     fn answered(
         self: &std::sync::Arc<Self>,
         task: Task,
@@ -141,8 +141,8 @@ impl DeliverWorker {
                 handle.settle(false);
                 JobResult::Superseded
             }
-            // The answer that was lost may be that of a statement that was still committing: then the second found its row
-            // locked, and knows nothing of the claim for which it waited. What is indeed not yet due waits in the ledger as well.
+            // The lost answer may be that of a statement that was still committing: then the second one found its row
+            // locked, and does not see the claim it waited for. What is really not yet due waits in the ledger as well.
             ClaimAnswer::NotYetDue if again => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
                 return Some(task);
@@ -152,8 +152,8 @@ impl DeliverWorker {
                 self.dispositions.send(handle, delivery, Disposition::Parked(Duration::ZERO), false);
                 JobResult::Parked
             }
-            // Whoever holds the claim may have died with this job, or it is our own, granted by an answer that was lost
-            // with its connection: then nobody but feed will ask again.
+            // The holder of the claim may have died with this job, or the claim is our own, granted by an answer that
+            // was lost with its connection: then only schedule will ask again.
             ClaimAnswer::Claimed if again || handle.redelivered() => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
                 return Some(task);

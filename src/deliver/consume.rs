@@ -13,7 +13,7 @@ use tokio::sync::{Notify, watch};
 use super::{DeliverWorker, Lanes, WAITING_MAX};
 use crate::broker::{Consumer, Message};
 
-/// After so long without a commit no request is started.
+/// After this time without a commit no request is started.
 pub const TROUBLE_AFTER: Duration = Duration::from_secs(5);
 
 /// What waits in the lanes: of prompt jobs, and of all others.
@@ -27,11 +27,11 @@ pub(super) struct Backlogs {
 struct Backlog {
     /// Deliveries.
     waiting: AtomicUsize,
-    /// Told when there is room again.
+    /// Notified when there is room again.
     room: Notify,
 }
 
-/// One that waits; it does no more when this is dropped.
+/// Counts one waiting delivery until it is dropped.
 pub(super) struct WaitGuard(Arc<Backlog>);
 
 impl Backlogs {
@@ -39,7 +39,7 @@ impl Backlogs {
         if prompt { &self.prompt } else { &self.others }
     }
 
-    /// Counts one more.
+    /// Counts one more waiting delivery.
     pub(super) fn join(&self, prompt: bool) -> WaitGuard {
         let crowd = self.of(prompt);
         crowd.waiting.fetch_add(1, Ordering::AcqRel);
@@ -61,7 +61,7 @@ impl Drop for WaitGuard {
     }
 }
 
-/// Takes jobs until shutdown; none while the ledger takes no commits.
+/// Consumes jobs until shutdown; none while the ledger accepts no commits.
 pub(super) async fn take(worker: Arc<DeliverWorker>, mut consumer: Consumer, prompt: bool) {
     let mut ledger = worker.ledger.watch();
     loop {
@@ -73,14 +73,14 @@ pub(super) async fn take(worker: Arc<DeliverWorker>, mut consumer: Consumer, pro
             }
         };
         let Some(message) = message else { return };
-        // Looking at a job may need the ledger as well. It goes on trying while the consumer stands by, for nobody
-        // else may be left to notice that the ledger is back.
+        // Admitting a job may need the ledger as well. It keeps trying while the consumer stands by; otherwise nothing
+        // might be left to notice that the ledger is back.
         let looking = worker.take(message, prompt);
         tokio::pin!(looking);
         tokio::select! {
             () = &mut looking => {}
             () = trouble(&mut ledger) => {
-                // A stop waits for no ledger that is away: the job comes back from the broker.
+                // A stop does not wait for an unreachable ledger: the broker redelivers the job.
                 let looking = async {
                     tokio::select! {
                         () = looking => {}
@@ -128,7 +128,7 @@ impl DeliverWorker {
         }
     }
 
-    /// Starts nothing and takes nothing until the ledger takes commits again.
+    /// Starts nothing and consumes nothing until the ledger accepts commits again.
     async fn stand_by(self: &Arc<Self>, consumer: &mut Consumer) {
         tracing::error!(
             "no commit for {TROUBLE_AFTER:?}: starting no requests until the ledger accepts commits again"

@@ -14,10 +14,10 @@ use crate::{
     },
 };
 
-/// Deliveries set aside in one statement.
+/// The most deliveries parked, held or cancelled in one statement.
 pub const ASIDE_BATCH_MAX: usize = 500;
 
-/// One delivery to be set aside.
+/// One delivery to be parked, held or cancelled.
 struct Pending {
     handle: Arc<JobHandle>,
     set: Disposed,
@@ -33,7 +33,7 @@ impl Dispositions {
         Self(sender)
     }
 
-    /// Sets a delivery aside and settles its part of the job once that is committed.
+    /// Parks, holds or cancels a delivery, and settles its part of the job once that is committed.
     pub(super) fn send(
         &self,
         handle: &Arc<JobHandle>,
@@ -57,7 +57,7 @@ async fn write(ledger: Ledger, mut entries: mpsc::UnboundedReceiver<Pending>) {
         for Pending { handle, .. } in batch.drain(..) {
             match &written {
                 Ok(()) => handle.settle(false),
-                // Nothing in these rows comes from outside, so none can be bad; should one be, its job comes back.
+                // Nothing in these rows comes from outside, so none can be bad; if one is, its job comes back.
                 Err(bad) => tracing::error!(%bad, "a delivery could not be parked, held or cancelled"),
             }
         }

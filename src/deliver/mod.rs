@@ -73,13 +73,13 @@ use crate::{
     },
 };
 
-/// What has waited so long for its lane, and would wait as long again, is parked.
+/// What has waited this long for its lane, and would wait as long again, is parked.
 pub const PARK_AFTER: Duration = Duration::from_millis(250);
-/// Deliveries that may wait in the lanes of a worker; it takes no further job beyond. A job can bring sixteen, so the
-/// prefetch alone would let them wait for a second when nothing is wrong at all. Those of prompt jobs are counted apart,
-/// up to the same number, so that what a backlog has waiting keeps no prompt job out.
+/// The most deliveries that may wait in the lanes of a worker; beyond that it consumes no further job. A job can bring
+/// sixteen, so the prefetch alone would let them wait for a second even when nothing is wrong. Those of prompt jobs are
+/// counted separately, up to the same number, so that a waiting backlog keeps no prompt job out.
 pub const WAITING_MAX: usize = 1_000;
-/// A parked delivery comes back no sooner: by then its lane has had time for others.
+/// A parked delivery comes back after this time at the earliest: by then its lane has had time for others.
 pub const PARKED_FOR: Duration = Duration::from_secs(1);
 
 /// How deliveries are made.
@@ -149,7 +149,7 @@ pub struct Deliver {
 /// What the tasks of a worker share.
 struct DeliverWorker {
     lanes: Mutex<Lanes<Task>>,
-    /// Told whenever the last request in flight may have ended.
+    /// Notified whenever the last request in flight may have ended.
     idle: Notify,
     /// What waits in the lanes.
     crowds: Backlogs,
@@ -174,7 +174,7 @@ struct DeliverWorker {
 }
 
 impl Deliver {
-    /// A worker over all shards, and over the jobs suspected of ending their worker, which it takes one by one.
+    /// A worker for all shards and for the jobs in quarantine, which it takes one by one.
     #[must_use]
     pub fn new(config: &Config, parts: &Parts<'_>) -> Self {
         let (finished, recorded) = mpsc::unbounded_channel();
@@ -244,7 +244,7 @@ impl Deliver {
         parking.abort();
         drop(keepers);
         if !worker.shutdown.is_asked() {
-            // Requests whose end nobody records must not be made: the process is started anew instead.
+            // Requests that nothing records must not be made: the process is restarted instead.
             tracing::error!(?ended, "a task of the worker ended unexpectedly");
             worker.lanes(Lanes::stop);
             return;
@@ -266,7 +266,7 @@ async fn all(taking: &mut JoinSet<()>) -> Result<(), JoinError> {
     Ok(())
 }
 
-/// Gives back to the ledger what has waited too long for its lane.
+/// Parks what has waited too long for its lane.
 async fn park(worker: Arc<DeliverWorker>) {
     let mut ticks = tokio::time::interval(PARK_AFTER);
     ticks.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
@@ -288,7 +288,8 @@ async fn park(worker: Arc<DeliverWorker>) {
 }
 
 impl DeliverWorker {
-    /// Tells feed of lanes that have no room. If that fails they are told of again, with the next that is parked.
+    /// Notifies schedule of lanes that have no room. If that fails, they are reported again with the next delivery that
+    /// is parked.
     fn report_full(&self, full: Vec<WebhookId>) {
         if full.is_empty() {
             return;
@@ -306,12 +307,12 @@ impl DeliverWorker {
         work(&mut self.lanes.lock().unwrap_or_else(std::sync::PoisonError::into_inner))
     }
 
-    /// Starts whatever has a permit: fresh tasks go to their request, the others put their question to the ledger.
+    /// Starts everything that has a permit: fresh tasks go to their request, the others claim first.
     fn start_what_may(self: &Arc<Self>) {
         while let Some(lane::Start { mut task, permit, slot }) = self.lanes(Lanes::next) {
             (task.slot, task.waits) = (slot, None);
             if !self.webhooks.is_current(&task.known) {
-                // It was changed, or its breaker opened, while the task waited.
+                // The webhook changed, or its breaker opened, while the task waited.
                 self.free(permit);
                 self.admit_again(task);
                 continue;

@@ -28,12 +28,11 @@ pub(super) struct Outcomes {
 }
 
 impl Outcomes {
-    /// Nothing heard yet.
     pub(super) fn new(policy: Policy, retry_after_max: Duration) -> Self {
         Self { policy, retry_after_max, shares: FailureRatios::new(Instant::now()) }
     }
 
-    /// What an attempt says of its lane. A test asks a question, and nothing changes by the answer.
+    /// What an attempt means for its lane. A test changes nothing.
     pub(super) fn hear(&mut self, finished: &Finished) -> Option<Heard> {
         let attempt = &finished.attempt;
         if attempt.trigger == Trigger::Test {

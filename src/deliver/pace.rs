@@ -10,22 +10,22 @@ use chrono::{DateTime, TimeDelta, Utc};
 
 use crate::model::lane::{SLOT_MISSED_AFTER, SLOTS_AHEAD, slot_interval};
 
-/// How far a worker's idea of the database's clock may be wrong. A slot is used by so much less than its time, at
-/// both ends, so that the start lies within it all the same.
+/// How far a worker's estimate of the database's clock may be off. A slot is shortened by this much at both ends, so
+/// that the start lies within it all the same.
 pub(super) const CLOCK_ERROR_MAX: Duration = Duration::from_millis(10);
-/// A task that missed its slot waits so long for another; else it is parked.
+/// A task that missed its slot waits for another up to this long; otherwise it is parked.
 pub(super) const NEAR: Duration = Duration::from_millis(250);
-/// What gets no slot but would soon stays in its lane: parking costs two writes and a job.
+/// What would get a slot within this time stays in its lane: parking costs two writes and a job.
 pub(super) const STAYS: Duration = Duration::from_millis(1_250);
-/// The turn of what is parked behind a long backlog is reckoned no further ahead, for the pace may change.
+/// The turn of what is parked behind a long backlog is estimated no further ahead, because the pace may change.
 pub(super) const RECKONED_AHEAD: Duration = Duration::from_secs(30);
-/// So much before its turn a parked delivery is due: feed needs some time to bring it.
+/// A parked delivery is due this long before its turn: schedule needs some time to make a job.
 const BACK_BEFORE: Duration = Duration::from_millis(500);
 
 /// Whether the time to use a slot is now.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum When {
-    /// In so long.
+    /// Not yet; in this time.
     Early(Duration),
     Now,
     /// It is over: the slot is given up.
@@ -52,15 +52,15 @@ pub(super) struct Pace {
     /// Slots in hand, in their order; the first `ripe` of them are given to tasks now.
     slots: VecDeque<DateTime<Utc>>,
     ripe: usize,
-    /// The first slot that nobody had when the ledger was asked last.
+    /// The first slot that was free when the ledger was last asked.
     next_at: Option<DateTime<Utc>>,
-    /// The turn reckoned for what was parked last. What is parked next comes behind it, or all of it would come back
-    /// together, and again.
+    /// The estimated turn of what was parked last. What is parked next goes behind it; otherwise all of it would come
+    /// back together, again and again.
     reckoned_at: DateTime<Utc>,
 }
 
 impl Pace {
-    /// A pace of so many starts a second; no slot is in hand.
+    /// A pace of so many starts a second, with no slots yet.
     pub(super) fn new(rate: f64) -> Self {
         Self {
             rate,
@@ -72,7 +72,7 @@ impl Pace {
         }
     }
 
-    /// Takes the rate as it is now. Slots in hand stay; when the next may be had is asked anew.
+    /// Takes the present rate. Reserved slots stay; the next is asked for again.
     pub(super) fn set_rate(&mut self, rate: f64) {
         if rate.to_bits() != self.rate.to_bits() {
             let slots = std::mem::take(&mut self.slots);
@@ -100,13 +100,13 @@ impl Pace {
         self.next_at.map(|next| next - delta(SLOTS_AHEAD))
     }
 
-    /// Takes note of the ledger's answer: so many slots before `next_at`, which is free.
+    /// Records the ledger's answer: these slots, and `next_at`, which is free.
     pub(super) fn granted(&mut self, slots: impl IntoIterator<Item = DateTime<Utc>>, next_at: DateTime<Utc>) {
         self.slots.extend(slots);
         self.next_at = Some(next_at);
     }
 
-    /// Gives up what was missed and ripens what comes up to `until`; how many were given up.
+    /// Gives up missed slots and makes those up to `until` available; returns how many were given up.
     pub(super) fn ripen(&mut self, now: DateTime<Utc>, until: DateTime<Utc>) -> usize {
         let missed = self.slots.iter().take_while(|slot| when(**slot, now) == When::Missed).count();
         self.slots.drain(..missed);
@@ -133,7 +133,7 @@ impl Pace {
         Some(near)
     }
 
-    /// How many of those that wait stay: those with a slot, and those that would soon get one.
+    /// How many of the waiting tasks stay: those with a slot, and those that would soon get one.
     pub(super) fn stay(&self, now: DateTime<Utc>) -> usize {
         let left = match self.next_at {
             Some(next) => (now + delta(STAYS) - next).to_std().ok(),
@@ -149,7 +149,7 @@ impl Pace {
         self.slots.len() + soon
     }
 
-    /// For how long the one at `position` among those without a slot is to be parked, behind what was parked before.
+    /// How long to park the task at `position` among those without a slot, behind what was parked before.
     pub(super) fn park(&mut self, position: usize, now: DateTime<Utc>) -> Duration {
         let Some(next) = self.next_at else { return super::PARKED_FOR };
         let next = next.max(now);
@@ -161,7 +161,7 @@ impl Pace {
         until(turn, now)
     }
 
-    /// For how long a task that missed its slot is to be parked: until the next that nobody has.
+    /// How long to park a task that missed its slot: until the next free one.
     pub(super) fn park_missed(&self, now: DateTime<Utc>) -> Duration {
         self.next_at.map_or(super::PARKED_FOR, |next| until(next, now))
     }
@@ -172,7 +172,7 @@ fn until(turn: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (turn - now).to_std().unwrap_or_default().saturating_sub(BACK_BEFORE).max(BACK_BEFORE)
 }
 
-/// As chrono has it. What is too long for it is as long as can be.
+/// Converts to chrono's type; what is too long for it becomes the maximum.
 pub(super) fn delta(duration: Duration) -> TimeDelta {
     TimeDelta::from_std(duration).unwrap_or(TimeDelta::MAX)
 }

@@ -38,18 +38,18 @@ use crate::{
 
 /// Lanes in one reservation.
 pub const RESERVE_BATCH_MAX: usize = 200;
-/// So long before its slot a task is started at least, and at most: most must claim first.
+/// The least and the most time before its slot at which a task starts: most tasks must claim first.
 const LEAD_MIN: Duration = Duration::from_millis(10);
 const LEAD_MAX: Duration = Duration::from_millis(150);
 
-/// What the parts of a worker tell those that keep the pace.
+/// How the parts of a worker notify the tasks that keep the pace.
 #[derive(Debug, Default)]
 pub(super) struct SlotKeeper {
     /// A lane may need slots.
     wanting: Notify,
     /// Slots have come.
     granted: Notify,
-    /// How long claims take at present, in microseconds: a late one counts at once and is slowly forgotten.
+    /// How long claims take at present, in microseconds: a slow one counts at once and is slowly forgotten.
     claim_us: AtomicU64,
 }
 
@@ -59,10 +59,10 @@ impl SlotKeeper {
         self.wanting.notify_one();
     }
 
-    /// Takes note of how long a claim took.
+    /// Records how long a claim took.
     pub(super) fn claimed_within(&self, took: Duration) {
         let took = u64::try_from(took.as_micros()).unwrap_or(u64::MAX);
-        // Claims are put one after another, so nobody else writes.
+        // Claims are made one after another, so there is no other writer.
         let before = self.claim_us.load(Ordering::Relaxed);
         self.claim_us.store(took.max(before - before / 8), Ordering::Relaxed);
     }
@@ -75,7 +75,7 @@ impl SlotKeeper {
     }
 }
 
-/// Reserves slots whenever a lane needs some, in batches of whatever has gathered.
+/// Reserves slots whenever a lane needs some, in batches of whatever has arrived.
 pub(super) async fn reserve(worker: Weak<DeliverWorker>) {
     loop {
         let Some(worker) = worker.upgrade() else { return };
@@ -136,12 +136,12 @@ impl DeliverWorker {
                 self.reserved(wants, reserved);
                 self.make_lanes(missing).await;
             }
-            // Nothing here comes from outside; should it be refused all the same, what waits is parked.
+            // Nothing here comes from outside; if it is rejected all the same, what waits is parked.
             Err(bad) => tracing::error!(%bad, "cannot reserve slots"),
         }
     }
 
-    /// Makes lanes that got no answer, for without one nothing of theirs would ever start.
+    /// Creates the rows of lanes that got no answer, because without a row nothing of theirs would ever start.
     async fn make_lanes(&self, missing: Vec<WebhookId>) {
         if missing.is_empty() {
             return;
@@ -155,7 +155,7 @@ impl DeliverWorker {
         if let Err(bad) = made {
             tracing::error!(%bad, "cannot create a lane");
         }
-        // Those of a webhook that is gone itself are asked for again and again until its deliveries are cancelled.
+        // If the webhook itself is gone, its lane is asked for again until its deliveries are cancelled.
         tokio::time::sleep(PARK_AFTER).await;
     }
 
@@ -172,8 +172,8 @@ impl DeliverWorker {
         }
     }
 
-    /// Waits for the task's slot, or for another where it comes too late. Returns when the request starts; nothing
-    /// where it cannot start soon.
+    /// Waits for the task's slot, or for another if it is too late for its own. Returns when the request starts; `None`
+    /// if it cannot start soon.
     pub(super) async fn at_slot(&self, task: &Task, slot: DateTime<Utc>) -> Option<DateTime<Utc>> {
         let mut slot = slot;
         loop {
@@ -190,14 +190,14 @@ impl DeliverWorker {
         }
     }
 
-    /// Puts a delivery back to the ledger, for so long at least.
+    /// Parks a delivery in the ledger for at least this long.
     pub(super) fn park(&self, task: &Task, wait: Duration, why: ParkedFor, holds_claim: bool) {
         self.metrics.deliver_jobs.inc(JobResult::Parked);
         self.metrics.deliver_parked.inc(why);
         self.dispositions.send(&task.handle, task.delivery, Disposition::Parked(wait), holds_claim);
     }
 
-    /// Parks until an instant, or a little later: what is parked together is not to come back together.
+    /// Parks until an instant or a little later, so that what is parked together does not come back together.
     pub(super) fn park_until(&self, task: &Task, until: DateTime<Utc>, why: ParkedFor) {
         let wait = (until - self.clock.now()).max(TimeDelta::zero()).to_std().unwrap_or_default();
         let wait = wait.saturating_add(super::PARKED_FOR.mul_f64(fastrand::f64()));
@@ -212,7 +212,7 @@ impl DeliverWorker {
     }
 }
 
-/// Those that keep the pace, until they are dropped.
+/// The tasks that keep the pace, until they are dropped.
 pub(super) struct Keepers([tokio::task::AbortHandle; 2]);
 
 impl Keepers {

@@ -22,15 +22,15 @@ use crate::{
     telemetry::labels::{ParkedFor, ProbeFate},
 };
 
-/// A worker asks for the probe of a webhook no more often.
+/// The shortest time between two requests of a worker for the probe of a webhook.
 pub const ASK_EVERY: Duration = Duration::from_secs(1);
 
-/// Which webhooks' probes were asked for in the last [`ASK_EVERY`].
+/// The webhooks whose probes were requested in the last [`ASK_EVERY`].
 #[derive(Debug, Default)]
 pub(super) struct ProbeRequests(Mutex<HashMap<WebhookId, Instant>>);
 
 impl ProbeRequests {
-    /// Whether to ask now; if so, nobody else is to for a while.
+    /// Whether to ask now; if so, no other task asks for a while.
     fn may_ask(&self, webhook: WebhookId, now: Instant) -> bool {
         let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
         asked.retain(|_, at| now.duration_since(*at) < ASK_EVERY);
@@ -41,7 +41,7 @@ impl ProbeRequests {
 }
 
 impl DeliverWorker {
-    /// Has a task be the probe, if the ledger leases it; parks it otherwise.
+    /// Makes a task the probe if the ledger leases it; otherwise parks it.
     pub(super) fn probe(self: &Arc<Self>, task: Task, now: DateTime<Utc>) {
         if !self.asked.may_ask(task.known.webhook.id, Instant::now()) {
             self.park_until(&task, now, ParkedFor::Breaker);
@@ -69,7 +69,7 @@ impl DeliverWorker {
             }
             Ok(Answer::Refused { standing, leased_until }) => (standing, leased_until),
             Err(bad) => {
-                // Nothing here comes from outside; should it be refused all the same, the job comes back.
+                // Nothing here comes from outside; if it is rejected all the same, the job comes back.
                 tracing::error!(%bad, "the ledger rejected the lease of a probe");
                 return;
             }
@@ -82,7 +82,7 @@ impl DeliverWorker {
                 self.start_what_may();
             }
             May::Wait(until) => self.park_until(&task, until, standing.why_not(now).into()),
-            // Another has it. It will know before its lease ends, in all likelihood.
+            // Another task has it. Its outcome will most likely be known before its lease ends.
             May::Probe => {
                 let soon = now + super::pace::delta(PARKED_FOR);
                 let until = leased_until.map_or(soon, |until| until.min(soon));

@@ -59,7 +59,7 @@ impl Recorder {
         let mut retries = Vec::new();
         let mut missing = Vec::new();
         for finished in batch {
-            // A test asks a question: its end is nobody's success and nobody's loss.
+            // A test does not count: its end is neither a success nor a loss.
             let is_test = finished.attempt.trigger == Trigger::Test;
             if !is_test {
                 self.metrics.deliver_next_steps.inc(step(&finished.next));
@@ -123,7 +123,7 @@ impl Recorder {
         recorded
     }
 
-    /// Publishes retries in the background and settles their jobs, whatever becomes of it: a retry that the broker
+    /// Publishes retries in the background and settles their jobs, whatever becomes of them: a retry that the broker
     /// does not confirm in time waits in the ledger instead.
     fn publish(&self, retries: Vec<Retry>) {
         if retries.is_empty() {
@@ -143,7 +143,7 @@ impl Recorder {
                 .collect();
             if !lost.is_empty() {
                 let lost = &lost;
-                // No row of ours can be bad here; should one be, rescue finds its job missing.
+                // No row of ours can be bad here; if one is, its delivery is rescued.
                 let _ =
                     ledger.persist("record", |pool| async move { dispose::unqueue(&pool, lost).await }).await;
             }
@@ -153,8 +153,8 @@ impl Recorder {
         });
     }
 
-    /// Attempts whose row was not where they expected it: repeats of one that is recorded, or deliveries that the
-    /// ledger does not know because it was set back.
+    /// Attempts whose row was not in the expected state: repeats of a recorded attempt, or deliveries that the ledger
+    /// does not know because it was restored from a backup.
     async fn not_found(&self, missing: Vec<Finished>) {
         let ids: Vec<DeliveryId> = missing.iter().map(|finished| finished.attempt.delivery).collect();
         let ids = &ids;
@@ -167,7 +167,7 @@ impl Recorder {
             if !known.contains(&finished.attempt.delivery) {
                 tracing::error!(delivery = %finished.attempt.delivery, "an attempt was made for a delivery that is not in the ledger");
                 let attempt = std::slice::from_ref(&finished.attempt);
-                // Nothing of it comes from outside, so no row can be bad.
+                // Nothing in it comes from outside, so no row can be bad.
                 let _ = self
                     .ledger
                     .persist("record", |pool| async move {
@@ -203,7 +203,7 @@ fn retry(finished: &Finished, queued_at: chrono::DateTime<chrono::Utc>) -> Job {
     }
 }
 
-/// The row of an attempt. Its texts move into it: nobody reads them afterwards.
+/// The row of an attempt. Its texts are moved into it, because nothing reads them afterwards.
 fn row(finished: &mut Finished, outcomes: &mut Outcomes) -> AttemptRow {
     let heard = outcomes.hear(finished);
     let Finished { attempt, next, .. } = finished;
@@ -269,7 +269,7 @@ fn text(text: String) -> String {
     if text.contains('\0') { text.replace('\0', "\u{fffd}") } else { text }
 }
 
-/// What followed, for the figures.
+/// The next step, for the metrics.
 fn step(next: &NextStep) -> Step {
     match next {
         NextStep::Done => Step::Done,

@@ -20,24 +20,24 @@ pub(super) type JobNumber = u64;
 /// The jobs that count.
 #[derive(Debug)]
 pub(super) struct Slow {
-    /// How many requests make each of them count.
+    /// How many requests make each job count.
     jobs: HashMap<JobNumber, usize>,
     jobs_max: usize,
 }
 
 impl Slow {
-    /// Nothing counts yet; half of `prefetch` may.
+    /// Nothing counts yet; up to half of `prefetch` may.
     pub(super) fn new(prefetch: usize) -> Self {
         Self { jobs: HashMap::new(), jobs_max: (prefetch / 2).max(1) }
     }
 
-    /// Whether one more may count, by the `first` request that its lane has in flight or by a further one.
+    /// Whether one more job may count, because of the `first` request of its lane or of a further one.
     pub(super) fn has_room(&self, first: bool) -> bool {
         let max = if first { self.jobs_max } else { (self.jobs_max / 2).max(1) };
         self.jobs.len() < max
     }
 
-    /// Whether this one may count: there is room, or it does already.
+    /// Whether this job may count: there is room, or it counts already.
     pub(super) fn has_room_for(&self, job: JobNumber, first: bool) -> bool {
         self.has_room(first) || self.jobs.contains_key(&job)
     }

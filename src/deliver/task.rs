@@ -15,10 +15,10 @@ use crate::{
     telemetry::{Metrics, labels::ProbeFate},
 };
 
-/// A job whose receipt is still to be given.
+/// A job that is not settled yet.
 pub(super) struct JobHandle {
     pub job: Job,
-    /// Tells it from the worker's other jobs.
+    /// Identifies it among the worker's jobs.
     pub number: JobNumber,
     /// Whether it came by a prompt queue.
     pub prompt: bool,
@@ -54,7 +54,7 @@ impl JobHandle {
     }
 
     /// Whether the request may start without asking the ledger: the job brings its payload, comes straight from the
-    /// ingest that wrote its row, for the first time, and is young enough that nobody can have rescued it.
+    /// ingest that wrote its row, for the first time, and is too young to have been rescued.
     pub(super) fn is_fresh(&self, now: DateTime<Utc>, fresh_max: TimeDelta) -> bool {
         !self.redelivered
             && self.job.attempt == 1
@@ -63,12 +63,12 @@ impl JobHandle {
             && self.is_ours()
     }
 
-    /// Whether the broker has not handed the job to another since, for our connection was lost.
+    /// Whether the job is still ours: if the connection was lost, the broker has handed it to another worker.
     fn is_ours(&self) -> bool {
         self.receipt.lock().is_ok_and(|receipt| receipt.as_ref().is_some_and(Receipt::is_open))
     }
 
-    /// One of its deliveries needs this job no more. With the last, the job is acknowledged; or rejected where one
+    /// One of its deliveries no longer needs this job. With the last one the job is acknowledged, or rejected if one
     /// was given up, so that the broker dead-letters it.
     pub(super) fn settle(&self, died: bool) {
         if died {
@@ -93,13 +93,13 @@ pub(super) struct Task {
     pub known: Arc<CachedWebhook>,
     /// Counts it while it waits in its lane.
     pub waits: Option<WaitGuard>,
-    /// Its turn, where its lane has a pace and it has got one.
+    /// Its slot, if its lane has a pace and it has got one.
     pub slot: Option<DateTime<Utc>>,
-    /// Set where it tries whether a receiver is back.
+    /// Set if this is the probe of an open breaker.
     pub probe: Option<ProbeLease>,
 }
 
-/// A leased probe. Dropped before it is spent, it is given back.
+/// A leased probe. If it is dropped before it is spent, it is returned.
 pub(super) struct ProbeLease {
     ledger: Ledger,
     webhook: WebhookId,
@@ -121,7 +121,7 @@ impl ProbeLease {
 
 impl Drop for ProbeLease {
     fn drop(&mut self) {
-        // Without a runtime the process ends, and the lease runs out.
+        // Without a runtime the process is ending, and the lease expires.
         let Ok(runtime) = tokio::runtime::Handle::try_current() else { return };
         if self.spent {
             return;

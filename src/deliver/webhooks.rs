@@ -27,13 +27,13 @@ pub const CACHED_WEBHOOKS_MAX: u64 = 50_000;
 #[derive(Debug)]
 pub(super) struct CachedWebhook {
     pub webhook: Webhook,
-    /// Its URL, parsed; what is wrong with it otherwise.
+    /// Its URL, parsed, or what is wrong with it.
     pub url: Result<Url, String>,
     epoch: u64,
 }
 
 impl CachedWebhook {
-    /// Grows with each change of the webhook or its breaker, now and then without one.
+    /// Grows with each change of the webhook or its breaker, and sometimes without one.
     pub(super) fn version(&self) -> u64 {
         self.epoch
     }
@@ -55,7 +55,7 @@ impl Webhooks {
         Self { ledger, known, epochs: Epochs::follow(changes, |_company, webhook| webhook.0, shutdown) }
     }
 
-    /// The webhook if the cache knows it for certain.
+    /// The webhook, if the cache has its current state.
     pub(super) async fn cached(&self, id: WebhookId) -> Option<Arc<CachedWebhook>> {
         let known = self.known.get(&id).await?;
         self.is_current(&known).then_some(known)
@@ -66,8 +66,8 @@ impl Webhooks {
         known.epoch == self.epochs.current(known.webhook.id.0)
     }
 
-    /// Reads webhooks from the ledger, deleted ones too, waiting for it as long as it takes. One that is missing
-    /// from the answer has never been there.
+    /// Reads webhooks from the ledger, deleted ones too, retrying for as long as it takes. One that is missing from the
+    /// result has never existed.
     pub(super) async fn read(
         &self,
         ids: &[WebhookId],

@@ -13,7 +13,7 @@ use crate::{
     store::{erasures, ledger::Ledger},
 };
 
-/// Counts that wait to be written, one for each company of a batch; further ones are lost.
+/// The most counts that wait to be written, one for each company of a batch; further ones are lost.
 pub const UNCOUNTED_MAX: usize = 10_000;
 
 /// The way to the task that writes them; cheap to clone. The task ends with the last of these.
@@ -29,7 +29,7 @@ impl Dropped {
 
     /// Counts so many messages for a company, sooner or later.
     pub(super) fn count(&self, company: CompanyId, messages: i64) {
-        // Full only while the ledger is away, when there is nothing to count in.
+        // Full only while the ledger is unreachable, when nothing can be counted.
         let _ = self.0.try_send((company, messages));
     }
 }

@@ -12,14 +12,14 @@ use crate::model::CompanyId;
 
 /// Jobs that a company may have at once, in each process of ingest.
 pub const SHARE_JOBS: u32 = 100;
-/// How fast they are given back to it.
+/// How fast the share refills.
 pub const SHARE_JOBS_PER_SECOND: u32 = 100;
-/// Companies whose shares are remembered; beyond that the jobs of others stand in line.
+/// The most companies whose shares are kept; beyond that the jobs of others go to the ordinary queues.
 pub const COMPANIES_MAX: usize = 100_000;
 
 /// What one job takes of a share.
 const JOB: Duration = Duration::from_nanos(1_000_000_000 / SHARE_JOBS_PER_SECOND as u64);
-/// In this time an empty share becomes whole. So often, those that have are forgotten.
+/// The time in which an empty share becomes whole; at this interval whole ones are forgotten.
 const WHOLE_AFTER: Duration = JOB.saturating_mul(SHARE_JOBS);
 
 /// The shares of all companies.
@@ -30,7 +30,7 @@ pub(super) struct FairShares {
 }
 
 impl FairShares {
-    /// Takes the place of so many jobs from the share of a company; takes none if there is not enough for all.
+    /// Takes so many jobs from the share of a company, or none if there is not enough for all.
     pub(super) fn take(&mut self, company: CompanyId, jobs: usize, now: Instant) -> bool {
         self.sweep(now);
         let known = self.whole_at.get(&company);

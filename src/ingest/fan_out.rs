@@ -29,8 +29,8 @@ pub const CHUNK_DELIVERIES_MAX: usize = 1_000;
 /// Deliveries that a statement over several events writes.
 pub const BATCH_DELIVERIES_MAX: usize = 5_000;
 
-/// Jobs that an event may have beyond the room that was left, so that an ordinary one is not torn between queue and
-/// feed. What an event with thousands of webhooks has more is left in the ledger.
+/// Jobs that an event may have beyond the remaining room, so that an ordinary event is not split between queue and
+/// ledger. What an event with thousands of webhooks has beyond that is left in the ledger.
 pub const BEYOND_WINDOW_JOBS_MAX: usize = 64;
 
 /// An event with all it owes.
@@ -70,7 +70,7 @@ impl IngestWorker {
                 if left == Some(0)
                     || left.is_none() && self.ordinary.window.room_known(bucket) == 0 && would_wait()
                 {
-                    // What this batch has so far need not wait for the room that the rest of it needs.
+                    // What this batch has so far need not wait for the room that the rest needs.
                     self.commit(std::mem::take(&mut owed)).await;
                     gathered = 0;
                     rooms.clear();
@@ -110,7 +110,7 @@ impl IngestWorker {
             let violation = violation.map(|violation| violation.to_string());
             let matched_as_of = company.as_of;
             owed.push(Owed { event, deliveries, matched_as_of, prompt, violation, receipts, letter });
-            // Five hundred events of ten thousand webhooks each would be more than memory should hold.
+            // Five hundred events with ten thousand webhooks each would need too much memory.
             if gathered >= BATCH_DELIVERIES_MAX {
                 self.commit(std::mem::take(&mut owed)).await;
                 gathered = 0;
@@ -119,7 +119,7 @@ impl IngestWorker {
         self.commit(owed).await;
     }
 
-    /// How many jobs may be published to a bucket's queue, once any may; none where it stands still.
+    /// How many jobs may be published to a bucket's queue, once any may; none if it is stalled.
     async fn room(&self, bucket: u8) -> usize {
         match self.ordinary.window.wait_for_room(bucket).await {
             WindowRoom::Open => self.ordinary.window.room(bucket).await,
@@ -127,7 +127,7 @@ impl IngestWorker {
         }
     }
 
-    /// Deliveries of an event of that size that share a job: several where its data travels along.
+    /// How many deliveries of an event of that size share a job: several if its data travels along.
     fn bundle(&self, data_bytes: usize) -> usize {
         if data_bytes <= JOB_DATA_BYTES_MAX { self.job_deliveries_max } else { 1 }
     }
@@ -150,7 +150,7 @@ impl IngestWorker {
     }
 
     async fn commit_batch(&self, mut batch: Vec<Owed>) {
-        // Two ingests that write the same rows in different orders would dead-lock.
+        // Two ingest processes that write the same rows in different orders would deadlock.
         batch.sort_unstable_by_key(|owed| owed.event.id);
         let writer = self.writer;
         let written = bisect(&batch, |part| {
@@ -185,14 +185,14 @@ impl IngestWorker {
         self.publish(hints).await;
     }
 
-    /// A row that PostgreSQL refuses: the message becomes a dead letter, its neighbours are committed.
+    /// Handles a row that PostgreSQL rejects: the message becomes a dead letter, its neighbours are committed.
     fn refuse(&self, owed: Owed, bad: &BadRow) {
         self.metrics.ingest_messages.inc(Intake::Refused);
         let rejected = Rejected { field: "data".into(), reason: bad.to_string() };
         self.give_up(owed.letter, rejected, owed.receipts);
     }
 
-    /// The event and its first chunk stand in the ledger: the other chunks follow, then the acknowledgement.
+    /// The event and its first chunk are in the ledger: the other chunks follow, then the acknowledgement.
     async fn finish_new(&self, mut owed: Owed, at: DateTime<Utc>, hints: &mut PendingJobs) {
         self.metrics.ingest_messages.inc(Intake::Committed);
         let payload = Payload::take(&mut owed.event);
@@ -205,11 +205,12 @@ impl IngestWorker {
                 return;
             }
         }
-        // Acknowledged last: until here the broker would hand the event to another, who goes on where we stopped.
+        // Acknowledge last: until here the broker would hand the event to another process, which continues where this
+        // one stopped.
         owed.receipts.into_iter().for_each(Receipt::ack);
     }
 
-    /// The event was there: a repeat, or one whose fan-out somebody did not finish.
+    /// The event existed: a repeat, or one whose fan-out was not finished.
     async fn finish_known(&self, mut owed: Owed, hints: &mut PendingJobs) {
         let payload = Payload::take(&mut owed.event);
         let mut rest = owed.deliveries.as_slice();
@@ -229,7 +230,7 @@ impl IngestWorker {
         owed.receipts.into_iter().for_each(Receipt::ack);
     }
 
-    /// Writes a chunk of an event that is in the ledger; answers the hash of the body it was first taken in with.
+    /// Writes a chunk of an event that is in the ledger; returns the hash of the body it was first taken in with.
     async fn go_on(
         &self,
         event: &Event,
@@ -251,7 +252,7 @@ impl IngestWorker {
         Ok(known.first().map(|(_, hash)| *hash))
     }
 
-    /// The jobs of an event's new deliveries: several in one where the payload travels along, else one each.
+    /// The jobs of an event's new deliveries: several deliveries in one if the payload travels along, else one each.
     fn jobs(
         &self,
         event: &Event,

@@ -15,7 +15,7 @@ use crate::{
 
 use super::{IngestWorker, schemas::Judge};
 
-/// The header with the tenant, where the body names none.
+/// The header with the company, if the body names none.
 const COMPANY_HEADER: &str = "company_id";
 /// The header with the trace context of the publisher.
 const TRACE_HEADER: &str = "traceparent";
@@ -23,9 +23,9 @@ const TRACE_HEADER: &str = "traceparent";
 pub(super) const REASON_HEADER: &str = "xt-reason";
 /// Which of its fields is wrong.
 const FIELD_HEADER: &str = "xt-field";
-/// The routing key it was published with; kept when a message is published again by us.
+/// The routing key it was published with; kept when we publish a message again.
 const ROUTING_KEY_HEADER: &str = "xt-routing-key";
-/// The exchange that a message came by first, where we publish it again ourselves.
+/// The exchange that a message was first published to, if we publish it again.
 const EXCHANGE_HEADER: &str = "xt-exchange";
 /// The longest pause between two tries to publish a dead letter.
 const DEAD_LETTER_RETRY: std::time::Duration = std::time::Duration::from_secs(2);
@@ -33,10 +33,10 @@ const DEAD_LETTER_RETRY: std::time::Duration = std::time::Duration::from_secs(2)
 /// A message on its way in: what it says, and the receipts of every copy of it in the batch.
 pub(super) struct Arrival {
     pub decoded: Decoded,
-    /// What its type's schema has to complain of, and what becomes of it.
+    /// How it violates its type's schema, and what becomes of it.
     pub violation: Option<(Violation, OnViolation)>,
     pub receipts: Vec<Receipt>,
-    /// As it came, should its row be refused.
+    /// The original, in case its row is rejected.
     pub letter: Original,
 }
 
@@ -52,14 +52,14 @@ pub(super) struct Original {
 }
 
 impl Original {
-    /// The key that XTSystems published it with: ours does not count where we published it again.
+    /// The key that XTSystems published it with; our own does not count if we published it again.
     fn routing_key(&self) -> &str {
         self.headers.get_str(ROUTING_KEY_HEADER).unwrap_or(&self.routing_key)
     }
 
-    /// Whether this service made it, and nobody else. Only it publishes by the default exchange, which has no name; but
-    /// so it publishes again what others made: a suspect, which says by which exchange it came first, and a dead letter
-    /// asked for anew, which does not and counts as theirs.
+    /// Whether this service made the event. Only it publishes to the default exchange, which has no name. But it also
+    /// publishes messages of others there again: a quarantined one, which names its first exchange, and a replayed dead
+    /// letter, which does not and counts as theirs.
     fn is_ours(&self) -> bool {
         let first = match self.headers.get_str(EXCHANGE_HEADER) {
             Some(first) => Some(first),
@@ -73,14 +73,14 @@ impl Original {
 /// An event with its id, and the receipts that wait for its commit.
 pub(super) struct TakenEvent {
     pub event: Event,
-    /// What its type's schema has to complain of.
+    /// How it violates its type's schema.
     pub violation: Option<Violation>,
     pub receipts: Vec<Receipt>,
     pub letter: Original,
 }
 
 impl IngestWorker {
-    /// Decodes what has come. What cannot be decoded is made a dead letter in the background.
+    /// Decodes what has arrived. What cannot be decoded becomes a dead letter in the background.
     pub(super) fn decode(&self, messages: Vec<Message>, judge: &Judge) -> Vec<Arrival> {
         let mut arrivals = Vec::with_capacity(messages.len());
         for message in messages {
@@ -161,7 +161,7 @@ impl IngestWorker {
                     receipts.into_iter().for_each(Receipt::ack);
                     return;
                 }
-                // Unacknowledged, the message comes back by itself when we stop here.
+                // If we stop here, the unacknowledged message is redelivered.
                 tokio::select! {
                     () = tokio::time::sleep(DEAD_LETTER_RETRY) => {}
                     () = shutdown.asked() => return,
@@ -170,7 +170,7 @@ impl IngestWorker {
         });
     }
 
-    /// Drops what has come for companies that are erased, before anything of it is written, and has it counted.
+    /// Drops what has arrived for erased companies before anything of it is written, and counts it.
     pub(super) async fn without_erased(&self, arrivals: Vec<Arrival>) -> Vec<Arrival> {
         let mut kept = Vec::with_capacity(arrivals.len());
         let mut counts = HashMap::new();
@@ -215,7 +215,7 @@ impl IngestWorker {
                 continue;
             }
             let violation = match violation {
-                // What was taken in once stays so, whatever is said of its type meanwhile.
+                // What was once taken in stays valid, even if the schema of its type has changed since.
                 Some((violation, OnViolation::DeadLetter)) if !self.is_known(id).await => {
                     self.metrics.ingest_messages.inc(Intake::Rejected);
                     self.give_up(letter, Rejected::violation(violation), receipts);
@@ -239,8 +239,8 @@ impl IngestWorker {
         taken
     }
 
-    /// The id of a message whose own time cannot place it: the one its own time gave once, else the one that the
-    /// first copy was given.
+    /// The id of a message that cannot be placed by its own time: the one its own time gave earlier, else the one that
+    /// the first copy was given.
     async fn claim(
         &self,
         decoded: &Decoded,
@@ -262,7 +262,7 @@ impl IngestWorker {
             .await
     }
 
-    /// Whether an event stands in the ledger.
+    /// Whether an event is in the ledger.
     async fn stands(&self, event: EventId) -> Result<bool, crate::store::ledger::BadRow> {
         let known =
             self.ledger.read("intake", |pool| async move { intake_keys::known(&pool, &[event]).await });
@@ -270,11 +270,11 @@ impl IngestWorker {
     }
 
     async fn is_known(&self, event: EventId) -> bool {
-        // A reading has no bad rows.
+        // A read has no bad rows.
         self.stands(event).await.unwrap_or(false)
     }
 
-    /// Counts a copy of an event; one with another body is said aloud.
+    /// Counts a copy of an event, and warns of one with another body.
     pub(super) fn repeated(&self, event: &Event, body_hash: i64) {
         if event.body_hash == body_hash {
             self.metrics.ingest_messages.inc(Intake::Repeated);

@@ -46,8 +46,8 @@ use crate::{
 
 /// Events written in one statement. More would make the commit longer without making an event cheaper.
 pub const BATCH_EVENTS_MAX: usize = 500;
-/// Batches whose jobs may be on their way to the broker at once; ingest waits for the oldest beyond that. The prompt
-/// ones are counted apart.
+/// The most batches whose jobs may be on their way to the broker at once; beyond that ingest waits for the oldest. The
+/// prompt ones are counted separately.
 pub const PUBLISHING_BATCHES_MAX: usize = 16;
 
 /// What may come in.
@@ -69,7 +69,7 @@ pub(crate) struct Config {
 }
 
 impl Config {
-    /// What may come in, by this or by any other door.
+    /// What may come in, by the broker or by the API.
     #[must_use]
     pub fn limits(&self) -> EnvelopeLimits {
         EnvelopeLimits {
@@ -98,7 +98,7 @@ struct IngestWorker {
     clock: SystemClock,
     metrics: Metrics,
     limits: EnvelopeLimits,
-    /// Who adds to the counts: no two processes contend for a row.
+    /// The process that adds to the counts, so that no two processes contend for a row.
     writer: i32,
     job_deliveries_max: usize,
     shutdown: Shutdown,
@@ -111,7 +111,7 @@ pub(crate) struct Parts<'a> {
     pub broker: &'a Broker,
     /// Where everything is written.
     pub ledger: Ledger,
-    /// Who wants what.
+    /// Which webhooks want what.
     pub subscriptions: Subscriptions,
     /// What the types of events must look like.
     pub schemas: SchemaCache,
@@ -126,8 +126,8 @@ pub(crate) struct Parts<'a> {
 }
 
 impl Ingest {
-    /// The two consumers of the stage: of the queue of events, and of the events suspected of ending their worker,
-    /// which are taken one by one.
+    /// The two consumers of the stage: of the queue of events, and of the events in quarantine, which are taken one by
+    /// one.
     #[must_use]
     pub fn both(config: &Config, parts: &Parts<'_>) -> [Self; 2] {
         let worker = IngestWorker {

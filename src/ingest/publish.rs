@@ -33,7 +33,7 @@ impl Way {
         Self { publisher, window, batches: Arc::new(Semaphore::new(PUBLISHING_BATCHES_MAX)) }
     }
 
-    /// Has the room of every queue counted, for who never waits for that.
+    /// Starts counting the room of every queue, for callers that never wait for that.
     pub(super) async fn look(&self) {
         for bucket in 0..BUCKETS {
             self.window.room(bucket).await;
@@ -55,9 +55,9 @@ impl PendingJobs {
 }
 
 impl IngestWorker {
-    /// Whether the jobs of an event may go by a prompt queue: there is room for all of them by what is known, and its
-    /// company has not had its share. If so they count from now on. Nobody waits for room here: what finds none, stands
-    /// in line.
+    /// Whether the jobs of an event may go to a prompt queue: as far as is known there is room for all of them, and its
+    /// company has not used up its share. If so they count from now on. Nothing waits for room here: what finds none
+    /// goes to the ordinary queue.
     pub(super) fn is_prompt(&self, company: CompanyId, bucket: u8, jobs: usize) -> bool {
         let window = &self.prompt.window;
         let prompt = window.room_known(bucket) >= jobs && self.shares().take(company, jobs, Instant::now());
@@ -72,8 +72,8 @@ impl IngestWorker {
     }
 
     /// Publishes jobs in the background, the prompt ones first. Whatever happens to them, the ledger knows what is
-    /// owed: a returned job is handed to feed; one whose fate is not known may be in its queue, and rescue finds it
-    /// missing if it is not.
+    /// owed: a returned job is left to schedule; one whose fate is unknown may be in its queue, and if it is not, its
+    /// delivery is rescued.
     pub(super) async fn publish(&self, hints: PendingJobs) {
         let PendingJobs { ordinary, prompt } = hints;
         let Way { publisher, window, .. } = &self.prompt;
@@ -93,7 +93,7 @@ impl IngestWorker {
         }
         let Ok(permit) = Arc::clone(&way.batches).acquire_owned().await else { return };
         let (worker, publisher) = (self.clone(), way.publisher.clone());
-        // The messages have what the jobs carry.
+        // The messages hold what the jobs carry.
         let deliveries: Vec<_> = jobs.into_iter().map(|job| job.deliveries).collect();
         self.shutdown.spawn(async move {
             let fates = publisher.publish(messages).await;
@@ -105,7 +105,7 @@ impl IngestWorker {
             if !returned.is_empty() {
                 let returned = &returned;
                 let unqueue = |pool| async move { dispose::unqueue(&pool, returned).await };
-                // No row of ours can be bad here; should one be, rescue finds its job missing.
+                // No row of ours can be bad here; if one is, its delivery is rescued.
                 let _ = worker.ledger.persist("ingest", unqueue).await;
             }
         });

@@ -46,12 +46,12 @@ impl SchemaCache {
         Self(schemas)
     }
 
-    /// What holds for the next batch; waits for the first reading as long as it takes.
+    /// The schemas for the next batch; waits for the first read for as long as it takes.
     pub(super) async fn now(&mut self) -> Judge {
         match self.0.wait_for(Option::is_some).await {
             Ok(schemas) => Judge(schemas.clone().unwrap_or_default()),
-            // Nobody follows any more, for we are asked to stop: what is taken in now is judged by nothing, and flagged
-            // by nothing, as if the schemas had been removed.
+            // Changes are no longer followed because the process is stopping: what is ingested now is neither checked
+            // nor flagged, as if the schemas had been removed.
             Err(_) => Judge(Arc::default()),
         }
     }
@@ -107,8 +107,8 @@ async fn follow(
     }
 }
 
-/// A schema is looked at before it is registered; one that cannot be compiled all the same judges nothing, or every
-/// event of its type would be held up by it.
+/// A schema is checked before it is registered. One that cannot be compiled all the same is ignored; otherwise it would
+/// hold up every event of its type.
 fn compile(rows: &[WithSchemas]) -> Compiled {
     let mut compiled = Compiled::new();
     for row in rows {

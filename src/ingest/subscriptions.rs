@@ -28,7 +28,7 @@ pub const CACHED_WEBHOOKS_MAX: u64 = 200_000;
 pub(super) struct CompanySubscriptions {
     pub as_of: DateTime<Utc>,
     pub webhooks: Vec<Subscribed>,
-    /// Whether it is to be forgotten: what comes for it is dropped.
+    /// Whether it is being erased: what arrives for it is dropped.
     pub erased: bool,
     epoch: u64,
 }
@@ -79,7 +79,8 @@ impl Subscriptions {
                     return CompanySubscriptions { as_of, webhooks, erased, epoch };
                 }
                 Err(bad) => {
-                    // A reading has no bad rows; whatever this is, it is ours, and nothing is decided without it.
+                    // A read has no bad rows; whatever this is, it is our own fault, and nothing is decided without the
+                    // result.
                     tracing::error!(%company, %bad, "cannot read the webhooks of a company");
                     tokio::time::sleep(Duration::from_secs(1)).await;
                 }

@@ -54,7 +54,7 @@ impl Seen {
         self.marks.clear();
     }
 
-    /// Records the jobs that were made, from the oldest of each webhook on.
+    /// Records the jobs that were made; they were of the oldest deliveries of each webhook.
     pub(super) fn fed(&mut self, fed: &[DueDelivery]) {
         // What replays made comes last, whatever its time, and says nothing about the backlog.
         for due in fed.iter().filter(|due| !matches!(due.trigger, Trigger::Replay | Trigger::Recovery)) {

@@ -41,7 +41,7 @@ pub struct EventRow {
     pub matched: i32,
     /// The instant of the subscriptions that it was matched with.
     pub matched_as_of: DateTime<Utc>,
-    /// What its type's schema has to complain of.
+    /// How it violates its type's schema.
     pub violation: Option<String>,
     /// The trace it was published in.
     pub traceparent: Option<String>,

@@ -27,7 +27,7 @@ pub struct EventToInsert<'a> {
     pub matched_as_of: DateTime<Utc>,
     /// Whether the deliveries given with it are the last.
     pub last: bool,
-    /// What its type's schema has to complain of.
+    /// How it violates its type's schema.
     pub violation: Option<&'a str>,
 }
 

@@ -10,30 +10,30 @@ use crate::{
     model::WebhookId,
 };
 
-/// What is to be asked of the ledger.
+/// What to ask the ledger for.
 #[derive(Debug, Default)]
 pub(in crate::deliver) struct Wants {
-    /// For each the slots that it would have.
+    /// The slots that each lane asks for.
     pub lanes: Vec<Want>,
-    /// When to look again, though nothing else happens.
+    /// When to check again even if nothing else happens.
     pub again_at: Option<DateTime<Utc>>,
 }
 
-/// What became of slots in hand.
+/// What became of reserved slots.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(in crate::deliver) struct Ripened {
-    /// So many were given up, for nothing could start in their time.
+    /// How many were given up because nothing could start in their time.
     pub missed: usize,
-    /// When the next ripens.
+    /// When the next slot comes up.
     pub next_at: Option<DateTime<Utc>>,
 }
 
 impl<T> Lanes<T> {
-    /// Which lanes need slots: as many as tasks wait for one and could start. Where the ledger said that the next slot is
-    /// far, it is asked again when that is near.
+    /// Which lanes need slots, and how many: one for each waiting task that could start. If the ledger said that the
+    /// next slot is far off, it is asked again when that is near.
     ///
-    /// All lanes together hold no more slots than tasks may wait for one. Where that is too little for all, they have
-    /// their turn one after another; what gets none is parked when it has waited too long.
+    /// All lanes together hold no more slots than tasks may wait for one. If that is too little for all, they take
+    /// turns; what gets none is parked when it has waited too long.
     pub(in crate::deliver) fn wants(&mut self, now: DateTime<Utc>) -> Wants {
         let mut wants = Wants::default();
         if self.stopped {
@@ -67,8 +67,8 @@ impl<T> Lanes<T> {
         wants
     }
 
-    /// Takes note of the ledger's answer for a lane: its slots, and the first that is free after them. Gives back what
-    /// would wait too long for one.
+    /// Records the ledger's answer for a lane: its slots, and the first free one after them. Returns what would wait
+    /// too long for one.
     pub(in crate::deliver) fn granted(
         &mut self,
         webhook: WebhookId,
@@ -77,7 +77,7 @@ impl<T> Lanes<T> {
         now: DateTime<Utc>,
     ) -> Vec<Overdue<T>> {
         let mut beyond = Vec::new();
-        // A lane that was forgotten meanwhile, or has no pace any more, needs them no more: they pass unused.
+        // A lane that was forgotten meanwhile, or no longer has a pace, does not need them: they pass unused.
         let Some(lane) = self.by_webhook.get_mut(&webhook) else { return beyond };
         let Some(pace) = &mut lane.pace else { return beyond };
         pace.granted(slots, next_at);
@@ -90,7 +90,7 @@ impl<T> Lanes<T> {
         beyond
     }
 
-    /// Gives up slots that were missed, and lets tasks have those that come up within `lead`.
+    /// Gives up missed slots, and lets tasks have those that come up within `lead`.
     pub(in crate::deliver) fn ripen(&mut self, now: DateTime<Utc>, lead: std::time::Duration) -> Ripened {
         let mut ripened = Ripened::default();
         let mut ripe = Vec::new();
@@ -113,7 +113,7 @@ impl<T> Lanes<T> {
         ripened
     }
 
-    /// Another slot of the lane for a task that missed its own, unless the next is far.
+    /// Another slot of the lane for a task that missed its own, unless the next is far off.
     pub(in crate::deliver) fn another_slot(
         &mut self,
         webhook: WebhookId,
@@ -122,7 +122,7 @@ impl<T> Lanes<T> {
         self.pace(webhook)?.take_near(now)
     }
 
-    /// For how long a task without a slot is to be parked, as far as the lane knows.
+    /// How long to park a task without a slot, as far as the lane knows.
     pub(in crate::deliver) fn park_missed(
         &mut self,
         webhook: WebhookId,
