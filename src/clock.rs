@@ -34,9 +34,9 @@ impl SystemClock {
         Utc::now()
     }
 
-    /// Takes note of a measurement: what the database said between two readings of the local clock.
+    /// Records a measurement: the database's time between two readings of the local clock.
     pub fn measured(&self, before: DateTime<Utc>, database: DateTime<Utc>, after: DateTime<Utc>) {
-        // The answer was made somewhere between the readings; halfway errs by half the round trip at most.
+        // The answer was made between the readings; the middle is off by half the round trip at most.
         let middle = before + (after - before) / 2;
         let offset = (database - middle).num_microseconds().unwrap_or(0);
         self.offset_micros.store(offset, Ordering::Relaxed);

@@ -18,12 +18,12 @@ pub struct Shutdown {
 }
 
 impl Shutdown {
-    /// Resolves when nothing new may be begun.
+    /// Resolves when nothing new may start.
     pub async fn asked(&self) {
         self.soft.cancelled().await;
     }
 
-    /// Whether nothing new may be begun.
+    /// Whether nothing new may start.
     #[must_use]
     pub fn is_asked(&self) -> bool {
         self.soft.is_cancelled()
@@ -34,7 +34,7 @@ impl Shutdown {
         self.hard.cancelled().await;
     }
 
-    /// Asks for the end, as a signal would.
+    /// Starts a shutdown, as a signal would.
     pub fn ask(&self) {
         self.soft.cancel();
     }

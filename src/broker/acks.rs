@@ -27,22 +27,22 @@ use super::connection::Session;
 /// How long a finished message waits behind an open one before it is acknowledged singly.
 pub const ACK_BEHIND: Duration = Duration::from_millis(20);
 
-/// How many settlements are looked at in one go.
+/// How many settlements are handled at once.
 const SETTLED_BATCH_MAX: usize = 1024;
 
 /// What became of a message.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Settled {
-    /// It is done with.
+    /// Processed.
     Ack(u64),
-    /// It is to be dead-lettered.
+    /// To be dead-lettered.
     Reject(u64),
 }
 
-/// What a receipt speaks into. Unbounded, but never longer than what is held, which prefetch bounds.
+/// Where receipts send their settlement. Unbounded, but never longer than what is held, which the prefetch bounds.
 pub(super) type Settle = mpsc::UnboundedSender<Settled>;
 
-/// Begins to acknowledge on a channel, until its last receipt is gone.
+/// Starts to acknowledge on a channel, until its last receipt is gone.
 pub(super) fn start(
     channel: Channel,
     session: Arc<Session>,
@@ -99,7 +99,7 @@ async fn send(channel: &Channel, frames: Vec<Frame>) -> lapin::Result<()> {
 /// Which tags are finished. Tags count from 1 on each channel and are handed out in order.
 #[derive(Debug)]
 struct Tracker {
-    /// The lowest tag that is not settled: everything below is.
+    /// The lowest tag that is not settled.
     open: u64,
     /// Tags above it: true while the acknowledgement is still to be sent.
     finished: BTreeMap<u64, bool>,
@@ -139,7 +139,7 @@ impl Tracker {
         None
     }
 
-    /// Lets nothing wait any more: no lower tag will be finished.
+    /// Makes everything due now: no lower tag will be settled.
     fn hurry(&mut self) {
         self.behind.iter_mut().for_each(|(due, _)| *due = Instant::now());
     }
@@ -156,8 +156,8 @@ impl Tracker {
         frames
     }
 
-    /// One frame for all that is finished without a gap. Its tag must be one that is not acknowledged yet:
-    /// RabbitMQ closes the channel at a tag that it does not know any more, `multiple` or not.
+    /// One frame for everything settled without a gap. Its tag must not have been acknowledged yet: RabbitMQ closes the
+    /// channel at a tag that it no longer knows, `multiple` or not.
     fn contiguous(&mut self) -> Option<Frame> {
         let (mut highest, mut count) = (None, 0);
         while let Some(unsent) = self.finished.remove(&self.open) {

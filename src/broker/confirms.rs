@@ -38,7 +38,7 @@ struct UnderWay {
     message_id: ShortString,
     confirm: Confirm,
     waker: Waker,
-    /// Its return turned up at another confirm.
+    /// Its return was carried by another confirm.
     returned: bool,
 }
 
@@ -58,12 +58,12 @@ pub(super) struct Confirms {
     woken: Arc<Woken>,
 }
 
-/// What one look found.
+/// What one step found.
 #[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct ReturnedIndex {
     /// Fates that are now certain.
     pub(super) fates: Vec<(BatchIndex, Fate)>,
-    /// The channel answered something that is not a confirm: it is of no more use.
+    /// The channel answered something that is not a confirm, so it cannot be used any more.
     pub(super) broken: Option<String>,
 }
 
@@ -73,8 +73,8 @@ impl Confirms {
         self.under_way.len() - self.free.len()
     }
 
-    /// Begins to publish: the first look at the future is what hands the message to the library, so the order
-    /// of calls is the order on the wire.
+    /// Starts to publish: the first poll of the future hands the message to the library, so the order of calls is the
+    /// order on the wire.
     pub(super) fn push(&mut self, place: BatchIndex, message_id: ShortString, confirm: Confirm) {
         let slot = self.free.pop().unwrap_or_else(|| {
             self.under_way.push(None);
@@ -91,17 +91,17 @@ impl Confirms {
         self.under_way[slot] = Some(message);
     }
 
-    /// Resolves when there is something to look at.
+    /// Resolves when there is something to examine.
     pub(super) fn woken(&self) -> impl Future<Output = ()> + Send + 'static {
         let woken = self.woken.clone();
         async move { woken.notify.notified().await }
     }
 
-    /// Looks at everything that has completed.
+    /// Examines everything that has completed.
     pub(super) fn look(&mut self) -> ReturnedIndex {
         let mut found = ReturnedIndex::default();
         let mut completed = Vec::new();
-        // Until there is nothing left: a fate may hang on what completed while we were looking.
+        // Until there is nothing left: a fate may depend on what completed meanwhile.
         loop {
             let slots = self.woken.take();
             if slots.is_empty() {
@@ -117,7 +117,7 @@ impl Confirms {
         found
     }
 
-    /// Gives up on the channel: whatever is under way may or may not be there.
+    /// Gives up the channel: whatever is in flight may or may not have reached the broker.
     pub(super) fn abandon(&mut self) -> Vec<(BatchIndex, Fate)> {
         let under_way = std::mem::take(self);
         let places = under_way.under_way.into_iter().flatten().map(|message| message.place);
@@ -162,7 +162,7 @@ impl Confirms {
                 certain.push((message.place, message.message_id, fate));
             }
         }
-        // Who was in doubt before this look is certain if none was waiting since: the returns of this look count.
+        // What was in doubt before is certain if no return was waiting since; the returns found now count.
         let before = self.doubtful.len();
         self.doubtful.append(&mut doubtful);
         let named: Vec<_> = returns.iter().filter(|id| !self.returned(id.as_str(), &mut certain)).collect();
@@ -182,7 +182,7 @@ impl Confirms {
         found.fates.extend(certain.into_iter().map(|(place, _, fate)| (place, fate)));
     }
 
-    /// Marks the message that came back: in doubt, just completed, or still under way.
+    /// Marks the message that was returned: in doubt, just completed, or still in flight.
     fn returned(&mut self, id: &str, certain: &mut [(BatchIndex, ShortString, Fate)]) -> bool {
         if let Some(message) = self.doubtful.iter_mut().find(|m| m.message_id.as_str() == id && !m.returned) {
             message.returned = true;
@@ -201,7 +201,7 @@ impl Confirms {
     }
 }
 
-/// The slots whose futures have something to say, in the order in which they said so.
+/// The slots whose futures were woken, in that order.
 #[derive(Default)]
 struct Woken {
     slots: Mutex<Vec<usize>>,

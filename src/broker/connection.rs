@@ -41,7 +41,7 @@ pub(super) const CHANNEL_TIMEOUT: Duration = Duration::from_secs(2);
 /// How long a stop waits until the server has taken the last acknowledgements.
 pub(super) const CLOSE_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// A peer that is gone without a word is noticed after two of these.
+/// A peer that disappears silently is noticed after two of these.
 const HEARTBEAT_SECONDS: u16 = 10;
 
 /// The first wait before connecting again is a random part of this, and so is each later one of twice as much.
@@ -50,22 +50,22 @@ const BACKOFF_FIRST: Duration = Duration::from_millis(200);
 /// The waits grow no longer than this.
 const BACKOFF_MAX: Duration = Duration::from_secs(5);
 
-/// How long a queue that was found gone stays so. RabbitMQ (seen with 3.10) tells the consumers of a deleted
-/// queue, but not if it is declared again before they were told: then they wait for ever at the former one.
+/// How long to wait before a missing queue is declared again. RabbitMQ (seen with 3.10) notifies the consumers of a
+/// deleted queue, but not if it is declared again before that: then they wait forever on the former one.
 const DECLARE_AGAIN_AFTER: Duration = Duration::from_millis(500);
 
-/// A connection that lasted so long was a good one: the waits begin anew.
+/// A connection that lasted this long was good: the waits start from the first again.
 const STABLE_AFTER: Duration = Duration::from_secs(10);
 
-/// How often a connection is looked at, should its end not have been reported.
+/// How often a connection is checked, in case its end was not reported.
 const LOOK_EVERY: Duration = Duration::from_secs(1);
 
-/// What a connection makes sure of before it is handed out.
+/// What a connection ensures before it is handed out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Declares {
-    /// That the topology stands as the settings have it.
+    /// That the topology exists as the settings say.
     Everything,
-    /// That the exchange of events is there, whoever made it.
+    /// That the exchange of events exists, whoever created it.
     Nothing,
 }
 
@@ -78,7 +78,7 @@ pub(super) struct Shared {
     /// One declares at a time.
     declaring: tokio::sync::Mutex<()>,
     version_is_checked: AtomicBool,
-    /// The queues that another `DELIVERY_SHARDS` left behind; unknown until somebody has looked.
+    /// The queues that another `DELIVERY_SHARDS` left behind; unknown until they were looked for.
     leftovers: Mutex<Option<Vec<Queue>>>,
 }
 
@@ -99,7 +99,7 @@ impl Shared {
         self.leftovers.lock().unwrap_or_else(PoisonError::into_inner).clone().unwrap_or_default()
     }
 
-    /// Declares the topology; the first time it also settles what other settings left.
+    /// Declares the topology; the first time it also handles what other settings left behind.
     pub(super) async fn declare(&self, connection: &lapin::Connection) -> Result<(), Error> {
         if self.declares == Declares::Nothing {
             return declare::events_exchange_is_there(connection, &self.topology).await;
@@ -126,16 +126,16 @@ impl Shared {
     }
 }
 
-/// One life of a connection. What belongs to a former one is dead and stays so.
+/// One session of a connection. What belongs to an earlier one stays dead.
 pub(super) struct Session {
     connection: lapin::Connection,
-    /// Set when this life is over, by whoever notices first.
+    /// Cancelled when the session is over, by whoever notices first.
     pub(super) over: CancellationToken,
     blocked: watch::Sender<Option<String>>,
 }
 
 impl Session {
-    /// Opens a channel. A server that does not answer costs the connection: there is no other way to go on.
+    /// Opens a channel. If the server does not answer, the connection is dropped: there is no other way to continue.
     pub(super) async fn channel(&self) -> Result<Channel, Error> {
         let Ok(channel) = timeout(CHANNEL_TIMEOUT, self.connection.create_channel()).await else {
             self.over.cancel();
@@ -144,7 +144,7 @@ impl Session {
         channel.map_err(|error| on_channel(&error))
     }
 
-    /// Declares everything again, after somebody found a queue gone.
+    /// Declares everything again after a queue was found missing.
     pub(super) async fn declare_again(&self, shared: &Shared) -> Result<(), Error> {
         sleep(DECLARE_AGAIN_AFTER).await;
         let Ok(declared) = timeout(CONNECT_TIMEOUT, shared.declare(&self.connection)).await else {
@@ -154,7 +154,7 @@ impl Session {
         declared
     }
 
-    /// Why the server takes nothing, while it does not.
+    /// Why the server has blocked publishing, while it does.
     pub(super) fn blocked(&self) -> watch::Receiver<Option<String>> {
         self.blocked.subscribe()
     }
@@ -171,12 +171,12 @@ pub(super) enum LinkState {
     Closed,
 }
 
-/// One of the two connections, whatever life it is in.
+/// One of the two connections, over all its sessions.
 #[derive(Clone)]
 pub(super) struct ManagedConnection(watch::Receiver<LinkState>);
 
 impl ManagedConnection {
-    /// Begins to connect, and does not stop before `closing`.
+    /// Starts to connect, and keeps at it until `closing`.
     pub(super) fn start(
         kind: ConnectionKind,
         shared: Arc<Shared>,
@@ -247,7 +247,7 @@ impl Keeper {
                     self.shared.metrics.connected.set(self.kind, true);
                     let error = self.watch(&session).await;
                     self.shared.metrics.connected.set(self.kind, false);
-                    // One that breaks as soon as it is used would else be made again without a pause.
+                    // Otherwise one that breaks as soon as it is used would be reopened without a pause.
                     if connected.elapsed() >= STABLE_AFTER {
                         failures = 0;
                     }
@@ -293,7 +293,7 @@ impl Keeper {
         }))
     }
 
-    /// Stays until this life of the connection is over.
+    /// Watches until this session is over.
     async fn watch(&self, session: &Session) -> Error {
         let mut events = std::pin::pin!(session.connection.events_listener());
         let mut look = tokio::time::interval(LOOK_EVERY);
@@ -335,7 +335,7 @@ impl Keeper {
         }
     }
 
-    /// Waits for the server's word that it has read everything, acknowledgements included.
+    /// Waits for the server to confirm that it has read everything, including acknowledgements.
     async fn close(&self) {
         let LinkState::Connected(session) = self.state.borrow().clone() else { return };
         let closed = timeout(CLOSE_TIMEOUT, session.connection.close(REPLY_SUCCESS, "OK".into())).await;

@@ -29,21 +29,21 @@ use super::{
 /// How long to wait before a queue that cannot be consumed is tried again.
 const CONSUME_AGAIN: Duration = Duration::from_millis(500);
 
-/// How long nothing may come before the consumer is renewed, on a channel of its own: should the broker have
-/// forgotten it without a word, nobody else would notice. It is not, while messages are held.
+/// How long nothing may arrive before the consumer is renewed on a new channel, in case the broker has silently
+/// forgotten it. It is not renewed while messages are held.
 const RENEW_AFTER: Duration = Duration::from_secs(5);
 
-/// A message, and the right to say what became of it.
+/// A message, and the right to settle it.
 #[derive(Debug)]
 pub struct Message {
     pub body: Bytes,
-    /// The exchange it was published to; empty for the default one, which only we use.
+    /// The exchange it was published to; empty for the default one, which only this service uses.
     pub exchange: String,
     /// The key it was routed by.
     pub routing_key: String,
     /// Whether the broker has handed it out before.
     pub redelivered: bool,
-    /// Its id, unique or not as the publisher made it.
+    /// Its id, which the publisher may not have made unique.
     pub message_id: Option<String>,
     /// What it is: AMQP's `type`.
     pub kind: Option<String>,
@@ -52,11 +52,11 @@ pub struct Message {
     /// What its body is: the property, or what we kept of it when we published the message again.
     pub content_type: Option<String>,
     pub headers: Headers,
-    /// Says what became of it.
+    /// Settles it.
     pub receipt: Receipt,
 }
 
-/// The right to settle a message. It never waits; a task per channel sends what it says.
+/// The right to settle a message. It never waits; a task for each channel sends the acknowledgements.
 #[derive(Debug)]
 #[must_use = "dropping a receipt does not settle the message: it stays unacknowledged until its channel closes"]
 pub struct Receipt {
@@ -75,14 +75,14 @@ impl Receipt {
         self.say(Settled::Reject(self.tag));
     }
 
-    /// Whether its channel still hears what became of the message. If not, the broker hands it to another.
+    /// Whether its channel is still open. If not, the broker redelivers the message.
     #[must_use]
     pub fn is_open(&self) -> bool {
         !self.settle.is_closed()
     }
 
     fn say(&self, settled: Settled) {
-        // Nobody listens once the channel is gone. The broker then hands the message out again by itself.
+        // Nothing listens once the channel is gone. The broker then redelivers the message by itself.
         let _gone = self.settle.send(settled);
     }
 }
@@ -94,7 +94,7 @@ pub struct Consumer {
     prefetch: u16,
     paused: bool,
     open: Option<OpenChannel>,
-    /// A channel on its way. A task, so that a caller may drop `next` at any time without beginning anew.
+    /// A channel that is being opened, in a task, so that a caller may drop `next` at any time without starting again.
     opening: Option<JoinHandle<Option<OpenChannel>>>,
 }
 
@@ -104,11 +104,11 @@ struct OpenChannel {
     session: Arc<Session>,
     settle: Settle,
     stream: Option<lapin::Consumer>,
-    /// We cancelled the consumer: its stream ends behind the last message that had arrived.
+    /// We cancelled the consumer: its stream ends after the last message that had arrived.
     cancelled: bool,
-    /// The channel itself is to be left as well.
+    /// The channel itself must be replaced as well.
     is_stale: bool,
-    /// When a consumer to whom nothing came is renewed.
+    /// When a consumer that received nothing is renewed.
     renew_at: Instant,
 }
 
@@ -117,8 +117,8 @@ impl Consumer {
         Self { inner, queue, prefetch, paused: false, open: None, opening: None }
     }
 
-    /// The next message. Waits through lost connections, deleted queues (they are declared anew) and pauses;
-    /// `None` once a stop is asked for. May be dropped at any time without losing a message.
+    /// The next message. Waits through lost connections, deleted queues (they are declared again) and pauses; `None`
+    /// once a stop is asked for. May be dropped at any time without losing a message.
     pub async fn next(&mut self) -> Option<Message> {
         loop {
             if self.inner.shutdown.is_asked() {
@@ -134,9 +134,9 @@ impl Consumer {
         }
     }
 
-    /// Lets the broker send no more. What was handed out stays held and can be settled; what had arrived but was
-    /// not handed out follows after [`Consumer::resume`]. What is held over a pause does not count towards the
-    /// prefetch after it, so that up to twice as much may be held then.
+    /// Stops the broker from sending more. What was handed out stays held and can be settled; what had arrived but was
+    /// not handed out follows after [`Consumer::resume`]. What is held over a pause does not count towards the prefetch
+    /// after it, so up to twice as much may be held then.
     pub async fn pause(&mut self) {
         self.paused = true;
         self.cancel().await;
@@ -147,7 +147,7 @@ impl Consumer {
         self.paused = false;
     }
 
-    /// One message, or one change of what we stand on.
+    /// One message, or one change of the connection.
     async fn step(&mut self) -> Option<Message> {
         if self.paused {
             return std::future::pending().await;
@@ -190,7 +190,7 @@ impl Consumer {
         }
     }
 
-    /// Begins anew, unless messages are held: their receipts speak to this channel.
+    /// Starts with a new channel, unless messages are held: their receipts belong to this channel.
     async fn renew(&mut self) {
         let Some(open) = &mut self.open else { return };
         open.renew_at = Instant::now() + RENEW_AFTER;
@@ -207,7 +207,7 @@ impl Consumer {
         self.open = None;
     }
 
-    /// Opens a channel, or goes on consuming on the one that a pause left.
+    /// Opens a channel, or continues on the one that a pause left.
     async fn reopen(&mut self) {
         let opening = self.opening.get_or_insert_with(|| {
             tokio::spawn(OpenChannel::begin(self.open.take(), self.inner.clone(), self.queue, self.prefetch))
@@ -263,7 +263,7 @@ impl OpenChannel {
     ) -> Result<Self, Error> {
         let channel = session.channel().await?;
         let (settle, acknowledging) = acks::start(channel.clone(), session.clone());
-        // A stop waits for it, and it ends with the last receipt: nothing finished goes out unacknowledged.
+        // A stop waits for it, and it ends with the last receipt: nothing finished stays unacknowledged.
         inner.shutdown.spawn(inner.acknowledging.track_future(acknowledging));
         let renew_at = Instant::now() + RENEW_AFTER;
         let mut open =
@@ -272,14 +272,14 @@ impl OpenChannel {
         Ok(open)
     }
 
-    /// Consumes on this channel. Should the queue be gone, everything is declared again for the next try.
+    /// Consumes on this channel. If the queue is gone, everything is declared again before the next try.
     async fn consume(&mut self, inner: &BrokerInner, queue: Queue, prefetch: u16) -> Result<(), Error> {
         let name = inner.shared.topology.name(queue);
         let begin = async {
             self.channel.basic_qos(prefetch, BasicQosOptions::default()).await?;
             let options = BasicConsumeOptions::default();
-            // The broker makes up a name. Were it the one of a cancelled consumer, RabbitMQ (seen with 3.10)
-            // would hand out anew what that one still holds.
+            // The broker chooses the name. With the name of a cancelled consumer, RabbitMQ (seen with 3.10) would
+            // redeliver what that one still holds.
             self.channel.basic_consume(name.as_str().into(), "".into(), options, FieldTable::default()).await
         };
         match timeout(CHANNEL_TIMEOUT, begin).await {
@@ -301,12 +301,12 @@ impl OpenChannel {
         }
     }
 
-    /// Whether every message that was handed out has been settled: only we can speak to the channel's task.
+    /// Whether every message that was handed out has been settled: then only we hold the sender of the channel's task.
     fn holds_nothing(&self) -> bool {
         self.settle.strong_count() == 1
     }
 
-    /// Lets the broker send no more. Should that fail, the channel is of no more use.
+    /// Stops the broker from sending more. If that fails, the channel cannot be used any more.
     async fn cancel(&mut self) -> Result<(), Error> {
         let Some(stream) = self.stream.as_ref().filter(|_| !self.cancelled) else { return Ok(()) };
         self.cancelled = true;
@@ -318,7 +318,7 @@ impl OpenChannel {
     }
 }
 
-/// What comes on a stream, its end included; none if nothing did in time.
+/// What arrives on a stream, including its end; `None` if nothing did in time.
 async fn arrival(stream: &mut lapin::Consumer, until: Instant) -> Option<Option<lapin::Result<Delivery>>> {
     // Most messages are here already, and then no timer and no wake-up is needed.
     if let Some(arrival) = stream.next().now_or_never() {

@@ -18,8 +18,8 @@ use super::{
 };
 use crate::model::id::BUCKETS;
 
-/// So many shards in a row that are not there end the look for leftovers. They were declared together, from 0 on, and each
-/// question for one that is not there costs a channel and a line in RabbitMQ's log.
+/// So many missing shards in a row end the search for leftovers. They were declared together, from 0 on, and each check
+/// for a missing one costs a channel and a line in RabbitMQ's log.
 const GAP_MAX: u8 = 8;
 
 /// Declares exchanges, queues and bindings.
@@ -49,7 +49,7 @@ pub(super) async fn declare(connection: &Connection, topology: &Topology) -> Res
     Ok(())
 }
 
-/// Asks for the exchange of events without making it, as its publishers do.
+/// Checks that the exchange of events exists without creating it, as for its publishers.
 pub(super) async fn events_exchange_is_there(
     connection: &Connection,
     topology: &Topology,
@@ -67,8 +67,8 @@ pub(super) async fn events_exchange_is_there(
     }
 }
 
-/// Finds the deliveries queues that a larger `DELIVERY_SHARDS` left behind, and takes from every queue the
-/// buckets that are no longer its own. Gives the leftovers: they are consumed while they exist.
+/// Finds the deliveries queues that a larger `DELIVERY_SHARDS` left behind, and unbinds from every queue the buckets
+/// that are no longer its own. Returns the leftovers, which are consumed while they exist.
 pub(super) async fn settle_shards(connection: &Connection, topology: &Topology) -> Result<Vec<Queue>, Error> {
     let (mut leftovers, mut queues) = (Vec::new(), Vec::new());
     let mut gap = 0;
@@ -81,7 +81,7 @@ pub(super) async fn settle_shards(connection: &Connection, topology: &Topology) 
             gap = 0;
             leftovers.push(shard);
             queues.push(Queue::Deliveries(shard));
-            // A release before 0.2 made none. Of one that is left alone the ledger knows what was in it.
+            // A release before 0.2 made none. What was in one left alone is known to the ledger.
             if exists(connection, topology, Queue::Prompt(shard)).await? {
                 queues.push(Queue::Prompt(shard));
             }
@@ -102,7 +102,7 @@ pub(super) async fn settle_shards(connection: &Connection, topology: &Topology) 
     Ok(queues)
 }
 
-/// Asks for a queue without making it. A queue that is not there costs the channel, so each question has its own.
+/// Checks for a queue without creating it. A missing queue costs the channel, so each check has its own.
 async fn exists(connection: &Connection, topology: &Topology, queue: Queue) -> Result<bool, Error> {
     let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
     let name = topology.name(queue);

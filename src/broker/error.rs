@@ -2,13 +2,13 @@
 
 use lapin::ErrorKind;
 
-/// Why the broker cannot be used. The first group does not mend itself: a role that starts up gives up on it.
+/// Why the broker cannot be used. The first group does not go away by itself: a role that starts gives up on it.
 #[derive(Clone, Debug, thiserror::Error)]
 pub enum Error {
     /// `AMQP_URL` cannot be read. The text never repeats the URL, which holds a password.
     #[error("AMQP_URL is not a URL such as amqp://user:password@host:5672/vhost: {0}")]
     Url(String),
-    /// The server does not take the user's name or password.
+    /// The server rejects the user's name or password.
     #[error("RabbitMQ rejected the user name or password in AMQP_URL: {0}")]
     Credentials(String),
     /// The server refuses something else: the virtual host is missing, or the user may not use or configure it.
@@ -24,7 +24,7 @@ pub enum Error {
         /// The version that the server tells.
         found: String,
     },
-    /// An exchange or a queue is there, but is not ours or from another setting.
+    /// An exchange or a queue exists, but is not ours or was made with another setting.
     #[error(
         "{kind} `{name}` exists with {argument} = {current}, but {wanted} is needed: restore the setting, choose another \
          AMQP_PREFIX, or stop every process, drain the {kind} and delete it; it will be declared again"
@@ -45,13 +45,13 @@ pub enum Error {
         "exchange `{name}` does not exist: check EVENTS_EXCHANGE, or start the service once to create it"
     )]
     NoExchange { name: String },
-    /// No connection came about, or it broke.
+    /// No connection could be opened, or it broke.
     #[error("RabbitMQ cannot be reached: {0}")]
     Unreachable(String),
     /// The server closed a channel, or did not answer on it.
     #[error("RabbitMQ closed a channel: {0}")]
     Channel(String),
-    /// The connection is there, but nothing comes back.
+    /// The connection is open, but nothing comes back.
     #[error("RabbitMQ did not answer within {seconds} s: {what}")]
     Silent {
         /// What was asked.
@@ -65,7 +65,7 @@ pub enum Error {
 }
 
 impl Error {
-    /// Whether trying again cannot help, so that a start is better given up with the reason.
+    /// Whether retrying cannot help, so that a start had better fail with the reason.
     #[must_use]
     pub const fn is_fatal(&self) -> bool {
         matches!(

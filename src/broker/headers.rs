@@ -11,15 +11,15 @@ use crate::model::envelope::{Attributes, Value};
 /// AMQP's bound of names, keys, types and ids.
 const SHORT_BYTES_MAX: usize = 255;
 
-/// The content type that a message was published with; a header, for what we publish again has no such property.
+/// The content type that a message was published with; a header, because what we publish again has no such property.
 pub const CONTENT_TYPE_KEPT: &str = "xt-content-type";
 
 /// Named values of a message.
 #[derive(Clone, Debug)]
 pub struct Headers(Table);
 
-/// The library gives a received table by reference only, and copying one costs more than all else that is done
-/// with a message: it is read where it lies.
+/// The library hands out a received table by reference only, and copying one costs more than everything else done with
+/// a message, so it is read in place.
 #[derive(Clone, Debug)]
 enum Table {
     Own(FieldTable),
@@ -42,19 +42,19 @@ pub struct Death {
 }
 
 impl Headers {
-    /// A text, if the header is there, is a text and is UTF-8.
+    /// The header's text, if it exists, is a text and is UTF-8.
     #[must_use]
     pub fn get_str(&self, name: &str) -> Option<&str> {
         text(self.get(name)?)
     }
 
-    /// A whole number of whatever width.
+    /// An integer of any width.
     #[must_use]
     pub fn get_i64(&self, name: &str) -> Option<i64> {
         number(self.get(name)?)
     }
 
-    /// How RabbitMQ dead-lettered the message so far, the latest first.
+    /// How RabbitMQ has dead-lettered the message so far, the latest first.
     #[must_use]
     pub fn x_death(&self) -> Vec<Death> {
         match self.get("x-death") {
@@ -70,7 +70,8 @@ impl Headers {
         Attributes::pick(entries.map(|(name, given)| (name.as_str(), value(given))))
     }
 
-    /// The texts, numbers and times among the headers as a JSON object, for a record; what RabbitMQ added is left out.
+    /// The texts, numbers and times among the headers as a JSON object, for the record; what RabbitMQ added is left
+    /// out.
     #[must_use]
     pub fn to_json(&self) -> serde_json::Value {
         let own = |name: &str| {
@@ -143,7 +144,8 @@ impl Default for Headers {
     }
 }
 
-/// A short string as AMQP has it. What is longer loses its end: the library would panic, and a message must not.
+/// A short string as AMQP defines it. Longer text is cut: the library would panic on it, and a message must not cause
+/// that.
 pub(super) fn short(text: &str) -> ShortString {
     let mut end = text.len().min(SHORT_BYTES_MAX);
     while !text.is_char_boundary(end) {

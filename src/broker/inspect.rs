@@ -26,15 +26,15 @@ use super::{
 /// What was found.
 #[derive(Debug)]
 pub struct Inspection {
-    /// The version that the server tells, if it is a RabbitMQ.
+    /// The server's version, if it is a RabbitMQ.
     pub version: Option<String>,
-    /// Exchanges that are not there, by their names.
+    /// Names of missing exchanges.
     pub missing_exchanges: Vec<String>,
-    /// Queues that are not there, by their names.
+    /// Names of missing queues.
     pub missing_queues: Vec<String>,
-    /// What is there with other arguments than ours.
+    /// What exists with other arguments than ours.
     pub mismatches: Vec<Error>,
-    /// The queues that are there.
+    /// The existing queues.
     pub queues: Vec<Depth>,
 }
 
@@ -43,13 +43,13 @@ pub struct Inspection {
 pub struct Depth {
     pub queue: Queue,
     pub name: String,
-    /// Messages that wait; those handed out are not among them.
+    /// Messages that wait, without those handed out.
     pub ready: u32,
-    /// How many take from it.
+    /// How many consumers it has.
     pub consumers: u32,
 }
 
-/// Looks at the server that these settings name.
+/// Inspects the server that these settings name.
 ///
 /// # Errors
 /// When it cannot be reached, lets us not in, or is too old.
@@ -96,10 +96,10 @@ async fn look(config: &Config) -> Result<Inspection, Error> {
     Ok(found)
 }
 
-/// Whether an exchange is there, as we declare it.
+/// Whether an exchange exists as we declare it.
 async fn of_exchange(connection: &Connection, exchange: &ExchangeSpec) -> Result<bool, Error> {
     let kind = || ExchangeKind::Custom(exchange.kind.to_owned());
-    // Each question has a channel of its own, for a refusal costs it.
+    // Each check has its own channel, because a refusal closes it.
     let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
     let passive = ExchangeDeclareOptions { passive: true, ..ExchangeDeclareOptions::default() };
     let name = exchange.name.as_str();
@@ -113,10 +113,10 @@ async fn of_exchange(connection: &Connection, exchange: &ExchangeSpec) -> Result
     declared.map(|()| true).map_err(|error| on_declare(&error))
 }
 
-/// How long the server may take to answer one question.
+/// How long the server may take for one answer.
 pub(super) const QUESTION_TIMEOUT: Duration = Duration::from_secs(2);
 
-/// What a queue holds; none where it is not there.
+/// What a queue holds; `None` if it does not exist.
 async fn depth(connection: &Connection, queue: &QueueSpec) -> Result<Option<Depth>, Error> {
     let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
     match passive(&channel, queue.queue, queue.name.clone()).await {
@@ -126,7 +126,7 @@ async fn depth(connection: &Connection, queue: &QueueSpec) -> Result<Option<Dept
     }
 }
 
-/// What a queue holds that must be there.
+/// What a queue that must exist holds.
 pub(super) async fn depth_of(channel: &Channel, queue: Queue, name: String) -> Result<Depth, Error> {
     passive(channel, queue, name).await.map_err(|error| on_channel(&error))
 }
@@ -137,7 +137,7 @@ async fn passive(channel: &Channel, queue: Queue, name: String) -> lapin::Result
     Ok(Depth { queue, name, ready: found.message_count(), consumers: found.consumer_count() })
 }
 
-/// Asks whether a queue that is there has our arguments.
+/// Checks whether an existing queue has our arguments.
 async fn arguments(connection: &Connection, queue: &QueueSpec) -> Result<(), Error> {
     let channel = connection.create_channel().await.map_err(|error| on_channel(&error))?;
     let options = QueueDeclareOptions { durable: true, ..QueueDeclareOptions::default() };

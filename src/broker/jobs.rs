@@ -36,7 +36,7 @@ pub enum JobVersion {
     V2,
 }
 
-/// Why a message is no job; it is dead-lettered with this.
+/// Why a message is not a valid job; it is dead-lettered with this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{header}` {reason}")]
 pub struct BadJob {

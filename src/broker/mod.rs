@@ -57,7 +57,7 @@ pub struct Broker {
     tasks: TaskTracker,
 }
 
-/// What consumers, publishers and windows stand on.
+/// What consumers, publishers and windows share.
 struct BrokerInner {
     shared: Arc<Shared>,
     consume: ManagedConnection,
@@ -65,23 +65,23 @@ struct BrokerInner {
     shutdown: Shutdown,
     /// The tasks that acknowledge; each ends with its last receipt.
     acknowledging: TaskTracker,
-    /// Closes the connections when nobody is left to use them.
+    /// Closes the connections when nothing is left to use them.
     closing: DropGuard,
 }
 
 /// Whether the broker can be used, for readiness.
 #[derive(Clone, Debug)]
 pub enum ConnectionState {
-    /// Both connections stand, and everything is declared.
+    /// Both connections are open, and everything is declared.
     Connected,
     /// A connection is missing.
     Connecting {
         /// Since when.
         since: Instant,
-        /// Why, as far as is known.
+        /// Why, if known.
         error: Option<Error>,
     },
-    /// RabbitMQ takes no messages: a memory or disk alarm.
+    /// RabbitMQ has blocked publishing: a memory or disk alarm.
     Blocked {
         /// What it says about it.
         reason: String,
@@ -89,13 +89,13 @@ pub enum ConnectionState {
 }
 
 impl Broker {
-    /// Begins to connect and returns at once. Must be called on a tokio runtime.
+    /// Starts to connect and returns at once. Must be called on a tokio runtime.
     #[must_use]
     pub fn open(config: Config, shutdown: Shutdown) -> Self {
         Self::open_counted(config, shutdown, Metrics::new().broker.clone())
     }
 
-    /// As [`Broker::open`], and counts what it does where others see it.
+    /// Like [`Broker::open`], with shared metrics.
     #[must_use]
     pub fn open_counted(config: Config, shutdown: Shutdown, metrics: BrokerMetrics) -> Self {
         let shared = Arc::new(Shared::new(config, Declares::Everything, metrics));
@@ -116,8 +116,8 @@ impl Broker {
         }
     }
 
-    /// As [`Broker::open`], for one who only publishes events, as XTSystems does: over one connection, and
-    /// declaring nothing. Somebody else's settings are so never imposed on the service.
+    /// Like [`Broker::open`], for a client that only publishes events, as XTSystems does: over one connection and
+    /// without declaring anything, so that the client's settings are never imposed on the service.
     #[must_use]
     pub fn open_as_publisher(config: Config, shutdown: Shutdown) -> Self {
         let shared = Arc::new(Shared::new(config, Declares::Nothing, Metrics::new().broker.clone()));
@@ -134,8 +134,8 @@ impl Broker {
         }
     }
 
-    /// Resolves when both connections stand and everything is declared; at once, with the reason, when waiting
-    /// cannot help: another topology, an old server, refused credentials, a bad URL.
+    /// Resolves when both connections are open and everything is declared; at once, with the reason, if waiting cannot
+    /// help: another topology, an old server, refused credentials, a bad URL.
     pub async fn ready(&self) -> Result<(), Error> {
         for link in [&self.inner.consume, &self.inner.publish] {
             let mut states = link.watch();
@@ -202,14 +202,14 @@ impl Broker {
         Window::new(self.inner.clone(), Queue::Prompt, self.inner.shared.config.prompt_jobs)
     }
 
-    /// What the queue holds that a delivery's job goes to, and how many take from it.
+    /// How many messages and consumers the queue of a delivery's job has.
     ///
     /// # Errors
     /// When the server does not answer, or there is no such queue.
     pub async fn depth(&self, bucket: u8) -> Result<inspect::Depth, Error> {
         let queue = Queue::Deliveries(self.topology().shard(bucket));
         let asked = async {
-            // Each question has a channel of its own, for a refusal costs it.
+            // Each check has its own channel, because a refusal closes it.
             let channel = self.inner.consume.current().ok_or(Error::Closed)?.channel().await?;
             inspect::depth_of(&channel, queue, self.topology().name(queue)).await
         };
@@ -223,9 +223,9 @@ impl Broker {
         &self.inner.shared.topology
     }
 
-    /// Every deliveries queue that exists, ordinary or prompt: those of `DELIVERY_SHARDS`, and what a larger number left. A
-    /// worker consumes them all. The leftovers are known once [`Broker::ready`] has resolved; they are bound to
-    /// nothing any more, and stay, empty, until somebody deletes them.
+    /// Every deliveries queue that exists, ordinary or prompt: those of `DELIVERY_SHARDS`, and what a larger number
+    /// left. A worker consumes them all. The leftovers are known once [`Broker::ready`] has resolved; they are no
+    /// longer bound to anything, and stay, empty, until an operator deletes them.
     #[must_use]
     pub fn deliveries_queues(&self) -> Vec<Queue> {
         let own = (0..self.topology().shards()).flat_map(|n| [Queue::Deliveries(n), Queue::Prompt(n)]);
@@ -238,8 +238,8 @@ impl Broker {
         &self.inner.shared.metrics
     }
 
-    /// Closes both connections after everything on them, acknowledgements included, has reached the server. To
-    /// be called last, when the stages have ended: who still holds a receipt is not waited for long.
+    /// Closes both connections after everything on them, including acknowledgements, has reached the server. Call it
+    /// last, when the stages have ended: it does not wait long for receipts that are still held.
     pub async fn close(&self) {
         self.inner.acknowledging.close();
         let settled = timeout(CLOSE_TIMEOUT, self.inner.acknowledging.wait()).await;

@@ -19,10 +19,10 @@ use crate::{
     telemetry::labels::{self, QueueKind},
 };
 
-/// How many calls of `publish` may wait for the task; a further one waits at the door, within the same time.
+/// How many calls of `publish` may wait for the task; a further one waits to be accepted, within the same time.
 pub const CALLS_WAITING_MAX: usize = 256;
 
-/// The task answers in time by itself; should it not, the caller stops waiting this much later.
+/// The task answers in time by itself; if it does not, the caller stops waiting this much later.
 const ANSWER_MARGIN: Duration = Duration::from_millis(250);
 
 /// AMQP's delivery mode of what survives a restart of the broker.
@@ -74,7 +74,7 @@ impl From<&Job> for Destination {
 #[derive(Clone, Debug)]
 pub struct Outgoing {
     pub to: Destination,
-    /// Tells returned messages apart, so it should be unique among what a channel has under way.
+    /// Identifies returned messages, so it should be unique among what a channel has in flight.
     pub message_id: String,
     /// AMQP's `type`; left out if it is empty.
     pub kind: &'static str,
@@ -91,7 +91,7 @@ pub enum Fate {
     Confirmed,
     /// No queue is bound for it; the broker has dropped it.
     Returned,
-    /// The broker does not take it: the queue is full or broken. It may be there all the same.
+    /// The broker rejected it: the queue is full or broken. It may be there all the same.
     Refused,
     /// No answer in time, or none at all: it may be there.
     Unknown,
@@ -134,11 +134,11 @@ pub(super) struct Call {
     pub(super) answer: oneshot::Sender<Vec<Fate>>,
 }
 
-/// Publishes on a channel of its own. Clones share the channel.
+/// Publishes on its own channel. Clones share the channel.
 #[derive(Clone)]
 pub struct Publisher {
     calls: mpsc::Sender<Call>,
-    /// Keeps the connections open for as long as somebody may publish.
+    /// Keeps the connections open while there is a publisher.
     inner: Arc<BrokerInner>,
 }
 
@@ -152,7 +152,7 @@ impl Publisher {
         jobs::encode(self.inner.shared.config.job_version, jobs)
     }
 
-    /// Publishes the messages in their order, and gives the fate of each in the same order.
+    /// Publishes the messages in order, and returns the fate of each in the same order.
     pub async fn publish(&self, messages: Vec<Outgoing>) -> Vec<Fate> {
         let count = messages.len();
         if count == 0 {
@@ -174,7 +174,7 @@ impl Publisher {
     fn count(&self, kinds: &[QueueKind], fates: &[Fate]) {
         let published = &self.inner.shared.metrics.published;
         let mut pairs = kinds.iter().zip(fates).peekable();
-        // Most calls publish to one kind of queue and meet with one fate: count runs, not messages.
+        // Most calls publish to one kind of queue and get one fate: count runs, not messages.
         while let Some(pair) = pairs.next() {
             let mut run = 1;
             while pairs.next_if_eq(&pair).is_some() {

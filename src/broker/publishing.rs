@@ -30,8 +30,8 @@ use super::{
     publisher::{Addressed, CALLS_WAITING_MAX, Call},
 };
 
-/// How many messages may be under way on a channel. Enough to keep a broker busy that confirms after 10 ms, and
-/// the most that a lost connection leaves unknown.
+/// How many messages may be in flight on a channel: enough to keep a broker busy that confirms after 10 ms, and the
+/// most that a lost connection leaves unknown.
 pub const UNDER_WAY_MAX: usize = 512;
 
 /// How many messages may wait in the task before it takes further calls.
@@ -40,7 +40,7 @@ const MESSAGES_WAITING_MAX: usize = 4096;
 /// How long to wait after a channel could not be opened.
 const OPEN_AGAIN: Duration = Duration::from_millis(100);
 
-/// How often messages that find no way make us declare everything again.
+/// How often returned messages may cause everything to be declared again.
 const DECLARE_EVERY: Duration = Duration::from_secs(2);
 
 type Opening = Pin<Box<dyn Future<Output = Result<PublishChannel, Error>> + Send>>;
@@ -72,13 +72,13 @@ pub(super) struct Publishing {
     confirms: Confirms,
     open: Option<PublishChannel>,
     opening: Option<Opening>,
-    /// When the channel last answered, or first had something to answer.
+    /// When the channel last answered, or was first owed an answer.
     heard: Instant,
     declared: Option<Instant>,
 }
 
 impl Publishing {
-    /// The task, and the way to it. It ends with the last publisher.
+    /// The task, and the sender to it. It ends with the last publisher.
     pub(super) fn new(shared: Arc<Shared>, link: &ManagedConnection) -> (mpsc::Sender<Call>, Self) {
         let (sender, calls) = mpsc::channel(CALLS_WAITING_MAX);
         let publishing = Self {
@@ -132,8 +132,8 @@ impl Publishing {
         }
     }
 
-    /// Hands to the library what there is room for. While the broker is blocked nothing is: the library would
-    /// keep it, and send it whenever the block ends.
+    /// Hands to the library what there is room for. While the broker is blocked nothing is handed over: the library
+    /// would keep it and send it whenever the block ends.
     fn write(&mut self) {
         let Some(open) = &self.open else { return };
         if open.blocked.borrow().is_some() {
@@ -185,11 +185,11 @@ impl Publishing {
 
     fn answer(call: AwaitingConfirm) {
         let fates: Vec<_> = call.fates.into_iter().map(|fate| fate.unwrap_or(Fate::Unknown)).collect();
-        // Who asked may be gone; what was published stays so.
+        // The caller may be gone; what was published stays published.
         let _gone = call.answer.send(fates);
     }
 
-    /// Answers the calls whose time is up, and gives up on a channel that has been silent for as long.
+    /// Answers the calls whose time is up, and gives up a channel that has been silent for as long.
     fn expire(&mut self) {
         let now = Instant::now();
         while let Some(call) = self.open_calls.first_entry().filter(|call| call.get().deadline <= now) {
@@ -204,7 +204,7 @@ impl Publishing {
         }
     }
 
-    /// Drops the channel with everything on it. What was not handed over yet waits for the next one.
+    /// Drops the channel with everything on it. What was not handed over yet waits for the next channel.
     fn lose(&mut self, reason: &str) {
         if self.open.take().is_some() {
             tracing::warn!(
@@ -235,7 +235,7 @@ impl Publishing {
         }
     }
 
-    /// Has everything declared again, while we go on.
+    /// Declares everything again in the background.
     fn declare(&mut self) {
         let now = Instant::now();
         if self.declared.is_some_and(|declared| now < declared + DECLARE_EVERY) {

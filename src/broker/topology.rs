@@ -11,25 +11,25 @@ use crate::model::{id::BUCKETS, retry_policy::RetryTier};
 /// The delivery limit of queues that have nowhere to dead-letter to: as good as none.
 pub const UNLIMITED_DELIVERIES: u32 = 1_000_000;
 
-/// How often a suspect is asked for alone before it counts as proven.
+/// How often a message is tried in quarantine before it counts as poison.
 pub const SUSPECT_DELIVERY_LIMIT: u32 = 3;
 
 /// A queue of ours, by what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Queue {
-    /// What XTSystems published and nobody has taken in yet.
+    /// What XTSystems published and no ingest has taken in yet.
     Events,
     /// Jobs of a shard.
     Deliveries(u8),
-    /// First jobs of a shard, of companies that have few of them; nobody else's backlog stands before them.
+    /// First jobs of a shard, of companies that have few of them; no other company's backlog is ahead of them.
     Prompt(u8),
-    /// Jobs that wait for one of the short times; nobody consumes it.
+    /// Jobs that wait for one of the short times; it has no consumer.
     Retry(RetryTier),
     /// What was given up.
     DeadLetters,
-    /// Events that may have ended the ingest that took them; asked for one at a time.
+    /// Events that may have ended the ingest that took them; consumed one at a time.
     SuspectEvents,
-    /// Jobs that may have ended their worker; asked for one at a time.
+    /// Jobs that may have ended their worker; consumed one at a time.
     SuspectJobs,
 }
 
@@ -98,13 +98,13 @@ impl Topology {
         self.prefixed("deliveries")
     }
 
-    /// The exchange that leads to a retry queue whatever the routing key, which so survives the wait.
+    /// The exchange that leads to a retry queue with any routing key, so the key survives the wait.
     #[must_use]
     pub fn retry_exchange(&self, tier: RetryTier) -> String {
         self.retry(tier)
     }
 
-    /// Where a job goes whose bucket is bound to no queue, as while the number of shards changes.
+    /// Where a job goes whose bucket is bound to no queue, for example while the number of shards changes.
     #[must_use]
     pub fn unbound_exchange(&self) -> String {
         self.prefixed("deliveries.unbound")
@@ -134,7 +134,7 @@ impl Topology {
         format!("b{bucket:02}")
     }
 
-    /// Every exchange, in the order of their declaration: one that another names stands before it.
+    /// Every exchange in the order of declaration: one that another names comes before it.
     #[must_use]
     pub fn exchanges(&self) -> Vec<ExchangeSpec> {
         let exchange = |name: String, kind| ExchangeSpec { name, kind, arguments: Vec::new() };
@@ -150,7 +150,7 @@ impl Topology {
         all
     }
 
-    /// Every queue, in the order of their declaration: one that another dead-letters to stands before it.
+    /// Every queue in the order of declaration: one that another dead-letters to comes before it.
     #[must_use]
     pub fn queues(&self) -> Vec<QueueSpec> {
         let config = &self.config;
@@ -164,7 +164,7 @@ impl Topology {
                 .dead_lettering(self)
                 .safely(),
         ];
-        // A prompt queue is bound to nothing: ingest publishes to it by its name, and nothing comes to it otherwise.
+        // A prompt queue is bound to nothing: ingest publishes to it by its name, and nothing else does.
         all.extend((0..config.delivery_shards).flat_map(|shard| {
             // At most once is enough here: the ledger's row is written before a job is rejected.
             [Queue::Deliveries(shard), Queue::Prompt(shard)].map(|queue| {
@@ -266,7 +266,7 @@ impl QueueSpec {
             .with("x-dead-letter-routing-key", topology.name(Queue::DeadLetters))
     }
 
-    /// Dead-letters at least once, which RabbitMQ does only for queues that refuse when they are full.
+    /// Dead-letters at least once, which RabbitMQ does only for queues that reject publishes when they are full.
     fn safely(self) -> Self {
         self.with("x-overflow", "reject-publish".to_owned())
             .with("x-dead-letter-strategy", "at-least-once".to_owned())

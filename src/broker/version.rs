@@ -18,14 +18,14 @@ const OLDEST: (u64, u64) = (3, 10);
 /// The longest introduction that is read; RabbitMQ's has some 500 bytes.
 const START_BYTES_MAX: usize = 64 * 1024;
 
-/// What a client says first: AMQP 0-9-1.
+/// What a client sends first: AMQP 0-9-1.
 const PROTOCOL_HEADER: &[u8; 8] = b"AMQP\0\0\x09\x01";
 
-/// Type, channel and size stand before a frame's content, and one byte behind it.
+/// Type, channel and size come before a frame's content, and one byte after it.
 const FRAME_HEADER_BYTES: usize = 7;
 
-/// Refuses a RabbitMQ that is too old, and gives its version. A server that does not say what it is passes: declaring
-/// will tell.
+/// Refuses a RabbitMQ that is too old, and returns its version. A server that does not say what it is passes; the
+/// declarations will show.
 pub(super) async fn check(uri: &AMQPUri) -> Result<Option<String>, Error> {
     let introduction = introduction(uri).await.map_err(|error| Error::Unreachable(error.to_string()))?;
     let Some(properties) = introduction else { return Ok(None) };

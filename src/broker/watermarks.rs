@@ -12,22 +12,22 @@ use crate::model::id::BUCKETS;
 /// AMQP's `type` of a watermark.
 pub const KIND: &str = "xtwebhooks.tide-mark.v1";
 
-/// A mark that came through.
+/// A watermark that has passed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Watermark {
-    /// The queue that let it through: the shard of an ordinary one, and 64 more for a prompt one.
+    /// The queue that it passed: the shard of an ordinary one, and 64 more for a prompt one.
     pub shard: u8,
     /// Its number: microseconds since 1970 by the database's clock.
     pub number: i64,
 }
 
-/// The queues that marks go into, as marks name them: a delivery's job may be in any of them. Numbers of shards stay
-/// below that of the buckets.
+/// The queues that watermarks go into, as watermarks name them: a delivery's job may be in any of them. Numbers of
+/// shards stay below the number of buckets.
 pub fn shards(delivery_shards: u8) -> impl Iterator<Item = u8> {
     (0..delivery_shards).chain((0..delivery_shards).map(|shard| BUCKETS + shard))
 }
 
-/// The message of a mark, to the queue of a shard as [`shards`] names it.
+/// The message of a watermark, to the queue of a shard as [`shards`] names it.
 #[must_use]
 pub fn encode(shard: u8, number: i64) -> Outgoing {
     let mut headers = Headers::default();
@@ -46,7 +46,7 @@ pub fn encode(shard: u8, number: i64) -> Outgoing {
     }
 }
 
-/// The mark of a message; none if the message is something else.
+/// The watermark of a message; `None` if the message is something else.
 #[must_use]
 pub fn decode(message: &Message) -> Option<Watermark> {
     read(message.kind.as_deref(), &message.headers)

@@ -21,7 +21,7 @@ use super::{BrokerInner, Error, Queue, error::on_channel};
 /// How long a count is good.
 pub const COUNT_EVERY: Duration = Duration::from_millis(50);
 
-/// How long a full queue may stand still before nobody waits for it any more.
+/// How long a full queue may stand still before callers no longer wait for it.
 pub const STALLED_AFTER: Duration = Duration::from_secs(1);
 
 /// How long the server may take to count.
@@ -32,7 +32,7 @@ const COUNT_TIMEOUT: Duration = Duration::from_secs(2);
 pub enum WindowRoom {
     /// There is some.
     Open,
-    /// The queue is full and has not moved for [`STALLED_AFTER`]: the jobs are better left to feed.
+    /// The queue is full and has not moved for [`STALLED_AFTER`]: the jobs are better left to schedule.
     Stalled,
 }
 
@@ -49,9 +49,9 @@ pub struct Window {
 #[derive(Default)]
 struct Shard {
     known: Mutex<QueueLevel>,
-    /// One counts at a time, and the others take what it found.
+    /// One task counts at a time, and the others use its result.
     counting: tokio::sync::Mutex<Option<Channel>>,
-    /// Whether a count that nobody waits for is on its way.
+    /// Whether a background count is in progress.
     asking: AtomicBool,
 }
 
@@ -80,8 +80,8 @@ impl QueueLevel {
         self.next_count().is_none_or(|next| next <= now)
     }
 
-    /// Takes note of a count that began when `took` jobs had been published since the one before. A queue that
-    /// has less than it had and was given has moved.
+    /// Records a count that began when `took` jobs had been published since the last one. A queue that has less than it
+    /// had and was given has moved.
     fn count(&mut self, ready: Option<usize>, took: usize, jobs_max: usize, now: Instant) {
         let has_moved = matches!((self.ready, ready), (Some(before), Some(ready)) if ready < before + took);
         self.ready = ready;
@@ -106,8 +106,8 @@ impl Window {
 
     /// How many jobs may still be published to a bucket's queue. None while the broker cannot be asked.
     ///
-    /// While there is room by the last count, nobody waits for the next one: a quorum queue may take a tenth of a
-    /// second to answer, and what is published meanwhile is taken off by ourselves.
+    /// While there is room by the last count, callers do not wait for the next one: a quorum queue may take a tenth of
+    /// a second to answer, and what this process publishes meanwhile is subtracted.
     pub async fn room(&self, bucket: u8) -> usize {
         if self.level(bucket).room(self.jobs_max) == 0 {
             self.refresh(bucket).await;
@@ -115,7 +115,7 @@ impl Window {
         self.room_known(bucket)
     }
 
-    /// The same by what is known by now, for those who do not wait at all.
+    /// The same by what is known now, for callers that never wait.
     #[must_use]
     pub fn room_known(&self, bucket: u8) -> usize {
         let level = *self.level(bucket);
@@ -129,13 +129,13 @@ impl Window {
         level.room(self.jobs_max)
     }
 
-    /// Takes note that jobs are being published to a bucket's queue.
+    /// Records that jobs are being published to a bucket's queue.
     pub fn took(&self, bucket: u8, jobs: usize) {
         self.level(bucket).took += jobs;
     }
 
-    /// Waits until there is room for a job, but not for a queue that stands still: once it was found so, every
-    /// call says so at once until it moves.
+    /// Waits until there is room for a job, but not for a queue that stands still: once it is stalled, every call says
+    /// so at once until it moves.
     pub async fn wait_for_room(&self, bucket: u8) -> WindowRoom {
         loop {
             if self.room(bucket).await > 0 {

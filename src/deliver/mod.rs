@@ -131,9 +131,7 @@ pub struct Parts<'a> {
     pub timeout_max: Duration,
     /// The database's time.
     pub clock: SystemClock,
-    /// What is counted.
     pub metrics: Metrics,
-    /// When to end.
     pub shutdown: Shutdown,
     /// Jobs held at once, for each shard.
     pub prefetch: u16,

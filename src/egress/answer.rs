@@ -9,10 +9,10 @@ use crate::model::{Outcome, Response};
 /// How much of the body of a failure is kept.
 pub(super) const FAILURE_BODY_BYTES_MAX: usize = 16 * 1024;
 
-/// How much of the body of a success is kept: there are many and nobody reads them.
+/// How much of the body of a success is kept: there are many, and they are seldom read.
 pub(super) const SUCCESS_BODY_BYTES_MAX: usize = 1024;
 
-/// How much of the place a redirect points to is kept: no URL that is meant to work is longer.
+/// How much of a redirect's target is kept: no working URL is longer.
 const LOCATION_BYTES_MAX: usize = 2048;
 
 /// An answer of which the head has arrived.
@@ -27,7 +27,7 @@ pub(super) fn body_bytes_max(status: StatusCode) -> usize {
     if status.is_success() { SUCCESS_BODY_BYTES_MAX } else { FAILURE_BODY_BYTES_MAX }
 }
 
-/// Takes in a part of a body; false once more has come than is kept.
+/// Adds a part of a body; false once more has arrived than is kept.
 pub(super) fn keep(response: &mut Response, part: &[u8], max: usize) -> bool {
     let room = max - response.body.len().min(max);
     response.body.extend_from_slice(&part[..part.len().min(room)]);
@@ -45,8 +45,8 @@ pub(super) fn outcome(status: StatusCode, headers: &HeaderMap, retry_after: Opti
         300..=399 => Outcome::Redirected { status: code, location: location(headers) },
         400..=499 => Outcome::Refused { status: code },
         503 => Outcome::ServerError { status: code, retry_after },
-        // A switch of protocols that nobody asked for, and codes from 600 that no standard knows, are the
-        // server's fault as well.
+        // An unrequested switch of protocols, and codes from 600 on that no standard knows, are the server's fault as
+        // well.
         _ => Outcome::ServerError { status: code, retry_after: None },
     }
 }

@@ -14,21 +14,21 @@ use x509_parser::prelude::{FromDer, X509Certificate};
 use super::{ReceiverClient, connect::Connector, connection::Stream, guard::Target};
 use crate::model::{Outcome, address::judge, why};
 
-/// The most time that a look takes.
+/// The longest that a check takes.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
-/// The most addresses of a name that are told.
+/// The most addresses of a name that are reported.
 pub const ADDRESSES_TOLD_MAX: usize = 32;
-/// The most characters of an issuer's name that are told.
+/// The most characters of an issuer's name that are reported.
 const ISSUER_CHARACTERS_MAX: usize = 200;
 
-/// What was seen.
+/// The result of a check.
 #[derive(Clone, Debug, Default)]
 pub struct Looked {
     /// What the host resolves to.
     pub addresses: Vec<Address>,
     /// The certificate, or why none was accepted; absent where there was no handshake.
     pub tls: Option<Result<Certificate, String>>,
-    /// Why nothing would be delivered there, in a sentence.
+    /// Why a delivery would fail, in a sentence.
     pub error: Option<String>,
 }
 
@@ -36,7 +36,7 @@ pub struct Looked {
 #[derive(Clone, Debug)]
 pub struct Address {
     pub ip: IpAddr,
-    /// The network that it lies in, where nothing is delivered to.
+    /// The forbidden network that it is in, if any.
     pub forbidden: Option<String>,
 }
 
@@ -50,7 +50,7 @@ pub struct Certificate {
 }
 
 impl ReceiverClient {
-    /// Looks where a URL leads.
+    /// Checks where a URL leads.
     pub async fn look(&self, url: &Url) -> Looked {
         let mut looked = Looked::default();
         let steps = self.connector().look(url, &mut looked);
@@ -93,7 +93,7 @@ impl Connector {
         Address { ip, forbidden: forbidden.map(|forbidden| forbidden.to_string()) }
     }
 
-    /// Connects, shakes hands, reads the certificate, and goes.
+    /// Connects, shakes hands, reads the certificate, and disconnects.
     async fn certificate(&self, target: &Target<'_>, ips: &[IpAddr]) -> Result<Certificate, Outcome> {
         let (stream, address) = self.dial_judged(target, ips).await?;
         match self.shake_hands(target, stream, address).await? {

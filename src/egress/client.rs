@@ -25,8 +25,8 @@ use crate::{
     model::{AwaitedPhase, Exchange, Outcome, Unreachable},
 };
 
-/// Headers that frame a message or belong to a connection. They are ours to set; a webhook's own would let it
-/// split requests on a connection that others use after it.
+/// Headers that frame a message or belong to a connection. We set them; a webhook's own could split requests on a
+/// connection that others use after it.
 const NOT_THEIRS: [header::HeaderName; 8] = [
     header::HOST,
     header::CONTENT_LENGTH,
@@ -140,7 +140,7 @@ impl ClientInner {
         let response = course.response.insert(answer::begun(head.status, &head.headers));
         let max = answer::body_bytes_max(head.status);
         let now = || SystemClock::local().into();
-        // What the head says counts even when the body does not come to its end.
+        // What the head says counts even if the body never ends.
         course.hold_back = rate_limit::asked(head.status, &head.headers, &[], now).hold_back;
         while !body.is_end_stream() {
             let Some(part) = deadline.within(AwaitedPhase::Rest, link.frame(&mut body)).await? else { break };
@@ -159,7 +159,7 @@ impl ClientInner {
     }
 }
 
-/// The request as it goes on the wire, or why there can be none.
+/// The request as it is sent, or why it cannot be built.
 fn request(url: &Url, mut headers: HeaderMap, body: Bytes) -> Result<Request<Full<Bytes>>, Outcome> {
     let fault =
         |what: &str| Outcome::Fault { reason: format!("the URL's {what} cannot be used in a request") };
@@ -178,7 +178,7 @@ fn request(url: &Url, mut headers: HeaderMap, body: Bytes) -> Result<Request<Ful
     Ok(request)
 }
 
-/// A connection that broke before the head of an answer was whole.
+/// A connection that broke before the head of an answer was complete.
 struct Broken {
     error: hyper::Error,
     /// Whether a byte of the answer had come.
@@ -196,7 +196,7 @@ async fn send(
     course.first_byte(first_byte);
     match sent {
         Ok(sent) => Ok(sent.map_err(|error| Broken { error, answered: first_byte.is_some() })),
-        // The head had begun, so it was the rest that did not come.
+        // The head had begun, so the rest did not come.
         Err(Outcome::TimedOut { after, .. }) if first_byte.is_some() => {
             Err(Outcome::TimedOut { after, waiting: AwaitedPhase::Rest })
         }

@@ -28,7 +28,7 @@ use crate::model::{Outcome, Unreachable};
 /// How many addresses of a name are tried. All are judged.
 const ADDRESSES_MAX: usize = 8;
 
-/// How long one address has before the next is tried beside it (RFC 8305, section 5).
+/// How long one address has before the next is tried in parallel (RFC 8305, section 5).
 const STAGGER: Duration = Duration::from_millis(250);
 
 /// Opens connections.
@@ -36,7 +36,7 @@ pub(super) struct Connector {
     pub guard: Guard,
     pub resolver: Resolver,
     pub tls: Arc<ClientConfig>,
-    /// For TCP, and again for TLS; the look-up has a time of its own.
+    /// For TCP, and again for TLS; the lookup has its own timeout.
     pub timeout: Duration,
 }
 
@@ -142,7 +142,7 @@ fn unreachable(how: Unreachable, address: Option<SocketAddr>, detail: String) ->
     Outcome::Unreachable { how, address, detail }
 }
 
-/// The name a certificate must bear. The dot that may end a name in a URL never stands in one.
+/// The name that a certificate must have. The dot that may end a name in a URL is never part of it.
 fn server_name(host: &Host<&str>) -> Option<ServerName<'static>> {
     match host {
         Host::Domain(name) => ServerName::try_from(name.trim_end_matches('.').to_owned()).ok(),
@@ -156,7 +156,7 @@ fn on_port(ips: &[IpAddr], port: u16) -> Vec<SocketAddr> {
     interleave(ips.iter().map(|ip| SocketAddr::new(*ip, port)).collect())
 }
 
-/// Puts the families in turn, IPv4 first: clusters often have IPv6 addresses but no way out by them.
+/// Alternates the families, IPv4 first: clusters often have IPv6 addresses but no route for them.
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (v4, v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
     let longer = v4.len().max(v6.len());

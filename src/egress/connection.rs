@@ -45,7 +45,7 @@ const AGE_MAX: Duration = Duration::from_mins(5);
 /// How much of an answer beyond what is kept is read away so that the connection can be used again.
 const DRAIN_BYTES_MAX: usize = 64 * 1024;
 
-/// The machine that speaks HTTP; gone once the connection has ended.
+/// The HTTP state machine; `None` once the connection has ended.
 type Conn = Option<Connection<TokioIo<Wire>, Full<Bytes>>>;
 
 /// A connection, ready for a request or within one.
@@ -92,8 +92,8 @@ impl ReceiverConnection {
         self.mark.status()
     }
 
-    /// Reads away what is left of an answer if it is small and already there, and says whether the connection
-    /// can take another request. It never waits: a receiver that goes on talking only loses its connection.
+    /// Drains the rest of an answer if it is small and has already arrived, and says whether the connection can take
+    /// another request. It never waits: a receiver that keeps sending only loses its connection.
     pub async fn finish(&mut self, mut body: Incoming) -> bool {
         let mut drained = 0;
         std::future::poll_fn(|cx| {
@@ -157,7 +157,8 @@ fn builder() -> Builder {
 async fn drive<F: Future>(connection: &mut Conn, step: F) -> F::Output {
     let mut step = pin!(step);
     std::future::poll_fn(|cx| {
-        // The step first, for it may have to ask before the connection gives; then what the connection gave.
+        // The step first, because it may have to ask before the connection delivers; then what the connection
+        // delivered.
         if let Poll::Ready(done) = step.as_mut().poll(cx) {
             return Poll::Ready(done);
         }
@@ -168,7 +169,7 @@ async fn drive<F: Future>(connection: &mut Conn, step: F) -> F::Output {
 }
 
 fn poll_connection(connection: &mut Conn, cx: &mut Context<'_>) {
-    // Its error, if any, reaches the request; dropping it makes sure that nobody waits for it in vain.
+    // Its error, if any, reaches the request; dropping it ensures that nothing waits for it in vain.
     if connection.as_mut().is_some_and(|c| Pin::new(c).poll(cx).is_ready()) {
         *connection = None;
     }

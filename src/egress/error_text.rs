@@ -6,7 +6,7 @@ use std::{error::Error, io, net::SocketAddr, time::Duration};
 
 use rustls::{AlertDescription, CertificateError, Error as TlsError};
 
-/// Why a TCP connection did not come about.
+/// Why a TCP connection failed.
 pub(super) fn connect(address: SocketAddr, error: &io::Error) -> String {
     match error.kind() {
         io::ErrorKind::ConnectionRefused => format!("{address} refused the connection"),
@@ -39,7 +39,7 @@ pub(super) fn handshake(error: &io::Error) -> String {
     }
 }
 
-/// What TLS complains of in an error, if it is TLS that does.
+/// The TLS error within an error, if there is one.
 pub(super) fn tls(error: &(dyn Error + 'static)) -> Option<String> {
     find::<TlsError>(error).map(tls_error)
 }
@@ -96,7 +96,7 @@ pub(super) fn broken(error: &hyper::Error) -> String {
     }
 }
 
-/// How an answer broke off, or why it is none.
+/// How an answer broke off, or why it is not valid.
 pub(super) fn cut(error: &hyper::Error) -> String {
     if error.is_parse_too_large() {
         return "the answer's headers are too large or too many".to_owned();
@@ -124,7 +124,7 @@ fn io_kind(error: &(dyn Error + 'static)) -> Option<io::ErrorKind> {
     find::<io::Error>(error).map(io::Error::kind)
 }
 
-/// The first error of a type in a chain. An `io::Error` hides what it wraps from `source`, so it is looked into.
+/// The first error of a type in a chain. An `io::Error` hides what it wraps from `source`, so it is unwrapped.
 fn find<'e, E: Error + 'static>(error: &'e (dyn Error + 'static)) -> Option<&'e E> {
     if let Some(found) = error.downcast_ref() {
         return Some(found);

@@ -13,7 +13,7 @@ use crate::model::{
     address::{Networks, judge},
 };
 
-/// The place a URL names, admitted as far as can be told without a look-up.
+/// The target of a URL, admitted as far as can be judged without a lookup.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub(super) struct Target<'u> {
     /// Whether TLS is spoken.
@@ -59,9 +59,9 @@ impl Guard {
 
     /// Judges what a name resolved to.
     ///
-    /// One forbidden address condemns the name: an attacker who answers with a public and a private address
-    /// would otherwise only have to make the public one unreachable. The outcome names the host, not the address:
-    /// what internal names resolve to is nobody else's business.
+    /// One forbidden address rejects the name: an attacker who answers with a public and a private address would
+    /// otherwise only have to make the public one unreachable. The outcome names the host, not the address, because
+    /// what internal names resolve to must not be disclosed.
     pub fn admit_resolved(&self, name: &str, addresses: &[IpAddr]) -> Result<(), Outcome> {
         addresses.iter().try_for_each(|ip| self.judge(*ip, || name.to_owned()))
     }

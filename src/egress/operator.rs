@@ -11,40 +11,40 @@ use url::Url;
 
 use super::{Config, Error, tls};
 
-/// How long a question may take, from looking up the name to the last byte of the answer.
+/// How long a call may take, from resolving the name to the last byte of the answer.
 pub const ASK_TIMEOUT: Duration = Duration::from_secs(5);
-/// How long connecting may take of it.
+/// How much of it connecting may take.
 const ASK_CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 /// The largest answer that is read, in bytes: thousands of companies, or hundreds of keys.
 pub const ANSWER_BYTES_MAX: usize = 1024 * 1024;
-/// Connections kept to each service for the next question.
+/// Idle connections kept to each service.
 const IDLE_PER_SERVICE_MAX: usize = 8;
 
-/// Why there is no answer to be used.
+/// Why there is no usable answer.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum AskError {
-    /// It said something else than 2xx.
+    /// It answered with another status than 2xx.
     #[error("it answered {0}")]
     Status(u16),
-    /// It said too much.
+    /// The answer is too large.
     #[error("its answer is larger than {ANSWER_BYTES_MAX} bytes")]
     TooLarge,
-    /// It said nothing, or not all of it, in time.
+    /// It did not answer, or not completely, in time.
     #[error("it did not answer within {} s", ASK_TIMEOUT.as_secs())]
     TimedOut,
-    /// It is not there, or broke off.
+    /// It cannot be reached, or the connection broke.
     #[error("it cannot be reached: {0}")]
     Unreachable(String),
 }
 
-/// Asks the operator's own services; cheap to clone.
+/// Calls the operator's own services; cheap to clone.
 #[derive(Clone, Debug)]
 pub struct OperatorClient {
     http: reqwest::Client,
 }
 
 impl OperatorClient {
-    /// A client that trusts the authorities that receivers are judged by.
+    /// A client that trusts the same authorities as for receivers.
     ///
     /// # Errors
     /// When the file of further authorities cannot be read.
@@ -61,7 +61,7 @@ impl OperatorClient {
         Ok(Self { http })
     }
 
-    /// Gets what is there, on behalf of whoever the token belongs to.
+    /// Gets a URL, on behalf of the owner of the token.
     ///
     /// # Errors
     /// Where the answer is no 2xx, too large, too late, or none.
@@ -93,7 +93,7 @@ fn failed(error: reqwest::Error) -> AskError {
     if error.is_timeout() { AskError::TimedOut } else { AskError::Unreachable(told(&error)) }
 }
 
-/// The innermost reason; the outer ones only say that there is one, and name an address that may hold a password.
+/// The innermost reason; the outer ones only say that something failed, and name an address that may hold a password.
 fn told(error: &reqwest::Error) -> String {
     let mut reason: &dyn std::error::Error = error;
     while let Some(source) = reason.source() {

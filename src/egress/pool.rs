@@ -39,7 +39,7 @@ struct IdlePool {
 }
 
 impl Pool {
-    /// A connection to this origin that still lives.
+    /// A connection to this origin that is still alive.
     pub async fn take(&self, origin: &str) -> Option<Box<ReceiverConnection>> {
         while let Some(mut link) = self.pop(origin) {
             if link.is_alive().await {
@@ -83,7 +83,7 @@ impl Pool {
 }
 
 impl IdlePool {
-    /// True when somebody must begin to sweep.
+    /// True if a sweeping task must be started.
     fn put(&mut self, origin: &str, link: Box<ReceiverConnection>) -> bool {
         if self.count >= IDLE_IN_ALL_MAX {
             return false;

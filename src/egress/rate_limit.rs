@@ -26,19 +26,19 @@ const REMAINING: HeaderName = HeaderName::from_static("x-ratelimit-remaining");
 const RESET_AFTER: HeaderName = HeaderName::from_static("x-ratelimit-reset-after");
 const RESET: HeaderName = HeaderName::from_static("x-ratelimit-reset");
 
-/// The longest wait that is understood; whoever follows it has a bound of his own.
+/// The longest wait that is understood; the caller has its own bound.
 const WAIT_SECONDS_MAX: f64 = u32::MAX as f64;
-/// So many times the limit's own reset, a wait can only be one in milliseconds.
+/// A wait this many times the limit's own reset can only be in milliseconds.
 const MILLISECONDS_FROM: u32 = 100;
-/// How much a wait in milliseconds may be longer than the limit's own reset, for rounding.
+/// How much longer than the limit's own reset a wait in milliseconds may be, because of rounding.
 const ROUNDING: Duration = Duration::from_millis(100);
 
 /// What an answer asks for.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub(super) struct RequestedWait {
-    /// By a 429 or a 503 of the request itself: it may come again after that.
+    /// From a 429 or 503 to the request itself: when it may be sent again.
     pub retry_after: Option<Duration>,
-    /// Of all requests to this webhook; never zero.
+    /// How long the whole webhook is rate-limited; never zero.
     pub hold_back: Option<Duration>,
 }
 

@@ -19,14 +19,14 @@ use hickory_resolver::{
 
 use super::{Config, DnsServers, Error, config::DNS_PORT};
 
-/// How long one question to one name server may take, and how often it is asked again.
+/// How long one query to one name server may take, and how often it is repeated.
 const DNS_TRY: Duration = Duration::from_secs(2);
 const DNS_REPEATS: usize = 1;
-/// The most time for a look-up, over all servers and search domains.
+/// The longest that a lookup may take, over all servers and search domains.
 const DNS_TIMEOUT: Duration = Duration::from_secs(5);
 /// How many answers are kept.
 const DNS_CACHE_ANSWERS_MAX: u64 = 4096;
-/// How long an answer is kept at most: what a receiver moves arrives at its new place within this.
+/// How long an answer is kept at most: a receiver that moves is found at its new address within this time.
 const DNS_CACHE_AGE_MAX: Duration = Duration::from_mins(5);
 /// How long "there is no such name" is kept at most.
 const DNS_CACHE_NEGATIVE_AGE_MAX: Duration = Duration::from_secs(30);
@@ -46,7 +46,7 @@ impl Resolver {
         builder.with_options(options).build().map(Self).map_err(|e| Error::Resolver(e.to_string()))
     }
 
-    /// The addresses of a name, of both families, or what there is to say about their absence.
+    /// The addresses of a name, of both families, or why there are none.
     pub async fn resolve(&self, name: &str) -> Result<Vec<IpAddr>, String> {
         let Ok(found) = tokio::time::timeout(DNS_TIMEOUT, self.0.lookup_ip(name)).await else {
             return Err(format!("the name servers did not answer for {name} within {DNS_TIMEOUT:?}"));
@@ -71,7 +71,7 @@ fn bound(options: &mut ResolverOpts) {
     options.negative_max_ttl = Some(DNS_CACHE_NEGATIVE_AGE_MAX);
 }
 
-/// What `/etc/resolv.conf` says. Where it names no server, the one of this machine is meant (resolv.conf(5)).
+/// What `/etc/resolv.conf` says. If it names no server, the one on this machine is used (resolv.conf(5)).
 fn system() -> (ResolverConfig, ResolverOpts) {
     read_system_conf().unwrap_or_else(|error| {
         tracing::warn!(%error, "the system configures no DNS server; using the one on this machine");
@@ -87,6 +87,6 @@ fn name_server(address: SocketAddr) -> NameServerConfig {
     let (mut udp, mut tcp) = (ConnectionConfig::udp(), ConnectionConfig::tcp());
     udp.port = address.port();
     tcp.port = address.port();
-    // An authority's "no" is believed: asking the next server would only cost time.
+    // An authority's negative answer is final: asking the next server would only cost time.
     NameServerConfig::new(address.ip(), true, vec![udp, tcp])
 }

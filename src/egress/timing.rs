@@ -26,7 +26,7 @@ pub(super) struct Timeline {
     pub response: Option<Response>,
     /// Whether the request was repeated on a fresh connection.
     pub repeated: bool,
-    /// For how long the receiver wants nothing more.
+    /// How long the webhook is rate-limited.
     pub hold_back: Option<Duration>,
 }
 
@@ -43,12 +43,12 @@ impl Timeline {
         }
     }
 
-    /// Takes note of the first byte of the answer.
+    /// Records the first byte of the answer.
     pub fn first_byte(&mut self, at: Option<Instant>) {
         self.phases.first_byte = at.map(|at| at.saturating_duration_since(self.began));
     }
 
-    /// The end, whatever it was.
+    /// Ends the request with its outcome.
     pub fn end(mut self, outcome: Outcome) -> Exchange {
         self.phases.total = self.began.elapsed();
         let Self { phases, address, response, repeated, hold_back, .. } = self;
@@ -70,7 +70,7 @@ impl<'a> Deadline<'a> {
     /// Lets a step run until the time is up; the outcome then says what the step waited for.
     pub async fn within<F: Future>(&mut self, waiting: AwaitedPhase, step: F) -> Result<F::Output, Outcome> {
         tokio::select! {
-            // The step goes first: what arrived in time counts, even when the timer has fired since.
+            // The step is polled first: what arrived in time counts, even if the timer has fired since.
             biased;
             done = step => Ok(done),
             () = self.sleep.as_mut() => Err(Outcome::TimedOut { after: self.after, waiting }),
@@ -80,7 +80,7 @@ impl<'a> Deadline<'a> {
 
 /// Notes when the first byte of an answer arrives, and the status it begins with.
 ///
-/// Shared by a connection and the stream beneath it: hyper reads ahead and tells neither.
+/// Shared by a connection and the stream beneath it: hyper reads ahead and reports neither.
 #[derive(Debug)]
 pub(super) struct FirstByteMark {
     origin: Instant,
@@ -95,7 +95,7 @@ impl FirstByteMark {
         Self { origin: Instant::now(), first_byte: AtomicU64::new(0), status: AtomicU16::new(0) }
     }
 
-    /// Makes ready for the next answer.
+    /// Resets it for the next answer.
     pub fn clear(&self) {
         self.status.store(0, Ordering::Relaxed);
         self.first_byte.store(0, Ordering::Relaxed);

@@ -117,9 +117,7 @@ pub(crate) struct Parts<'a> {
     pub schemas: SchemaCache,
     /// The database's time.
     pub clock: SystemClock,
-    /// What is counted.
     pub metrics: Metrics,
-    /// When to end.
     pub shutdown: Shutdown,
     /// Messages held at once.
     pub prefetch: u16,

@@ -130,9 +130,7 @@ pub struct Prune {
     pub ledger: Ledger,
     /// The database's time.
     pub clock: SystemClock,
-    /// What is counted.
     pub metrics: Metrics,
-    /// When to end.
     pub shutdown: Shutdown,
     /// How long things are kept.
     pub config: Config,

@@ -123,9 +123,7 @@ pub struct Parts<'a> {
     pub ledger: Ledger,
     /// The database's time.
     pub clock: SystemClock,
-    /// What is counted.
     pub metrics: Metrics,
-    /// When to end.
     pub shutdown: Shutdown,
     /// Jobs that one webhook gets in a round: what a worker lets be in flight for it, or they would be parked again.
     pub lane_feed_max: u32,

@@ -220,7 +220,7 @@ fn id_at(time: DateTime<Utc>) -> Uuid {
     }
 }
 
-/// What one look found.
+/// What one step found.
 struct ScanStep {
     ids: Vec<Uuid>,
     /// Everything from here on was looked at; none where the whole span was.

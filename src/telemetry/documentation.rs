@@ -24,7 +24,7 @@ fn markdown(shown: &str) -> String {
     table
 }
 
-/// The labels of every series of a metric but the bounds of buckets, which are no choice of ours.
+/// The labels of every series of a metric except the bounds of buckets.
 fn labels(shown: &str, name: &str) -> String {
     let mut labels: BTreeMap<&str, BTreeSet<&str>> = BTreeMap::new();
     for series in shown.lines().filter_map(|line| line.strip_prefix(name)?.split_once('{')) {

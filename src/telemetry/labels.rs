@@ -20,7 +20,7 @@ macro_rules! label {
             /// Every value.
             pub const ALL: &[Self] = &[$(Self::$variant),+];
 
-            /// The word that stands in the label.
+            /// The label's value.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }
@@ -42,7 +42,7 @@ label! {
         Committed = "committed",
         /// The same event was there already.
         Repeated = "repeated",
-        /// Another body under a message id that was there already: counted, logged, not sent.
+        /// Another body under a known message id: counted, logged, not sent.
         Conflicting = "conflicting",
         /// It could not be decoded and is now a dead letter.
         Rejected = "rejected",
@@ -58,9 +58,9 @@ label! {
     Queued "queued" {
         /// In a job.
         Job = "job",
-        /// In the ledger, for feed.
+        /// In the ledger, for schedule.
         Ledger = "ledger",
-        /// In the ledger, for its webhook to be resumed.
+        /// In the ledger, until its webhook is resumed.
         Held = "held",
     }
 }
@@ -102,13 +102,13 @@ label! {
         Retry = "retry",
         /// The queue of dead letters.
         DeadLetters = "dead_letters",
-        /// A queue of suspects.
+        /// A quarantine queue.
         Suspects = "suspects",
     }
 }
 
 label! {
-    /// What the broker made of a published message.
+    /// What the broker did with a published message.
     Fate "fate" {
         /// It has it.
         Confirmed = "confirmed",
@@ -132,7 +132,7 @@ label! {
         Superseded = "superseded",
         /// Another worker has it.
         Busy = "busy",
-        /// Put back to the ledger until its time, or until its lane has room.
+        /// Parked in the ledger until its time, or until its lane has room.
         Parked = "parked",
         /// Its webhook is paused.
         Held = "held",
@@ -146,13 +146,13 @@ label! {
 label! {
     /// Why a delivery was parked.
     ParkedFor "reason" {
-        /// Its lane, or the worker, had no place for it.
+        /// Its lane or the worker had no room for it.
         NoRoom = "no_room",
-        /// Its turn at the pace of its lane is far.
+        /// Its turn at the pace of its lane is far off.
         Pace = "pace",
         /// Its receiver's breaker is open.
         Breaker = "breaker",
-        /// A `Retry-After` holds its lane back.
+        /// Its lane is rate-limited.
         HeldBack = "held_back",
         /// Its job came before its time.
         NotDue = "not_due",
@@ -181,13 +181,13 @@ label! {
 }
 
 label! {
-    /// What became of asking to probe a receiver.
+    /// What became of a request for a probe.
     ProbeFate "fate" {
         /// The probe was leased.
         Leased = "leased",
-        /// Another has it, or it is not due any more.
+        /// Another task has it, or it is no longer due.
         Refused = "refused",
-        /// It was given back, for its request did not start.
+        /// It was returned because its request did not start.
         Returned = "returned",
     }
 }
@@ -215,7 +215,7 @@ label! {
         Opened = "opened",
         /// Its breaker closed: the receiver is back.
         Closed = "closed",
-        /// The receiver wants nothing more for a while.
+        /// The lane is rate-limited for a while.
         HeldBack = "held_back",
     }
 }
@@ -225,7 +225,7 @@ label! {
     DeadLetterKind "kind" {
         /// A delivery that was given up.
         Delivery = "delivery",
-        /// An event that ended its worker time and again.
+        /// An event that ended its worker repeatedly.
         Event = "event",
         /// A message that could not be read.
         Message = "message",
@@ -233,11 +233,11 @@ label! {
 }
 
 label! {
-    /// What became of something that the service had to say to a company.
+    /// What became of an operational event.
     Told "result" {
         /// Its operational event was published.
         Published = "published",
-        /// There were too many of its type for this webhook in its hour.
+        /// There were too many of its type for this webhook in that hour.
         TooMany = "too_many",
     }
 }
@@ -245,7 +245,7 @@ label! {
 label! {
     /// What was done with a day's partitions.
     PartitionAction "action" {
-        /// Made ahead of their day.
+        /// Created ahead of their day.
         Made = "made",
         /// Detached and dropped after the retention.
         Dropped = "dropped",

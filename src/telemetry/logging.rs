@@ -51,7 +51,7 @@ pub fn init(config: &Config, fallback: &str) -> Result<(), Box<dyn std::error::E
     let format = config.log_format.unwrap_or(if on_terminal { Format::Text } else { Format::Json });
     let lines = fmt::layer().with_writer(io::stderr);
     let layer = match format {
-        // Fields stand beside the message, so that one line of an attempt can be filtered by any of them.
+        // Fields are on the same level as the message, so that lines can be filtered by any of them.
         Format::Json => lines.json().flatten_event(true).with_span_list(false).boxed(),
         Format::Text => lines.with_ansi(on_terminal).boxed(),
     };

@@ -29,12 +29,12 @@ const ROWS: [f64; 11] = [1.0, 2.0, 4.0, 8.0, 16.0, 32.0, 64.0, 128.0, 256.0, 512
 pub struct Counts<L: Copy + Hash + Eq>(Family<L, Counter>);
 
 impl<L: Copy + Hash + Eq> Counts<L> {
-    /// One more.
+    /// Adds one.
     pub fn inc(&self, label: L) {
         self.add(label, 1);
     }
 
-    /// So many more.
+    /// Adds so many.
     pub fn add(&self, label: L, count: usize) {
         self.0.get_or_create(&label).inc_by(count as u64);
     }
@@ -50,7 +50,7 @@ impl<L: Copy + Hash + Eq> Counts<L> {
 pub struct Flag(gauge::Gauge);
 
 impl Flag {
-    /// Says whether it holds.
+    /// Sets it to 1 or 0.
     pub fn set(&self, holds: bool) {
         self.0.set(i64::from(holds));
     }
@@ -64,7 +64,7 @@ pub type Gauge = gauge::Gauge;
 pub struct Gauges<L: Copy + Hash + Eq>(Family<L, Gauge>);
 
 impl<L: Copy + Hash + Eq> Gauges<L> {
-    /// Says whether it holds of this one: 1 or 0.
+    /// Sets this one to 1 or 0.
     pub fn set(&self, label: L, holds: bool) {
         self.0.get_or_create(&label).set(i64::from(holds));
     }
@@ -78,7 +78,7 @@ pub type Seconds = gauge::Gauge<f64, AtomicU64>;
 pub struct Timings(Family<OutcomeClass, Histogram, fn() -> Histogram>);
 
 impl Timings {
-    /// Takes note of one duration.
+    /// Records one duration.
     pub fn observe(&self, outcome: OutcomeClass, took: Duration) {
         self.0.get_or_create(&outcome).observe(took.as_secs_f64());
     }
@@ -195,7 +195,7 @@ pub struct BrokerMetrics {
 }
 
 impl Metrics {
-    /// Every metric at nought, with every series there from the start.
+    /// Every metric at zero, with every series present from the start.
     #[must_use]
     #[expect(clippy::too_many_lines, reason = "one line or two for each metric")]
     pub fn new() -> Self {
@@ -315,7 +315,7 @@ impl Metrics {
         Self(Arc::new(families))
     }
 
-    /// Takes note of an answer of the API.
+    /// Records an answer of the API.
     pub fn api_request(&self, route: &str, method: &str, status: StatusClass, took: Duration) {
         let labels =
             ApiRequest { route: route.to_owned(), method: method.to_owned(), status: status.as_str() };

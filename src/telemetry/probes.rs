@@ -44,11 +44,11 @@ struct RegisteredCheck {
     ended: RwLock<Vec<CheckFailure>>,
 }
 
-/// What is checked, registered by whoever knows; cheap to clone.
+/// The health checks, registered by the parts they are about; cheap to clone.
 #[derive(Clone, Default)]
 pub struct Health(Arc<RegisteredCheck>);
 
-/// One thing that is not as it should be.
+/// A failed check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct CheckFailure {
     /// The check or the stage.
@@ -58,32 +58,32 @@ pub struct CheckFailure {
 }
 
 impl Health {
-    /// Adds something that must hold before this process is given work.
+    /// Adds a check that must pass before this process gets work.
     pub fn check(&self, name: &'static str, check: impl Fn() -> Result<(), String> + Send + Sync + 'static) {
-        // A poisoned lock only says that another thread panicked while it held it; the list is whole all the same.
+        // A poisoned lock only says that another thread panicked while holding it; the list is intact.
         self.0.checks.write().unwrap_or_else(PoisonError::into_inner).push((name, Arc::new(check)));
     }
 
-    /// Says that everything is set up and every check added. Until then the process is not ready, whatever the
-    /// checks say that are there already.
+    /// Says that startup is complete and every check is added. Until then the process is not ready, whatever the
+    /// existing checks say.
     pub fn started(&self) {
         self.0.started.store(true, Ordering::Release);
     }
 
-    /// Says that a stage has ended though nobody asked: this process cannot get well by itself.
+    /// Says that a stage has ended unexpectedly: this process cannot recover by itself.
     pub fn stage_ended(&self, name: &'static str, why: impl fmt::Display) {
         let ended = CheckFailure { name, why: why.to_string() };
         self.0.ended.write().unwrap_or_else(PoisonError::into_inner).push(ended);
     }
 
-    /// The stages that have ended unasked.
+    /// The stages that have ended unexpectedly.
     #[must_use]
     pub fn ended(&self) -> Vec<CheckFailure> {
         self.0.ended.read().unwrap_or_else(PoisonError::into_inner).clone()
     }
 
     fn results(&self) -> Vec<CheckResult> {
-        // Copied first: a check may take a lock of its own, and must not do so under ours.
+        // Copied first: a check may take its own lock, and must not do so while we hold ours.
         let checks = self.0.checks.read().unwrap_or_else(PoisonError::into_inner).clone();
         let checked = checks.iter().map(|(name, check)| CheckResult { name, why: check().err() });
         let ended = self.ended();
@@ -137,7 +137,7 @@ pub struct Probes {
 }
 
 impl Probes {
-    /// Takes the port.
+    /// Binds the port.
     ///
     /// # Errors
     /// When it cannot be had.
@@ -147,13 +147,13 @@ impl Probes {
         Ok(Self { listener, address })
     }
 
-    /// The address taken, where port 0 was asked for.
+    /// The address bound, which matters for port 0.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until `end`.
+    /// Serves until `end`.
     ///
     /// # Errors
     /// When the listener breaks.

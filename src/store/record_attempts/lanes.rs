@@ -35,7 +35,7 @@ pub enum News {
         /// When it had opened.
         opened_at: Option<DateTime<Utc>>,
     },
-    /// The receiver wants nothing more for a while.
+    /// The lane is rate-limited for a while.
     HeldBack {
         /// Until then.
         until: Option<DateTime<Utc>>,
