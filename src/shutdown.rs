@@ -49,7 +49,7 @@ impl Shutdown {
     }
 
     /// Waits for a signal, then for the tasks, but no longer than `grace` or a second signal.
-    /// True if every task came to its end.
+    /// True if every task ended.
     ///
     /// # Errors
     /// When the handlers cannot be installed.

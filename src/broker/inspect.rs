@@ -52,7 +52,7 @@ pub struct Depth {
 /// Inspects the server that these settings name.
 ///
 /// # Errors
-/// When it cannot be reached, lets us not in, or is too old.
+/// When it cannot be reached, refuses the login, or is too old.
 pub async fn inspect(config: &Config) -> Result<Inspection, Error> {
     let looked = timeout(CONNECT_TIMEOUT, look(config)).await;
     looked.unwrap_or_else(|_| Err(Error::silent("login and inspection", CONNECT_TIMEOUT)))

@@ -205,7 +205,7 @@ impl Broker {
     /// How many messages and consumers the queue of a delivery's job has.
     ///
     /// # Errors
-    /// When the server does not answer, or there is no such queue.
+    /// When the server does not answer, or the queue does not exist.
     pub async fn depth(&self, bucket: u8) -> Result<inspect::Depth, Error> {
         let queue = Queue::Deliveries(self.topology().shard(bucket));
         let asked = async {

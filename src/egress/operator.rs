@@ -47,7 +47,7 @@ impl OperatorClient {
     /// A client that trusts the same authorities as for receivers.
     ///
     /// # Errors
-    /// When the file of further authorities cannot be read.
+    /// When the file of additional authorities cannot be read.
     pub fn new(config: &Config) -> Result<Self, Error> {
         let http = reqwest::Client::builder()
             .tls_backend_preconfigured(tls::config(config)?.as_ref().clone())
@@ -64,7 +64,7 @@ impl OperatorClient {
     /// Gets a URL, on behalf of the owner of the token.
     ///
     /// # Errors
-    /// Where the answer is no 2xx, too large, too late, or none.
+    /// When the answer is not 2xx, too large, too late, or missing.
     pub async fn get(&self, url: &Url, token: Option<&str>) -> Result<Vec<u8>, AskError> {
         let mut request = self.http.get(url.clone()).header(header::ACCEPT, "application/json");
         if let Some(token) = token {

@@ -17,33 +17,33 @@ use std::{
 use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
-/// The longest URL of a webhook. Proxies and servers on the way seldom take more.
+/// The longest URL of a webhook. Proxies and servers on the way seldom accept more.
 pub const URL_BYTES_MAX: usize = 2_048;
 
-/// Networks that are open although they would be refused: `ALLOWED_NETWORKS`.
+/// Networks that are allowed although they would be refused: `ALLOWED_NETWORKS`.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Networks(Vec<IpNet>);
 
 impl Networks {
-    /// Whether `ip`, taken as it stands, lies in one of them.
+    /// Whether `ip`, without unwrapping, is in one of them.
     #[must_use]
     pub fn contains(&self, ip: IpAddr) -> bool {
         self.0.iter().any(|network| network.contains(&ip))
     }
 }
 
-/// Why a text is no list of networks.
+/// Why a text is not a list of networks.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadNetworks {
     /// It is neither an address nor a network.
     #[error("`{0}` is not a network; write it as 10.0.0.0/8 or fd00::/8, and separate several with commas")]
     Unreadable(String),
-    /// It has bits behind its prefix, so that it is unclear what was meant.
+    /// It has bits after its prefix, so it is unclear what was meant.
     #[error("`{given}` has bits set after its prefix; write `{meant}` for the network, or the bare address")]
     HostBits {
         /// What was written.
         given: String,
-        /// The network it lies in.
+        /// The network it is in.
         meant: IpNet,
     },
 }
@@ -99,8 +99,8 @@ const fn v6(ip: [u16; 8], prefix: u8, network: &'static str, name: &'static str)
     (Ipv6Net::new_assert(Ipv6Addr::from_segments(ip), prefix), Forbidden { network, name })
 }
 
-/// What no request goes to, after the IANA special-purpose registry and the metadata services of the clouds.
-/// Single addresses stand before the networks that hold them, so that they are named.
+/// Networks that no request goes to, by the IANA special-purpose registry and the metadata services of the clouds.
+/// Single addresses come before the networks that hold them, so that they are named.
 const FORBIDDEN_V4: [Row<Ipv4Net>; 18] = [
     v4([169, 254, 169, 254], 32, "169.254.169.254/32", "cloud metadata"),
     v4([168, 63, 129, 16], 32, "168.63.129.16/32", "cloud metadata of Azure"),
@@ -126,7 +126,7 @@ const FORBIDDEN_V6: [Row<Ipv6Net>; 14] = [
     v6([0xfd00, 0xec2, 0, 0, 0, 0, 0, 0x254], 128, "fd00:ec2::254/128", "cloud metadata"),
     v6([0, 0, 0, 0, 0, 0, 0, 0], 128, "::/128", "unspecified"),
     v6([0, 0, 0, 0, 0, 0, 0, 1], 128, "::1/128", "loopback"),
-    // Translators of this prefix are local and put the inner address where they like (RFC 8215): no telling.
+    // Translators of this prefix are local and place the inner address as they like (RFC 8215), so it cannot be known.
     v6([0x64, 0xff9b, 1, 0, 0, 0, 0, 0], 48, "64:ff9b:1::/48", "local NAT64"),
     v6([0x100, 0, 0, 0, 0, 0, 0, 0], 64, "100::/64", "discard"),
     v6([0x2001, 0, 0, 0, 0, 0, 0, 0], 32, "2001::/32", "Teredo"),
@@ -140,7 +140,7 @@ const FORBIDDEN_V6: [Row<Ipv6Net>; 14] = [
     v6([0xff00, 0, 0, 0, 0, 0, 0, 0], 8, "ff00::/8", "multicast"),
 ];
 
-/// Whether a request may go to `ip`: it is public, or it (or the address inside it) lies in `allowed`.
+/// Whether a request may go to `ip`: it is public, or it (or the address inside it) is in `allowed`.
 pub fn judge(ip: IpAddr, allowed: &Networks) -> Result<(), Forbidden> {
     if allowed.contains(ip) {
         return Ok(());
@@ -174,7 +174,7 @@ fn inner(ip: Ipv6Addr) -> Option<Ipv4Addr> {
     };
     let o = ip.octets();
     match ip.segments() {
-        // `::` and `::1` are addresses of their own, not compatible ones.
+        // `::` and `::1` are special addresses, not compatible ones.
         [0, 0, 0, 0, 0, 0, 0, 0 | 1] => None,
         [0, 0, 0, 0, 0, 0 | 0xffff, _, _] | [0x64, 0xff9b, 0, 0, 0, 0, _, _] => Some(tail()),
         [0x2002, ..] => Some(Ipv4Addr::new(o[2], o[3], o[4], o[5])),
@@ -204,7 +204,7 @@ pub enum BadUrl {
     /// It names no host.
     #[error("the URL has no host; write a full URL such as https://example.com/hooks")]
     NoHost,
-    /// Its port is 0, which nobody can listen on.
+    /// Its port is 0, which is not valid.
     #[error("the URL's port is 0, which is not valid; leave it out or give the real port")]
     PortZero,
     /// Its host is a literal address that must not be connected to.
@@ -220,7 +220,7 @@ pub enum BadUrl {
     },
 }
 
-/// Reads a webhook's URL and judges what can be judged without a look-up.
+/// Reads a webhook's URL and judges what can be judged without a lookup.
 ///
 /// The text is read as the WHATWG standard has it, so that `http://2130706433` or `http://0x7f.1` is seen as
 /// the 127.0.0.1 that it is; what is connected to must come from the [`Url`] returned, never from the text.
@@ -252,8 +252,8 @@ pub fn check_url(text: &str, allowed: &Networks, require_https: bool) -> Result<
     Ok(url)
 }
 
-/// A word of warning for a host name that usually leads to an address refused later. It refuses nothing: the
-/// address decides.
+/// A warning for a host name that usually resolves to an address refused later. It refuses nothing: the address
+/// decides.
 #[must_use]
 pub fn hint(url: &Url) -> Option<String> {
     const LOCAL: [&str; 6] = ["localhost", "local", "internal", "svc", "cluster.local", "home.arpa"];

@@ -6,7 +6,7 @@ use chrono::{DateTime, Utc};
 
 use super::{DeliveryId, EventId, Outcome, Trigger, WebhookId, event::EventType, id::CompanyId};
 
-/// How long each phase of a request took; absent where it did not happen (a reused connection has no first three).
+/// How long each phase of a request took; absent if it did not happen (a reused connection lacks the first three).
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Phases {
     /// Looking up the name.
@@ -46,7 +46,7 @@ pub struct Exchange {
     pub response: Option<Response>,
     /// Whether a reset on a reused connection was repeated on a fresh one.
     pub repeated: bool,
-    /// For how long the receiver wants nothing more, whatever the outcome; not yet bounded by `RETRY_AFTER_MAX`.
+    /// For how long the webhook is rate-limited, whatever the outcome; not yet bounded by `RETRY_AFTER_MAX`.
     pub hold_back: Option<Duration>,
 }
 

@@ -32,13 +32,13 @@ pub use failure_ratio::{FailureRatios, SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, 
 pub const PROBE_WAIT_MAX: Duration = Duration::from_mins(5);
 /// By how much of itself jitter lengthens or shortens the wait for a probe at most.
 pub const PROBE_JITTER: f64 = 0.2;
-/// A hold-back that prolongs another by no more than this is no news to anybody.
+/// A rate limit that is prolonged by no more than this is not announced.
 pub const HELD_BACK_ANEW: Duration = Duration::from_secs(1);
-/// How old `last_success_at` becomes before a success rewrites a lane that is well.
+/// How old `last_success_at` becomes before a success rewrites a healthy lane.
 pub const SUCCESS_SEEN_EVERY: Duration = Duration::from_mins(1);
-/// The longest reason that is kept of an opening, in characters.
+/// The longest reason of an opening that is stored, in characters.
 pub const REASON_MAX: usize = 400;
-/// What is said of a closing.
+/// The reason of a closing.
 pub const CLOSED_BECAUSE: &str = "the receiver accepted a delivery again";
 
 /// When a breaker opens, and how its probes wait.
@@ -69,7 +69,7 @@ pub fn jitter(random: f64) -> f64 {
     1.0 - PROBE_JITTER + 2.0 * PROBE_JITTER * random
 }
 
-/// Whether outcomes of this class open a breaker: nobody was there, or nobody who works.
+/// Whether outcomes of this class open a breaker: the receiver was not there, or not working.
 #[must_use]
 pub const fn counts(class: OutcomeClass) -> bool {
     matches!(class, OutcomeClass::ServerError | OutcomeClass::TimedOut | OutcomeClass::Unreachable)

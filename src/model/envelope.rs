@@ -38,10 +38,10 @@ pub const DATA_DEPTH_MAX: usize = 256;
 /// The longest message id, the same as AMQP's short strings.
 pub const MESSAGE_ID_BYTES_MAX: usize = 255;
 
-/// How far an event's time may lie back for its id to be placed there. Older ones are placed at intake.
+/// How far in the past an event's time may be for its id to be placed there. Older ones are placed at intake.
 pub const PLACED_PAST_MAX: TimeDelta = TimeDelta::days(1);
 
-/// How far an event's time may lie ahead, for publishers whose clock is fast.
+/// How far in the future an event's time may be, for publishers whose clock is fast.
 pub const PLACED_FUTURE_MAX: TimeDelta = TimeDelta::hours(1);
 
 /// A message as the broker hands it over.
@@ -60,7 +60,7 @@ pub struct Incoming<'a> {
     pub attributes: Attributes<'a>,
 }
 
-/// What is taken at most, and how messages without an id are told apart.
+/// The limits of a message, and how messages without an id are told apart.
 #[derive(Clone, Copy, Debug)]
 pub struct EnvelopeLimits {
     /// The longest body: `EVENT_BYTES_MAX`.
@@ -78,34 +78,34 @@ pub struct Decoded {
     pub message_id: String,
     /// Its own time, if it has one.
     pub time: Option<DateTime<Utc>>,
-    /// Its own time in whole seconds since 1970, as it goes on the wire; a fraction is rounded down.
+    /// Its own time in whole seconds since 1970, as it is sent; a fraction is rounded down.
     pub timestamp: Option<i64>,
     /// The published JSON value, byte for byte.
     pub data: String,
-    /// Tells apart two bodies that bear one message id.
+    /// Distinguishes two bodies with the same message id.
     pub body_hash: i64,
     /// Its W3C trace context, if that is well-formed.
     pub traceparent: Option<String>,
 }
 
-/// Why a message is no event.
+/// Why a message is not a valid event.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{field}` {reason}")]
 pub struct Rejected {
-    /// The field to blame: `body` where it is the whole.
+    /// The field at fault; `body` for the whole message.
     pub field: Cow<'static, str>,
     /// What is wrong with it, as the rest of a sentence that begins with the field.
     pub reason: String,
 }
 
 impl Rejected {
-    /// An event of a type that only this service publishes, from somebody else.
+    /// An event of a reserved type from another publisher.
     #[must_use]
     pub fn reserved_type() -> Self {
         rejected("event_type", "is a reserved type: only this service publishes `webhook.*` and `delivery.*`")
     }
 
-    /// An event that fits no schema of its type, where those are dead letters.
+    /// An event that fits no schema of its type, if such events become dead letters.
     #[must_use]
     pub fn violation(violation: Violation) -> Self {
         let reason = format!("violates the schema, version {}: {}", violation.version, violation.rule);
@@ -117,7 +117,7 @@ fn rejected(field: &'static str, reason: impl Into<String>) -> Rejected {
     Rejected { field: Cow::Borrowed(field), reason: reason.into() }
 }
 
-/// Reads a message. Nothing in it is trusted, and no effort grows faster than its length.
+/// Reads a message. Nothing in it is trusted, and the work is linear in its length.
 pub fn decode(incoming: &Incoming<'_>, limits: &EnvelopeLimits) -> Result<Decoded, Rejected> {
     let mode = cloud_event::mode(incoming)?;
     if mode == Some(Mode::Binary) {
@@ -161,7 +161,7 @@ fn finish(
     })
 }
 
-/// Whose message it is, as far as that can be read, though the rest of it is no event.
+/// The company of a message, if that can be read although the rest is not an event.
 #[must_use]
 pub fn company_of(incoming: &Incoming<'_>) -> Option<CompanyId> {
     let mode = cloud_event::mode(incoming).unwrap_or_default();
@@ -222,7 +222,7 @@ fn event_id(given: Option<&RawValue>, property: Option<&str>) -> Result<Option<S
     Ok(Some(id))
 }
 
-/// The id of a message that has none: by its content, or a fresh one where equal messages are to be different.
+/// The id of a message that has none: by its content, or a random one if equal messages count as different.
 #[must_use]
 pub fn made_id(incoming: &Incoming<'_>, dedupe_identical: bool) -> String {
     if !dedupe_identical {
@@ -241,8 +241,8 @@ fn body_hash(data: &str, event_type: &EventType) -> i64 {
     i64::from_be_bytes(*first)
 }
 
-/// How deep arrays and objects nest in a valid JSON text. A loop, for recursion would let the text decide how
-/// much stack is used.
+/// How deep arrays and objects nest in a valid JSON text. A loop, because with recursion the text would decide how much
+/// stack is used.
 fn depth(json: &str) -> usize {
     let (mut depth, mut deepest, mut in_string, mut escaped) = (0_usize, 0, false, false);
     for byte in json.bytes() {
@@ -262,7 +262,7 @@ fn depth(json: &str) -> usize {
     deepest
 }
 
-/// Where in time an event's id stands.
+/// Where in time an event's id is placed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Placed {
     /// At its own time.
@@ -270,8 +270,8 @@ pub enum Placed {
     /// Its own time is absent or too far away: the key (company, message id) is claimed in `intake_keys`, and
     /// the first to claim it is placed at intake.
     Claim {
-        /// The id that its own time would give. It is looked up first: the event may have been taken while
-        /// its time was near.
+        /// The id that its own time would give. It is looked up first: the event may have been taken in while its time
+        /// was near.
         own: Option<EventId>,
     },
 }

@@ -102,7 +102,7 @@ pub struct Event {
     pub timestamp: i64,
     /// The published JSON value, byte for byte.
     pub data: String,
-    /// Tells apart two bodies that bear one message id.
+    /// Distinguishes two bodies with the same message id.
     pub body_hash: i64,
     /// The W3C trace context it was published with.
     pub traceparent: Option<String>,

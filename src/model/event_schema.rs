@@ -18,7 +18,7 @@ pub const VERSIONS_MAX: usize = 16;
 pub const SCHEMA_BYTES_MAX: usize = 64 * 1024;
 /// The most memory that a pattern of a schema may take, in bytes.
 const REGEX_BYTES_MAX: usize = 1024 * 1024;
-/// The longest complaint that is kept, in characters.
+/// The longest error that is kept, in characters.
 const COMPLAINT_CHARS_MAX: usize = 500;
 
 /// What becomes of an event that fits no version of its type's schema.
@@ -56,9 +56,9 @@ impl OnViolation {
 pub struct Violation {
     /// The field: `data`, or a place in it such as `data/notes/0/text`.
     pub field: String,
-    /// The rule that it does not keep, as the rest of a sentence that begins with the field.
+    /// The rule it violates, as the rest of a sentence that begins with the field.
     pub rule: String,
-    /// Of which version's schema.
+    /// The version of the schema.
     pub version: u32,
 }
 
@@ -93,11 +93,11 @@ impl TypeSchemas {
         Ok(Self { versions: compiled.collect::<Result<_, _>>()?, on_violation })
     }
 
-    /// What `data` violates; nothing where it fits one of the versions.
+    /// What `data` violates; `None` if it fits one of the versions.
     #[must_use]
     pub fn judge(&self, data: &str) -> Option<Violation> {
         let (newest, _) = self.versions.first()?;
-        // It is JSON, or it would not have come so far: a number is beyond any float, or it nests too deep.
+        // It is JSON, as was checked before: a number is beyond any float, or it nests too deep.
         let Ok(data) = serde_json::from_str::<Value>(data) else {
             let rule = "it cannot be validated: a number is out of range, or it nests deeper than 127 levels";
             return Some(Violation { field: "data".to_owned(), rule: rule.to_owned(), version: *newest });
@@ -114,7 +114,7 @@ impl TypeSchemas {
     }
 }
 
-/// Field names come from whoever publishes, and what is told of them goes to logs and to PostgreSQL.
+/// Field names come from the publisher, and go to logs and to PostgreSQL.
 fn printable(c: char) -> char {
     if c.is_control() { ' ' } else { c }
 }

@@ -66,7 +66,7 @@ id! {
     DeliveryId
 }
 id! {
-    /// An order to send again, to resume or to discard.
+    /// A replay, a resume or a discard.
     ReplayId
 }
 
@@ -85,7 +85,7 @@ impl EventId {
 }
 
 impl ReplayId {
-    /// The id of the recovery that ends an outage: closing twice orders it once.
+    /// The id of the recovery after an outage: closing twice starts it once.
     #[must_use]
     pub fn of_recovery(webhook: WebhookId, opened: DateTime<Utc>) -> Self {
         let opened_us = opened.timestamp_micros().to_be_bytes();
@@ -94,7 +94,7 @@ impl ReplayId {
 }
 
 impl DeliveryId {
-    /// The id of the one delivery that an event owes a webhook. It lies beside its event in time.
+    /// The id of the one delivery of an event to a webhook. It has its event's time.
     #[must_use]
     pub fn derive(event: EventId, webhook: WebhookId) -> Self {
         Self(derive(millis_of(event.0), &[b"delivery", event.0.as_bytes(), webhook.0.as_bytes()]))
@@ -117,10 +117,10 @@ impl DeliveryId {
 /// How many buckets the deliveries exchange distributes over, and so the most shards there can be.
 pub const BUCKETS: u8 = 64;
 
-/// The bucket of an id: the routing key of its job, whatever the number of shards.
+/// The bucket of an id: the routing key of its job, for any number of shards.
 #[must_use]
 pub fn bucket(id: Uuid) -> u8 {
-    // The last byte is hash, never time, so that neighbours in time spread.
+    // The last byte is hash, never time, so that neighbours in time are spread.
     id.as_bytes()[15] % BUCKETS
 }
 
@@ -148,7 +148,7 @@ pub fn time_of(id: Uuid) -> DateTime<Utc> {
 fn derive(millis: u64, parts: &[&[u8]]) -> Uuid {
     let mut hash = Sha256::new();
     for part in parts {
-        // Lengths stand before the parts, or `ab` + `c` and `a` + `bc` would be the same id.
+        // Lengths precede the parts; otherwise `ab` + `c` and `a` + `bc` would give the same id.
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }

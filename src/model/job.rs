@@ -25,7 +25,7 @@ pub struct Job {
     pub deliveries: Vec<(DeliveryId, WebhookId)>,
     /// The number of the attempt asked for, from 1.
     pub attempt: u32,
-    /// When the ledger was told of this job, by the database's clock.
+    /// When the job was recorded in the ledger, by the database's clock.
     pub queued_at: DateTime<Utc>,
     /// Why the deliveries exist.
     pub trigger: Trigger,

@@ -10,7 +10,7 @@ use chrono::{DateTime, Utc};
 
 /// How late a request may start behind its slot; later the slot is given up.
 pub const SLOT_MISSED_AFTER: Duration = Duration::from_millis(50);
-/// How far ahead slots are reserved, and jobs of a paced lane are fed.
+/// How far ahead slots are reserved, and jobs are made for a paced lane.
 pub const SLOTS_AHEAD: Duration = Duration::from_secs(1);
 
 /// The distance of two slots of a lane with that many requests a second.

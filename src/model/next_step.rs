@@ -37,7 +37,7 @@ impl RetryTier {
         }
     }
 
-    /// The end of its queue's name.
+    /// The suffix of its queue's name.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
@@ -52,12 +52,12 @@ impl RetryTier {
     }
 }
 
-/// How the next attempt is waited for.
+/// How the wait for the next attempt is spent.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Wait {
     /// In a retry queue.
     Tier(RetryTier),
-    /// In the ledger, so long.
+    /// In the ledger, for this long.
     Ledger(Duration),
 }
 
@@ -78,7 +78,7 @@ pub enum NextStep {
     Done,
     /// The webhook is paused with this reason, and the delivery held.
     Hold {
-        /// What the pause says, for a person.
+        /// The reason of the pause, for a person.
         why: String,
     },
     Retry {
@@ -90,7 +90,7 @@ pub enum NextStep {
 }
 
 impl NextStep {
-    /// This step, where no attempt starts after `end`: a retry that would is given up instead.
+    /// This step, if no attempt may start after `end`: a retry that would is given up instead.
     #[must_use]
     pub fn ending(self, now: DateTime<Utc>, end: Option<DateTime<Utc>>) -> Self {
         let is_late = |wait: Wait| {
@@ -119,7 +119,7 @@ impl NextStep {
 pub enum DeadReason {
     /// Every attempt that the policy allows has failed.
     AttemptsExhausted,
-    /// The address is one that is not delivered to.
+    /// The address is in a forbidden network.
     Blocked,
     /// The request could not be made.
     Fault,
@@ -129,13 +129,13 @@ pub enum DeadReason {
     TooOld,
     /// An attempt was made for a delivery that the ledger does not know.
     UnknownDelivery,
-    /// The worker died with it again and again, even when it was alone.
+    /// Its worker died repeatedly, even in quarantine.
     EndedTheWorker,
-    /// The message says no event that could be read.
+    /// The message is not an event that can be read.
     Undecodable,
-    /// The job is of a version that is not known.
+    /// The job has an unknown version.
     UnknownVersion,
-    /// PostgreSQL refused the row, alone too.
+    /// PostgreSQL rejected the row, even alone.
     RefusedByLedger,
 }
 
@@ -153,13 +153,13 @@ impl DeadReason {
         Self::RefusedByLedger,
     ];
 
-    /// The reason that the ledger's words begin with; some carry a count behind.
+    /// The reason that the ledger's text begins with; some have a count after it.
     #[must_use]
     pub fn of(words: &str) -> Option<Self> {
         Self::ALL.into_iter().find(|reason| words.starts_with(reason.as_str()))
     }
 
-    /// The words that stand in the ledger's `reason`.
+    /// The text in the ledger's `reason`.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {

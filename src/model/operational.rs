@@ -16,9 +16,9 @@ use super::{
     request,
 };
 
-/// Of each type so many are told for a webhook in one hour; the others are counted only.
+/// The most events of each type that are published for a webhook in one hour; others are only counted.
 pub const TOLD_PER_HOUR_MAX: i64 = 60;
-/// The longest sentence that is passed on, in characters: a person may have written it.
+/// The longest sentence that is passed on, in characters; a person may have written it.
 const SENTENCE_CHARS_MAX: usize = 500;
 
 /// What happened to a webhook, as the ledger's table of transitions has it.
@@ -52,7 +52,7 @@ impl LaneAnnouncement {
         [Self::Opened, Self::Closed, Self::Paused, Self::Resumed].into_iter().find(|t| t.as_str() == word)
     }
 
-    /// The type of the event that tells of it. Of the end of a pause nobody is told: a person brought it about.
+    /// The type of the event that announces it. The end of a pause is not announced, because a person caused it.
     #[must_use]
     pub const fn event_type(self) -> Option<&'static str> {
         match self {
@@ -64,10 +64,10 @@ impl LaneAnnouncement {
     }
 }
 
-/// The type of the event that tells of a delivery given up.
+/// The type of the event that announces a delivery given up.
 pub const DEAD_LETTERED: &str = "delivery.dead_lettered";
 
-/// A change of a webhook that is to be told.
+/// A change of a webhook to be announced.
 #[derive(Clone, Debug)]
 pub struct WebhookStatus {
     /// What changed.
@@ -79,7 +79,7 @@ pub struct WebhookStatus {
     pub name: Option<String>,
     /// Why, in words for a person.
     pub reason: Option<String>,
-    /// Of a pause: who brought it about.
+    /// Of a pause: who caused it.
     pub by: Option<String>,
     /// Of a closing: the opening.
     pub opened_at: Option<DateTime<Utc>>,
@@ -87,7 +87,7 @@ pub struct WebhookStatus {
     pub failing_since: Option<DateTime<Utc>>,
 }
 
-/// A delivery given up that is to be told.
+/// A delivery given up, to be announced.
 #[derive(Clone, Debug)]
 pub struct DeadLettered {
     pub delivery: DeliveryId,
@@ -124,7 +124,7 @@ pub struct Announcement {
 }
 
 impl WebhookStatus {
-    /// What is told of it, if anything.
+    /// The announcement of it, if there is one.
     #[must_use]
     pub fn announcement(&self) -> Option<Announcement> {
         let event_type = self.transition.event_type()?;
@@ -153,7 +153,7 @@ impl WebhookStatus {
 }
 
 impl DeadLettered {
-    /// What is told of it.
+    /// The announcement of it.
     #[must_use]
     pub fn announcement(&self) -> Option<Announcement> {
         let data = facts(&[

@@ -25,11 +25,11 @@ pub const USER_AGENT: &str = "XTSystems-Webhook/1.0";
 pub const OWN_HEADERS_MAX: usize = 32;
 /// The longest name of such a header.
 pub const HEADER_NAME_BYTES_MAX: usize = 128;
-/// The longest value of such a header; servers commonly take 8 KiB of headers in all.
+/// The longest value of such a header; servers commonly accept 8 KiB of headers in all.
 pub const HEADER_VALUE_BYTES_MAX: usize = 4_096;
 
-/// What no webhook may set: the framing of the request, which is ours to keep right, and the headers that
-/// receivers verify.
+/// What no webhook may set: the framing of the request, which this service controls, and the headers that receivers
+/// verify.
 const RESERVED: [&str; 13] = [
     "host",
     "content-length",
@@ -51,13 +51,13 @@ const RESERVED_PREFIXES: [&str; 2] = ["proxy-", "x-xtsystems-"];
 /// and with `data` as it was published.
 #[must_use]
 pub fn envelope(event_type: &EventType, data: &[u8], company: CompanyId, timestamp: i64) -> Bytes {
-    // An event type has no character that JSON would escape, nor has a UUID.
+    // Neither an event type nor a UUID has a character that JSON would escape.
     let head = format!(r#"{{"event_type":"{event_type}","data":"#);
     let tail = format!(r#","company_id":"{company}","timestamp":{timestamp}}}"#);
     [head.as_bytes(), data, tail.as_bytes()].concat().into()
 }
 
-/// The body that a webhook gets which asks for nothing else: the envelope, or what was rendered earlier.
+/// The standard body of a webhook: the envelope, or what was rendered earlier.
 #[must_use]
 pub fn standard_body(payload: &Payload, event_type: &EventType, company: CompanyId) -> Bytes {
     match payload {
@@ -71,12 +71,12 @@ pub fn standard_body(payload: &Payload, event_type: &EventType, company: Company
 pub struct Request {
     /// In the order in which they are sent.
     pub headers: HeaderMap,
-    /// The bytes that the signatures are over.
+    /// The bytes that are signed.
     pub body: Bytes,
 }
 
-/// Makes the request of an attempt: renders the body, then signs it. The error says which setting of the webhook makes the
-/// request impossible.
+/// Makes the request of an attempt: renders the body, then signs it. The error says which setting of the webhook makes
+/// the request impossible.
 pub fn render(draft: &Draft<'_>) -> Result<Request, String> {
     let body = standard_body(draft.payload, draft.event_type, draft.webhook.company);
     Ok(Request { headers: headers(draft, &body)?, body })
@@ -139,7 +139,7 @@ fn ours(draft: &Draft<'_>, body: &[u8]) -> [(&'static str, String); 10] {
     ]
 }
 
-/// The guide's header holds one signature, that of Standard Webhooks both while a rotation is in its grace.
+/// The guide's header holds one signature; that of Standard Webhooks holds both during the grace of a rotation.
 fn signatures(draft: &Draft<'_>, body: &[u8], timestamp: i64) -> (String, String) {
     let Draft { webhook, event, now, .. } = *draft;
     let standard = webhook.settings.secret.standard(event, timestamp, body);
@@ -175,7 +175,7 @@ fn own_header(name: &str, value: &str) -> Result<(HeaderName, HeaderValue), Stri
             "the value of the header `{lower}` is longer than {HEADER_VALUE_BYTES_MAX} bytes"
         ));
     }
-    // `HeaderValue` takes bytes beyond ASCII too, which servers read each in their own way.
+    // `HeaderValue` accepts bytes beyond ASCII too, which servers interpret differently.
     let parsed_value = HeaderValue::from_str(value).ok().filter(|value| value.to_str().is_ok());
     let mut value = parsed_value.ok_or_else(|| {
         format!("the value of the header `{lower}` contains characters other than visible ASCII")

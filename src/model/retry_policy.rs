@@ -17,7 +17,7 @@ pub const ATTEMPTS_DEFAULT: u32 = 3;
 pub const SCHEDULE_ENTRIES_MAX: usize = 20;
 /// The longest single wait of a schedule, before jitter.
 pub const SCHEDULE_WAIT_SECONDS_MAX: u32 = 24 * 60 * 60;
-/// By how much of itself jitter lengthens or shortens a schedule's wait at most.
+/// The largest fraction by which jitter lengthens or shortens a schedule's wait.
 pub const JITTER: f64 = 0.2;
 /// The schedules that have a name, with their waits in seconds.
 pub const PRESETS: [(&str, &[u32]); 1] = [
@@ -34,7 +34,7 @@ pub fn preset(name: &str) -> Option<&'static [u32]> {
 /// How many attempts a delivery gets, and when.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum RetryPolicy {
-    /// So many attempts in all, with doubling waits.
+    /// A number of attempts in all, with doubling waits.
     Count(Count),
     /// One attempt, and one more after each of the waits.
     Schedule(Schedule),
@@ -48,7 +48,7 @@ pub struct Count(u32);
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Schedule(Box<[u32]>);
 
-/// Why something is no retry policy.
+/// Why something is not a retry policy.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadRetryPolicy {
     /// No attempt, or too many.
@@ -60,7 +60,7 @@ pub enum BadRetryPolicy {
     /// A wait that is too short or too long.
     #[error("a wait of {0} s is out of range; give 1 s to 24 h")]
     Wait(u64),
-    /// A word that is no wait.
+    /// A word that is not a wait.
     #[error("`{0}` is not a wait in whole seconds; write `{name}`, or waits such as `5s,5m,2h`", name = PRESETS[0].0)]
     Unreadable(String),
 }
@@ -101,7 +101,7 @@ impl RetryPolicy {
         }
     }
 
-    /// What stands in `retry_schedule`: the waits in seconds; `None` for a policy by count.
+    /// The value of `retry_schedule`: the waits in seconds; `None` for a policy by count.
     #[must_use]
     pub fn schedule(&self) -> Option<&[u32]> {
         match self {
@@ -127,7 +127,7 @@ impl RetryPolicy {
             Outcome::Accepted { .. } => NextStep::Done,
             Outcome::Blocked { .. } => NextStep::DeadLetter { reason: DeadReason::Blocked },
             Outcome::Fault { .. } => NextStep::DeadLetter { reason: DeadReason::Fault },
-            // A test asks a question; it neither repeats it nor pauses anything by the answer.
+            // A test is neither retried nor pauses anything.
             _ if trigger == Trigger::Test => NextStep::DeadLetter { reason: DeadReason::AttemptsExhausted },
             Outcome::Gone => NextStep::Hold { why: "the receiver answered 410 Gone".to_owned() },
             _ if attempt >= self.attempts_max() => {
@@ -184,7 +184,7 @@ fn seconds(word: &str) -> Result<u32, BadRetryPolicy> {
 }
 
 impl fmt::Display for RetryPolicy {
-    /// As it is read back: `patient`, `5s,5m,2h`; a count as `3 attempts`.
+    /// In the form that is read: `patient`, `5s,5m,2h`; a count as `3 attempts`.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let named = PRESETS.iter().find(|(_, waits)| self.schedule() == Some(waits));
         if let Some((name, _)) = named {

@@ -20,7 +20,7 @@ use sha2::Sha256;
 
 use super::id::EventId;
 
-/// What a secret in the form of Standard Webhooks begins with.
+/// The prefix of a secret in the form of Standard Webhooks.
 pub const SECRET_PREFIX: &str = "whsec_";
 
 /// The shortest secret that may be given, in characters: a shorter one can be guessed from one signed request.
@@ -69,7 +69,7 @@ impl Secret {
         Self(Arc::new(SecretKey { text: text.into().into(), keyed: OnceLock::new() }))
     }
 
-    /// What stands for a secret where it is not shown.
+    /// The placeholder for a secret that is not shown.
     #[must_use]
     pub fn not_shown() -> Self {
         Self::new("")
@@ -95,7 +95,7 @@ impl Secret {
         Self::new(format!("{SECRET_PREFIX}{}", STANDARD.encode(bytes)))
     }
 
-    /// The text, for the ledger and for the one answer that shows it.
+    /// The text, for the ledger and for the one response that shows it.
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.text.expose_secret()
@@ -144,7 +144,7 @@ pub fn check_secret(text: &str) -> Result<(), String> {
     Ok(())
 }
 
-/// Whether `text` looks like a secret of Standard Webhooks and is none, so that it signs as its own bytes.
+/// Whether `text` looks like a secret of Standard Webhooks but is not one, so that it signs as its own bytes.
 #[must_use]
 pub fn is_no_base64(text: &str) -> bool {
     text.starts_with(SECRET_PREFIX) && standard_key(text).is_none()
@@ -169,13 +169,13 @@ pub fn verify_standard(secret: &Secret, id: &str, timestamp: &str, body: &[u8], 
     given.filter_map(|one| STANDARD.decode(one).ok()).any(|one| mac.clone().verify_slice(&one).is_ok())
 }
 
-/// Base64 with or without its padding: the libraries of Standard Webhooks read a secret either way.
+/// Base64 with or without padding: the libraries of Standard Webhooks accept both.
 const PADDED_OR_NOT: GeneralPurpose = GeneralPurpose::new(
     &alphabet::STANDARD,
     GeneralPurposeConfig::new().with_decode_padding_mode(DecodePaddingMode::Indifferent),
 );
 
-/// The key bytes of a `whsec_` secret. One that is not base64 behind the prefix is a text like any other.
+/// The key bytes of a `whsec_` secret. One that is not base64 after the prefix is a text like any other.
 fn standard_key(text: &str) -> Option<Vec<u8>> {
     let key = PADDED_OR_NOT.decode(text.strip_prefix(SECRET_PREFIX)?).ok()?;
     (!key.is_empty()).then_some(key)

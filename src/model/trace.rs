@@ -18,7 +18,7 @@ pub struct Trace<'a> {
 pub fn parse(text: &str) -> Option<Trace<'_>> {
     let mut parts = text.split('-');
     let (version, trace_id, parent_id, flags) = (parts.next()?, parts.next()?, parts.next()?, parts.next()?);
-    // Later versions may say more behind the flags; this one may not, and ff is none.
+    // Later versions may have more after the flags; this one may not, and ff is not a version.
     let ends = parts.next().is_none() || version != "00";
     let good = hex(version, 2) && hex(trace_id, 32) && hex(parent_id, 16) && hex(flags, 2);
     let set = |id: &str| id.bytes().any(|digit| digit != b'0');
@@ -36,7 +36,7 @@ fn hex(text: &str, digits: usize) -> bool {
 #[must_use]
 pub fn of_attempt(given: Option<&str>, event: EventId, delivery: DeliveryId, attempt: u32) -> String {
     let (_, low) = delivery.uuid().as_u64_pair();
-    // The variant bits of a UUID stand at the top of this half, so that it is never zero.
+    // The variant bits of a UUID are at the top of this half, so it is never zero.
     let parent = low ^ u64::from(attempt);
     match given.and_then(parse) {
         Some(Trace { trace_id, flags }) => format!("00-{trace_id}-{parent:016x}-{flags}"),

@@ -116,7 +116,7 @@ pub fn reading_pool(config: &Config, role: &str, connections: u32) -> Result<PgP
 /// A pool tells only that time is up; this tells why.
 ///
 /// # Errors
-/// When nobody answers, when we are not let in, or when the server is too old.
+/// When the server does not answer, refuses the login, or is too old.
 pub async fn check_server(pool: &PgPool) -> Result<()> {
     let options = pool.connect_options();
     let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await;

@@ -140,7 +140,7 @@ impl Probes {
     /// Binds the port.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// When it cannot be bound.
     pub async fn bind(config: &Config) -> std::io::Result<Self> {
         let listener = TcpListener::bind(config.probes_address).await?;
         let address = listener.local_addr()?;
@@ -156,7 +156,7 @@ impl Probes {
     /// Serves until `end`.
     ///
     /// # Errors
-    /// When the listener breaks.
+    /// When the listener fails.
     pub async fn serve(
         self,
         health: Health,

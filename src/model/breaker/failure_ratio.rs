@@ -13,18 +13,18 @@ use std::{
 
 use crate::model::id::WebhookId;
 
-/// Fewer attempts than this make no share.
+/// Fewer attempts than this do not count as a share.
 pub const SHARE_ATTEMPTS_MIN: u32 = 20;
 /// How far back attempts count.
 pub const SHARE_WINDOW: Duration = Duration::from_mins(1);
-/// Webhooks watched at once. Beyond, those that fail are not: failures in a row still open their breakers.
+/// The most webhooks watched at once. Others that fail are not watched: failures in a row still open their breakers.
 pub const WATCHED_MAX: usize = 10_000;
 
 /// Parts of the window: it moves on by one at a time.
 const PARTS: usize = 12;
 const PART: Duration = Duration::from_secs(SHARE_WINDOW.as_secs() / PARTS as u64);
 
-/// So many of so many attempts failed within [`SHARE_WINDOW`].
+/// How many of how many attempts failed within [`SHARE_WINDOW`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Share {
     /// Attempts that failed and count.
@@ -59,21 +59,20 @@ pub struct FailureRatios {
 struct Watched {
     /// The state of the webhook that its attempts were made in.
     version: u64,
-    /// The part of time that was counted in last, and the one of the last failure.
+    /// The part of time that was counted in last, and that of the last failure.
     latest: u64,
     failed_in: u64,
     parts: [Share; PARTS],
 }
 
 impl FailureRatios {
-    /// Watches nobody yet.
     #[must_use]
     pub fn new(now: Instant) -> Self {
         Self { began: now, swept: 0, watched: HashMap::new() }
     }
 
-    /// Takes note of an attempt. Gives the share if this one is a failure and it asks to open. `version` grows with each
-    /// change of the webhook or its breaker: attempts of an older one no longer count.
+    /// Records an attempt. Returns the share if this one is a failure and the breaker should open. `version` grows with
+    /// each change of the webhook or its breaker: attempts of an older one no longer count.
     pub fn note(&mut self, webhook: WebhookId, version: u64, fails: bool, now: Instant) -> Option<Share> {
         let part = self.part(now);
         if part > self.swept {
@@ -92,12 +91,12 @@ impl FailureRatios {
         Some(watched.share()).filter(|share| fails && share.asks_to_open())
     }
 
-    /// Begins anew with a webhook whose breaker this worker has changed, before that comes back as a new version.
+    /// Starts again with a webhook whose breaker this worker has changed, before that comes back as a new version.
     pub fn forget(&mut self, webhook: WebhookId) {
         self.watched.remove(&webhook);
     }
 
-    /// The number of the part of time that `now` lies in.
+    /// The number of the part of time that `now` is in.
     fn part(&self, now: Instant) -> u64 {
         now.saturating_duration_since(self.began).as_secs() / PART.as_secs()
     }
@@ -106,7 +105,7 @@ impl FailureRatios {
 impl Watched {
     fn count(&mut self, part: u64, fails: bool) {
         let part = part.max(self.latest);
-        // What lies between was empty; more than all parts need not be cleared.
+        // The parts between were empty; more than all parts need not be cleared.
         for past in (self.latest + 1..=part).rev().take(PARTS) {
             self.parts[place(past)] = Share::default();
         }

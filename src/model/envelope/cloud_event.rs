@@ -43,7 +43,7 @@ pub enum Value<'a> {
     Other,
 }
 
-/// The attributes that stand in the headers of a message.
+/// The attributes in the headers of a message.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct Attributes<'a> {
     specversion: Option<Value<'a>>,
@@ -53,7 +53,7 @@ pub struct Attributes<'a> {
     time: Option<Value<'a>>,
     companyid: Option<Value<'a>>,
     traceparent: Option<Value<'a>>,
-    /// The first that stands there twice, under two prefixes and with two values.
+    /// The first attribute that appears twice, under two prefixes and with different values.
     doubled: Option<&'static str>,
 }
 
@@ -80,7 +80,7 @@ impl<'a> Attributes<'a> {
         picked
     }
 
-    /// Whether they make the message a CloudEvent: it says so by `specversion`, or has all else that is required.
+    /// Whether they make the message a CloudEvent: it has `specversion`, or everything else that is required.
     const fn are_of_one(&self) -> bool {
         self.specversion.is_some() || (self.id.is_some() && self.source.is_some() && self.kind.is_some())
     }
@@ -91,7 +91,7 @@ fn without<'a>(prefix: &str, name: &'a str) -> Option<&'a str> {
     head.eq_ignore_ascii_case(prefix).then_some(rest)
 }
 
-/// How a message says that it is a CloudEvent, before its body is looked at.
+/// How a message shows that it is a CloudEvent, before its body is read.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Mode {
     /// All of it is in the body.
@@ -100,7 +100,7 @@ pub(super) enum Mode {
     Binary,
 }
 
-/// The mode that content type and headers tell; none where they tell nothing, or an error where it is none of ours.
+/// The mode by content type and headers; `None` if they say nothing, or an error if it is not supported.
 pub(super) fn mode(incoming: &Incoming<'_>) -> Result<Option<Mode>, Rejected> {
     let media = essence(incoming.content_type.unwrap_or_default());
     if let Some(format) = without(MEDIA_TYPE, media) {
@@ -118,7 +118,7 @@ pub(super) fn mode(incoming: &Incoming<'_>) -> Result<Option<Mode>, Rejected> {
     Ok(incoming.attributes.are_of_one().then_some(Mode::Binary))
 }
 
-/// What an event says of itself, from wherever it says it.
+/// The attributes of an event, wherever they came from.
 struct CloudEvent<'a> {
     specversion: Option<Cow<'a, str>>,
     id: Option<Cow<'a, str>>,
@@ -167,7 +167,7 @@ pub(super) fn binary(incoming: &Incoming<'_>, limits: &EnvelopeLimits) -> Result
     let time = match attributes.time {
         Some(Value::Text(text)) => Some(times::rfc3339("time", text)?),
         Some(Value::Time(time)) => Some(time),
-        // A timestamp of AMQP 1.0, sent by those who have no such type.
+        // A timestamp of AMQP 1.0, sent by clients without that type.
         Some(Value::Number(milliseconds)) => Some(
             DateTime::from_timestamp_millis(milliseconds)
                 .ok_or_else(|| rejected("time", "is out of range for a time in milliseconds since 1970"))?,
@@ -243,8 +243,8 @@ fn decoded(event: CloudEvent<'_>, incoming: &Incoming<'_>) -> Result<Decoded, Re
     )
 }
 
-/// Source and id in one, which no other two give: a source has no space. What is too long is told by its hash, which
-/// has no space either.
+/// Source and id joined, which is unambiguous because a source has no space. What is too long is replaced by its hash,
+/// which has no space either.
 fn message_id(source: &str, id: &str) -> String {
     let joined = format!("{source} {id}");
     if joined.len() <= MESSAGE_ID_BYTES_MAX {

@@ -55,13 +55,13 @@ impl<'a> EnvelopeFields<'a> {
         let mut parser = serde_json::Deserializer::from_str(text);
         let fields = parser.deserialize_map(FieldsVisitor).and_then(|fields| parser.end().map(|()| fields));
         fields.map_err(|bad| match bad.classify() {
-            // Its message repeats the value found, which may be long and is nobody's business in a log.
+            // Its message repeats the value found, which may be long and must not be logged.
             Category::Data => rejected("body", "is not a JSON object"),
             _ => rejected("body", format!("is not JSON: {bad}")),
         })
     }
 
-    /// Refuses fields of these names that stand there twice: nobody can tell which of the two is meant.
+    /// Refuses fields of these names that appear twice, because it is unclear which of the two is meant.
     pub(super) fn once(&self, names: &[&str]) -> Result<(), Rejected> {
         match self.doubled.iter().find(|name| names.contains(name)) {
             Some(name) => Err(rejected(name, "appears twice in the body")),
@@ -152,7 +152,7 @@ impl<'de> serde::Deserialize<'de> for FieldName {
     }
 }
 
-/// The field's value, taking `null` for absent: serializers write it for what they leave out.
+/// The field's value; `null` counts as absent, because serializers write it for what they leave out.
 pub(super) fn present(value: Option<&RawValue>) -> Option<&str> {
     value.map(RawValue::get).filter(|text| *text != "null")
 }

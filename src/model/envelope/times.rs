@@ -25,7 +25,7 @@ pub(super) fn of_property(seconds: u64) -> Result<DateTime<Utc>, Rejected> {
     i64::try_from(seconds).ok().and_then(at_second).ok_or_else(out_of_range)
 }
 
-/// An RFC 3339 time; `field` is to blame where it is none.
+/// An RFC 3339 time; otherwise `field` is at fault.
 pub(super) fn rfc3339(field: &'static str, text: &str) -> Result<DateTime<Utc>, Rejected> {
     DateTime::parse_from_rfc3339(text).map(|time| time.to_utc()).map_err(|_| {
         rejected(field, "is not an RFC 3339 time with a time zone, such as 2026-01-31T12:00:00Z")
@@ -57,7 +57,7 @@ fn at_second(seconds: i64) -> Option<DateTime<Utc>> {
 
 fn at_fraction(seconds: f64) -> Option<DateTime<Utc>> {
     let whole = seconds.floor();
-    // Beyond this a float has no whole seconds any more, and no calendar reaches that far.
+    // Beyond this a float no longer holds whole seconds, and no calendar reaches that far.
     if whole.abs() > 9e15 {
         return None;
     }
