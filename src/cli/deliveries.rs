@@ -231,7 +231,7 @@ mod tests {
             number: 2,
             attempted_at: "2026-01-31T12:00:00Z".parse().unwrap(),
             outcome: crate::model::OutcomeClass::ServerError,
-            why: Some("the receiver answered 503, an error of its own".to_owned()),
+            why: Some("the receiver answered 503, a server error".to_owned()),
             url: Some("https://example.com/h".to_owned()),
             address: Some("203.0.113.9:443".to_owned()),
             request_head: Some("Authorization: Bearer t\r\nX: 1\r\n".to_owned()),
@@ -247,7 +247,7 @@ mod tests {
             first_byte_us: Some(9_000),
             total_us: Some(10_000),
         };
-        let expected = "attempt 2  2026-01-31 12:00:00  server_error: the receiver answered 503, an error of its own\n  \
+        let expected = "attempt 2  2026-01-31 12:00:00  server_error: the receiver answered 503, a server error\n  \
              to    https://example.com/h at 203.0.113.9:443\n  \
              took  connect 1.2 ms, first byte 9.0 ms, total 10.0 ms";
         assert_eq!(attempt_of(&attempt, false), expected);

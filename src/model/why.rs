@@ -75,16 +75,16 @@ pub fn of_outcome(outcome: &Outcome) -> Why {
     use Move::{Admin, Nobody, Receiver};
     match outcome {
         Outcome::Accepted { status } => why(Nobody, format!("the receiver accepted it with {status}")),
-        Outcome::Gone => why(Admin, "the receiver answered 410, gone for good, which pauses the webhook"),
+        Outcome::Gone => why(Admin, "the receiver answered 410, gone permanently, which pauses the webhook"),
         Outcome::Blocked { target, network } => {
-            why(Admin, format!("not sent: {target} lies in {network}, where nothing is delivered to"))
+            why(Admin, format!("not sent: {target} is in {network}, a network that deliveries may not reach"))
         }
         Outcome::Fault { reason } => why(Admin, format!("not sent: {reason}")),
         Outcome::Redirected { status, location } => why(Admin, redirected(*status, location.as_deref())),
         Outcome::Refused { status } => why(Receiver, refused(*status)),
         Outcome::Throttled { retry_after } => why(Nobody, answered(429, "too many requests", *retry_after)),
         Outcome::ServerError { status, retry_after } => {
-            why(Receiver, answered(*status, "an error of its own", *retry_after))
+            why(Receiver, answered(*status, "a server error", *retry_after))
         }
         Outcome::TimedOut { after, waiting } => why(Receiver, timed_out(*after, *waiting)),
         Outcome::Unreachable { how, address, detail } => {
@@ -92,7 +92,7 @@ pub fn of_outcome(outcome: &Outcome) -> Why {
             unreachable(*how, &target, detail)
         }
         Outcome::Cut { status, detail } => {
-            why(Receiver, format!("the answer {status} broke off before its end{}", behind(detail)))
+            why(Receiver, format!("the answer {status} ended before it was complete{}", behind(detail)))
         }
     }
 }
@@ -100,48 +100,52 @@ pub fn of_outcome(outcome: &Outcome) -> Why {
 fn redirected(status: u16, location: Option<&str>) -> String {
     match location {
         Some(place) => format!(
-            "the receiver answered {status} and points to {place}; redirects are not followed: \
-             put the final URL into the webhook"
+            "the receiver answered {status} with a redirect to {place}; redirects are not followed: \
+             set the webhook's URL to the final URL"
         ),
-        None => format!("the receiver answered {status}, a redirect to nowhere; redirects are not followed"),
+        None => format!(
+            "the receiver answered {status}, a redirect without a location; redirects are not followed"
+        ),
     }
 }
 
 fn refused(status: u16) -> String {
     let meaning = match status {
         400 => ", bad request",
-        401 => ", not authorized: it may check the signature with another secret, or want a header",
-        403 => ", forbidden: it may check the signature with another secret, or want a header",
-        404 => ", nothing found at this URL",
+        401 => ", unauthorized: it may verify the signature with another secret, or require a header",
+        403 => ", forbidden: it may verify the signature with another secret, or require a header",
+        404 => ", not found: nothing exists at this URL",
         405 => ", POST is not allowed at this URL",
-        413 => ", the body is too large for it",
-        415 => ", it takes another content type",
+        413 => ", the body is too large for the receiver",
+        415 => ", the receiver does not accept this content type",
         _ => "",
     };
     format!("the receiver refused it with {status}{meaning}")
 }
 
 fn answered(status: u16, meaning: &str, retry_after: Option<Duration>) -> String {
-    let asked = retry_after.map(|wait| format!(", and asks to wait {}", span(wait)));
+    let asked = retry_after.map(|wait| format!(", and asked to wait {}", span(wait)));
     format!("the receiver answered {status}, {meaning}{}", asked.unwrap_or_default())
 }
 
 fn timed_out(after: Duration, waiting: AwaitedPhase) -> String {
     let what = match waiting {
-        AwaitedPhase::Connection => "no connection came about",
-        AwaitedPhase::Answer => "the receiver took the connection but did not answer",
-        AwaitedPhase::Rest => "the receiver began to answer but did not come to an end",
+        AwaitedPhase::Connection => "no connection was established",
+        AwaitedPhase::Answer => "the receiver accepted the connection but did not answer",
+        AwaitedPhase::Rest => "the receiver began to answer but did not finish",
     };
     format!("{what} within {}", span(after))
 }
 
 fn unreachable(how: Unreachable, target: &str, detail: &str) -> Why {
     match how {
-        Unreachable::Dns => why(Move::Admin, format!("the name has no address{}", behind(detail))),
+        Unreachable::Dns => why(Move::Admin, format!("the host name does not resolve{}", behind(detail))),
         // What connecting met is a sentence for each address tried, and names them itself.
         Unreachable::Connect if !detail.is_empty() => why(Move::Receiver, detail),
-        Unreachable::Connect => why(Move::Receiver, format!("{target} could not be connected to")),
-        Unreachable::Tls => why(Move::Receiver, format!("TLS with {target} failed{}", behind(detail))),
+        Unreachable::Connect => why(Move::Receiver, format!("could not connect to {target}")),
+        Unreachable::Tls => {
+            why(Move::Receiver, format!("the TLS handshake with {target} failed{}", behind(detail)))
+        }
         Unreachable::Reset if !detail.is_empty() => why(Move::Receiver, format!("{target} {detail}")),
         Unreachable::Reset => {
             why(Move::Receiver, format!("{target} closed the connection without an answer"))
@@ -168,11 +172,12 @@ pub fn of_status(
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     match status {
         DeliveryStatus::Pending => why(Nobody, pending(&because, due_at, queued, now)),
-        DeliveryStatus::Held => {
-            why(Admin, format!("held, for its webhook is paused{because}; resume or discard it"))
-        }
+        DeliveryStatus::Held => why(
+            Admin,
+            format!("held because the webhook is paused{because}; resume the webhook to send or discard it"),
+        ),
         DeliveryStatus::Delivered => why(Nobody, "delivered"),
-        DeliveryStatus::Cancelled => why(Nobody, format!("no longer owed{because}")),
+        DeliveryStatus::Cancelled => why(Nobody, format!("cancelled{because}")),
         DeliveryStatus::Dead => dead(reason),
     }
 }
@@ -180,44 +185,46 @@ pub fn of_status(
 fn pending(because: &str, due_at: Option<DateTime<Utc>>, queued: bool, now: DateTime<Utc>) -> String {
     let ahead = due_at.and_then(|due| (due - now).to_std().ok()).filter(|wait| !wait.is_zero());
     match (ahead, queued) {
-        (Some(wait), _) => format!("waits for its next attempt, due in {}{because}", span(wait)),
-        (None, true) => format!("its attempt is due and on its way to a worker{because}"),
-        (None, false) => format!("its attempt is due and waits in the ledger for its turn{because}"),
+        (Some(wait), _) => format!("waiting for its next attempt, due in {}{because}", span(wait)),
+        (None, true) => format!("its attempt is due, and its job is on the way to a worker{because}"),
+        (None, false) => format!("its attempt is due and waiting in the ledger for its turn{because}"),
     }
 }
 
 fn dead(reason: Option<&str>) -> Why {
     use Move::{Admin, Nobody, Operator, Receiver};
     let Some(told) = reason else {
-        return why(Operator, "given up, and the ledger does not say why");
+        return why(Operator, "given up; the ledger has no reason");
     };
     let (next, sentence) = match DeadReason::of(told) {
         Some(DeadReason::AttemptsExhausted) => {
-            (Receiver, "the last attempt allowed has failed; replay it once the receiver works")
+            (Receiver, "all allowed attempts failed; replay it when the receiver works again")
         }
         Some(DeadReason::Blocked) => {
-            (Admin, "nothing is delivered to its address; change the webhook's URL and replay it")
+            (Admin, "deliveries to its address are not allowed; change the webhook's URL and replay it")
         }
         Some(DeadReason::Fault) => {
-            (Admin, "its request cannot be made; change the webhook's settings and replay it")
+            (Admin, "its request cannot be built; change the webhook's settings and replay it")
         }
-        Some(DeadReason::Expired) => {
-            (Nobody, "it grew older than deliveries are kept before it could be sent")
-        }
+        Some(DeadReason::Expired) => (Nobody, "it exceeded the retention period before it could be sent"),
         Some(DeadReason::TooOld) => (
             Receiver,
-            "it failed until its webhook allowed no more retries (max_attempt_age_seconds); replay it once the receiver works",
+            "its next retry would start later than the webhook allows (max_attempt_age_seconds); replay it when the receiver works again",
         ),
-        Some(DeadReason::UnknownDelivery) => {
-            (Operator, "the ledger does not know the delivery that was attempted; it may have been set back")
-        }
-        Some(DeadReason::EndedTheWorker) => return why(Operator, format!("given up: it {told}, alone too")),
-        Some(DeadReason::Undecodable) => (Operator, "the message is no event that can be read"),
-        Some(DeadReason::UnknownVersion) => (
+        Some(DeadReason::UnknownDelivery) => (
             Operator,
-            "the job is of a version that this release does not know; finish the upgrade and replay it",
+            "the ledger does not know the attempted delivery; the database may have been restored to an earlier state",
         ),
-        Some(DeadReason::RefusedByLedger) => (Operator, "PostgreSQL refused to store it, alone too"),
+        Some(DeadReason::EndedTheWorker) => {
+            return why(Operator, format!("given up: it {told}, even when tried alone"));
+        }
+        Some(DeadReason::Undecodable) => (Operator, "the message cannot be decoded as an event"),
+        Some(DeadReason::UnknownVersion) => {
+            (Operator, "this release does not know the version of the job; finish the upgrade and replay it")
+        }
+        Some(DeadReason::RefusedByLedger) => {
+            (Operator, "PostgreSQL refused to store it, even when written alone")
+        }
         None => (Operator, told),
     };
     why(next, format!("given up: {sentence}"))
@@ -227,13 +234,13 @@ fn dead(reason: Option<&str>) -> Why {
 #[must_use]
 pub fn of_non_match(non_match: NonMatch, event_type: &EventType) -> Why {
     match non_match {
-        NonMatch::Inactive => why(Move::Admin, "not sent: the webhook is not active"),
+        NonMatch::Inactive => why(Move::Admin, "not sent: the webhook is inactive"),
         NonMatch::Deleted => why(Move::Nobody, "not sent: the webhook is deleted"),
         NonMatch::TypeNotSubscribed => {
-            why(Move::Admin, format!("not sent: type `{event_type}` is not subscribed"))
+            why(Move::Admin, format!("not sent: the webhook does not subscribe to the type `{event_type}`"))
         }
         NonMatch::NotYetThere => {
-            why(Move::Nobody, "not sent: the webhook was made after the event was taken in")
+            why(Move::Nobody, "not sent: the webhook was created after the event was ingested")
         }
     }
 }

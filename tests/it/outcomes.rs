@@ -98,7 +98,7 @@ fn answers() -> Vec<Answered> {
             "redirected",
             Some(301),
             TwiceThenDead,
-            "the receiver answered 301 and points to /200; redirects are not followed: put the final URL into the webhook",
+            "the receiver answered 301 with a redirect to /200; redirects are not followed: set the webhook's URL to the final URL",
         ),
         (
             "/307",
@@ -106,7 +106,7 @@ fn answers() -> Vec<Answered> {
             "redirected",
             Some(307),
             TwiceThenDead,
-            "the receiver answered 307 and points to /201; redirects are not followed: put the final URL into the webhook",
+            "the receiver answered 307 with a redirect to /201; redirects are not followed: set the webhook's URL to the final URL",
         ),
         (
             "/404",
@@ -114,7 +114,7 @@ fn answers() -> Vec<Answered> {
             "refused",
             Some(404),
             TwiceThenDead,
-            "the receiver refused it with 404, nothing found at this URL",
+            "the receiver refused it with 404, not found: nothing exists at this URL",
         ),
         (
             "/410",
@@ -122,7 +122,7 @@ fn answers() -> Vec<Answered> {
             "gone",
             Some(410),
             Held,
-            "the receiver answered 410, gone for good, which pauses the webhook",
+            "the receiver answered 410, gone permanently, which pauses the webhook",
         ),
         (
             "/429",
@@ -130,7 +130,7 @@ fn answers() -> Vec<Answered> {
             "throttled",
             Some(429),
             In(17, 17),
-            "the receiver answered 429, too many requests, and asks to wait 17 s",
+            "the receiver answered 429, too many requests, and asked to wait 17 s",
         ),
         (
             "/429-short",
@@ -138,7 +138,7 @@ fn answers() -> Vec<Answered> {
             "throttled",
             Some(429),
             TwiceThenDead,
-            "the receiver answered 429, too many requests, and asks to wait 1 s",
+            "the receiver answered 429, too many requests, and asked to wait 1 s",
         ),
         (
             "/429-long",
@@ -146,7 +146,7 @@ fn answers() -> Vec<Answered> {
             "throttled",
             Some(429),
             In(86_400, 86_400),
-            "the receiver answered 429, too many requests, and asks to wait 10 days",
+            "the receiver answered 429, too many requests, and asked to wait 10 days",
         ),
         (
             "/500",
@@ -154,7 +154,7 @@ fn answers() -> Vec<Answered> {
             "server_error",
             Some(500),
             TwiceThenDead,
-            "the receiver answered 500, an error of its own",
+            "the receiver answered 500, a server error",
         ),
         (
             "/503",
@@ -162,7 +162,7 @@ fn answers() -> Vec<Answered> {
             "server_error",
             Some(503),
             In(90, 90),
-            "the receiver answered 503, an error of its own, and asks to wait 90 s",
+            "the receiver answered 503, a server error, and asked to wait 90 s",
         ),
         (
             "/close",
@@ -186,7 +186,7 @@ fn answers() -> Vec<Answered> {
             "cut",
             Some(200),
             TwiceThenDead,
-            "the answer 200 broke off before its end: the connection was closed in the middle of the answer",
+            "the answer 200 ended before it was complete: the connection was closed in the middle of the answer",
         ),
         (
             "/drip",
@@ -194,7 +194,7 @@ fn answers() -> Vec<Answered> {
             "timed_out",
             Some(200),
             TwiceThenDead,
-            "the receiver began to answer but did not come to an end within 1 s",
+            "the receiver began to answer but did not finish within 1 s",
         ),
         (
             "/never",
@@ -202,7 +202,7 @@ fn answers() -> Vec<Answered> {
             "timed_out",
             None,
             TwiceThenDead,
-            "the receiver took the connection but did not answer within 1 s",
+            "the receiver accepted the connection but did not answer within 1 s",
         ),
     ]
 }
@@ -232,7 +232,7 @@ async fn every_outcome_has_its_row_its_next_step_and_its_time() {
     }
     let twice = Next::TwiceThenDead;
     let tls = |at: &Receiver, what: &str| {
-        format!("TLS with {} failed: the server's certificate {what}", at.address())
+        format!("the TLS handshake with {} failed: the server's certificate {what}", at.address())
     };
     let unreachable = |name, url, why: &str| row(name, url, "unreachable", None, twice, why);
     rows.extend([
@@ -241,12 +241,12 @@ async fn every_outcome_has_its_row_its_next_step_and_its_time() {
         unreachable(
             "no such name",
             "http://none.test/".to_owned(),
-            "the name has no address: there is no host named none.test",
+            "the host name does not resolve: there is no host named none.test",
         ),
         unreachable(
             "no address",
             "http://empty.test/".to_owned(),
-            "the name has no address: empty.test has no address",
+            "the host name does not resolve: empty.test has no address",
         ),
         unreachable("no connection", closed_url, &at_closed),
         row(
@@ -260,7 +260,7 @@ async fn every_outcome_has_its_row_its_next_step_and_its_time() {
     ]);
     // A schedule's waits are the ledger's, a fifth more or less.
     receiver.answer_at("/schedule", [Answer::status(500)]);
-    let why = "the receiver answered 500, an error of its own";
+    let why = "the receiver answered 500, a server error";
     let schedule =
         row("schedule", receiver.url("/schedule"), "server_error", Some(500), Next::In(480, 720), why);
     rows.push(Row { more: json!({"retry_schedule": [600, 600]}), ..schedule });

@@ -41,7 +41,7 @@ pub fn of_lane(
     }
 }
 
-/// Why a delivery waits in a lane that has a pace: `waits for its turn: 10/s, 340 ahead, about 34 s`.
+/// Why a delivery waits in a lane that has a pace: `waiting for its turn: 10/s, 340 ahead, about 34 s`.
 #[must_use]
 pub fn of_turn(paced: Paced) -> Why {
     let Paced { rate, ahead } = paced;
@@ -49,7 +49,7 @@ pub fn of_turn(paced: Paced) -> Why {
     #[expect(clippy::cast_precision_loss, reason = "a guess of how long it takes")]
     let seconds = ahead as f64 / rate.max(f64::MIN_POSITIVE);
     let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-    why(Move::Nobody, format!("waits for its turn: {}, {ahead} ahead, about {}", pace(rate), span(wait)))
+    why(Move::Nobody, format!("waiting for its turn: {}, {ahead} ahead, about {}", pace(rate), span(wait)))
 }
 
 fn opened(
@@ -64,7 +64,7 @@ fn opened(
     // A probe waits for what the receiver asked for, too.
     let probe = ahead(open.next_probe_at, now).max(held_back);
     let probe = probe.map_or_else(|| "is due".to_owned(), |wait| format!("is due in {}", span(wait)));
-    format!("the receiver has failed since {since}{because}; the next probe {probe}")
+    format!("the receiver has been failing since {since}{because}; the next probe {probe}")
 }
 
 /// `10/s`; a pace below one a second is told by the minute or the hour.
@@ -116,12 +116,13 @@ mod tests {
             Some(refused),
             Some((
                 Move::Receiver,
-                "the receiver has failed since 2026-11-23T11:58:30Z: 5 attempts in a row failed; the last: \
+                "the receiver has been failing since 2026-11-23T11:58:30Z: 5 attempts in a row failed; the last: \
                  203.0.113.9:443 refused the connection; the next probe is due in 20 s",
             )),
         );
-        let bare =
-            |probe| format!("the receiver has failed since 2026-11-23T11:59:00Z; the next probe {probe}");
+        let bare = |probe| {
+            format!("the receiver has been failing since 2026-11-23T11:59:00Z; the next probe {probe}")
+        };
         check(Some(-1), None, None, Some((Move::Receiver, &bare("is due"))));
         check(Some(20), Some(50), None, Some((Move::Receiver, &bare("is due in 50 s"))));
         check(Some(20), Some(10), None, Some((Move::Receiver, &bare("is due in 20 s"))));
@@ -133,10 +134,10 @@ mod tests {
             let found = of_turn(Paced { rate, ahead });
             assert_eq!((&*found.sentence, found.next), (expected, Move::Nobody));
         };
-        check(10.0, 340, "waits for its turn: 10/s, 340 ahead, about 34 s");
-        check(2.5, 0, "waits for its turn: 2.5/s, 0 ahead, about 0 ms");
-        check(0.5, 30, "waits for its turn: 30/min, 30 ahead, about 60 s");
-        check(0.01, 100, "waits for its turn: 36/h, 100 ahead, about 2 h");
-        check(1.0, 1_000_000, "waits for its turn: 1/s, 1000000 ahead, about 11 days");
+        check(10.0, 340, "waiting for its turn: 10/s, 340 ahead, about 34 s");
+        check(2.5, 0, "waiting for its turn: 2.5/s, 0 ahead, about 0 ms");
+        check(0.5, 30, "waiting for its turn: 30/min, 30 ahead, about 60 s");
+        check(0.01, 100, "waiting for its turn: 36/h, 100 ahead, about 2 h");
+        check(1.0, 1_000_000, "waiting for its turn: 1/s, 1000000 ahead, about 11 days");
     }
 }

@@ -13,58 +13,54 @@ fn every_outcome_is_explained_with_its_facts_and_whose_move_is_next() {
     check(
         outcome(OutcomeClass::Gone),
         Move::Admin,
-        "the receiver answered 410, gone for good, which pauses the webhook",
+        "the receiver answered 410, gone permanently, which pauses the webhook",
     );
     check(
         outcome(OutcomeClass::Blocked),
         Move::Admin,
-        "not sent: 127.0.0.1 lies in 127.0.0.0/8 (loopback), where nothing is delivered to",
+        "not sent: 127.0.0.1 is in 127.0.0.0/8 (loopback), a network that deliveries may not reach",
     );
     check(outcome(OutcomeClass::Fault), Move::Admin, "not sent: the header `te` cannot be given");
     check(
         outcome(OutcomeClass::Redirected),
         Move::Admin,
-        "the receiver answered 301 and points to https://example.com/new; redirects are not followed: \
-         put the final URL into the webhook",
+        "the receiver answered 301 with a redirect to https://example.com/new; redirects are not followed: \
+         set the webhook's URL to the final URL",
     );
     check(
         Outcome::Redirected { status: 304, location: None },
         Move::Admin,
-        "the receiver answered 304, a redirect to nowhere; redirects are not followed",
+        "the receiver answered 304, a redirect without a location; redirects are not followed",
     );
     check(
         outcome(OutcomeClass::Refused),
         Move::Receiver,
-        "the receiver refused it with 404, nothing found at this URL",
+        "the receiver refused it with 404, not found: nothing exists at this URL",
     );
     check(Outcome::Refused { status: 418 }, Move::Receiver, "the receiver refused it with 418");
     check(outcome(OutcomeClass::Throttled), Move::Nobody, "the receiver answered 429, too many requests");
     check(
         Outcome::Throttled { retry_after: Some(Duration::from_mins(2)) },
         Move::Nobody,
-        "the receiver answered 429, too many requests, and asks to wait 2 min",
+        "the receiver answered 429, too many requests, and asked to wait 2 min",
     );
-    check(
-        outcome(OutcomeClass::ServerError),
-        Move::Receiver,
-        "the receiver answered 500, an error of its own",
-    );
+    check(outcome(OutcomeClass::ServerError), Move::Receiver, "the receiver answered 500, a server error");
     check(
         Outcome::ServerError { status: 503, retry_after: Some(Duration::from_secs(34)) },
         Move::Receiver,
-        "the receiver answered 503, an error of its own, and asks to wait 34 s",
+        "the receiver answered 503, a server error, and asked to wait 34 s",
     );
     let timed_out = |waiting| Outcome::TimedOut { after: Duration::from_millis(250), waiting };
-    check(timed_out(AwaitedPhase::Connection), Move::Receiver, "no connection came about within 250 ms");
+    check(timed_out(AwaitedPhase::Connection), Move::Receiver, "no connection was established within 250 ms");
     check(
         timed_out(AwaitedPhase::Answer),
         Move::Receiver,
-        "the receiver took the connection but did not answer within 250 ms",
+        "the receiver accepted the connection but did not answer within 250 ms",
     );
     check(
         timed_out(AwaitedPhase::Rest),
         Move::Receiver,
-        "the receiver began to answer but did not come to an end within 250 ms",
+        "the receiver began to answer but did not finish within 250 ms",
     );
     check(outcome(OutcomeClass::Unreachable), Move::Receiver, "203.0.113.9:443 refused the connection");
     let unreachable =
@@ -72,18 +68,18 @@ fn every_outcome_is_explained_with_its_facts_and_whose_move_is_next() {
     check(
         unreachable(Unreachable::Dns, "no such host"),
         Move::Admin,
-        "the name has no address: no such host",
+        "the host name does not resolve: no such host",
     );
     check(
         unreachable(Unreachable::Connect, "there is no route to 203.0.113.9:443"),
         Move::Receiver,
         "there is no route to 203.0.113.9:443",
     );
-    check(unreachable(Unreachable::Connect, ""), Move::Receiver, "the receiver could not be connected to");
+    check(unreachable(Unreachable::Connect, ""), Move::Receiver, "could not connect to the receiver");
     check(
         unreachable(Unreachable::Tls, "certificate expired"),
         Move::Receiver,
-        "TLS with the receiver failed: certificate expired",
+        "the TLS handshake with the receiver failed: certificate expired",
     );
     check(
         unreachable(Unreachable::Reset, "reset the connection before it answered"),
@@ -98,7 +94,7 @@ fn every_outcome_is_explained_with_its_facts_and_whose_move_is_next() {
     check(
         outcome(OutcomeClass::Cut),
         Move::Receiver,
-        "the answer 200 broke off before its end: unexpected end of file",
+        "the answer 200 ended before it was complete: unexpected end of file",
     );
 }
 
@@ -110,25 +106,46 @@ fn every_state_is_explained() {
     };
     let (pending, cancelled, dead) =
         (DeliveryStatus::Pending, DeliveryStatus::Cancelled, DeliveryStatus::Dead);
-    check(pending, None, Some(1_034), true, Move::Nobody, "waits for its next attempt, due in 34 s");
-    check(pending, None, Some(1_000 + 18_000), false, Move::Nobody, "waits for its next attempt, due in 5 h");
-    check(pending, None, Some(1_000), true, Move::Nobody, "its attempt is due and on its way to a worker");
+    check(pending, None, Some(1_034), true, Move::Nobody, "waiting for its next attempt, due in 34 s");
+    check(
+        pending,
+        None,
+        Some(1_000 + 18_000),
+        false,
+        Move::Nobody,
+        "waiting for its next attempt, due in 5 h",
+    );
+    check(
+        pending,
+        None,
+        Some(1_000),
+        true,
+        Move::Nobody,
+        "its attempt is due, and its job is on the way to a worker",
+    );
     check(
         pending,
         None,
         Some(0),
         false,
         Move::Nobody,
-        "its attempt is due and waits in the ledger for its turn",
+        "its attempt is due and waiting in the ledger for its turn",
     );
-    check(pending, None, None, true, Move::Nobody, "its attempt is due and on its way to a worker");
+    check(
+        pending,
+        None,
+        None,
+        true,
+        Move::Nobody,
+        "its attempt is due, and its job is on the way to a worker",
+    );
     check(
         pending,
         Some("the lane is full"),
         Some(0),
         false,
         Move::Nobody,
-        "its attempt is due and waits in the ledger for its turn: the lane is full",
+        "its attempt is due and waiting in the ledger for its turn: the lane is full",
     );
     check(
         DeliveryStatus::Held,
@@ -136,7 +153,7 @@ fn every_state_is_explained() {
         None,
         false,
         Move::Admin,
-        "held, for its webhook is paused: the receiver answered 410 Gone; resume or discard it",
+        "held because the webhook is paused: the receiver answered 410 Gone; resume the webhook to send or discard it",
     );
     check(
         DeliveryStatus::Held,
@@ -144,11 +161,11 @@ fn every_state_is_explained() {
         None,
         false,
         Move::Admin,
-        "held, for its webhook is paused; resume or discard it",
+        "held because the webhook is paused; resume the webhook to send or discard it",
     );
     check(DeliveryStatus::Delivered, None, None, false, Move::Nobody, "delivered");
-    check(cancelled, Some("webhook deleted"), None, false, Move::Nobody, "no longer owed: webhook deleted");
-    check(dead, None, None, false, Move::Operator, "given up, and the ledger does not say why");
+    check(cancelled, Some("webhook deleted"), None, false, Move::Nobody, "cancelled: webhook deleted");
+    check(dead, None, None, false, Move::Operator, "given up; the ledger has no reason");
     check(dead, Some("something new"), None, false, Move::Operator, "given up: something new");
     check(
         dead,
@@ -156,7 +173,7 @@ fn every_state_is_explained() {
         None,
         false,
         Move::Operator,
-        "given up: it ended the worker 3 times, alone too",
+        "given up: it ended the worker 3 times, even when tried alone",
     );
 }
 
@@ -187,10 +204,18 @@ fn every_non_match_is_explained() {
         let why = of_non_match(non_match, &event_type("ticket.closed"));
         assert_eq!(why, Why { sentence: sentence.to_owned(), next });
     };
-    check(NonMatch::TypeNotSubscribed, Move::Admin, "not sent: type `ticket.closed` is not subscribed");
-    check(NonMatch::Inactive, Move::Admin, "not sent: the webhook is not active");
+    check(
+        NonMatch::TypeNotSubscribed,
+        Move::Admin,
+        "not sent: the webhook does not subscribe to the type `ticket.closed`",
+    );
+    check(NonMatch::Inactive, Move::Admin, "not sent: the webhook is inactive");
     check(NonMatch::Deleted, Move::Nobody, "not sent: the webhook is deleted");
-    check(NonMatch::NotYetThere, Move::Nobody, "not sent: the webhook was made after the event was taken in");
+    check(
+        NonMatch::NotYetThere,
+        Move::Nobody,
+        "not sent: the webhook was created after the event was ingested",
+    );
 }
 
 #[test]

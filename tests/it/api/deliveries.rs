@@ -349,7 +349,7 @@ async fn what_waits_for_its_turn_says_how_many_go_before_it_and_what_is_held_who
     let path = format!("/v1/webhooks/{webhook}/deliveries");
     let newest = client.get(&format!("{path}?limit=1")).await.expect(200);
     let one = client.get(&format!("/v1/deliveries/{}", ids(&newest)[0])).await.expect(200);
-    assert_eq!(one["why"], json!("waits for its turn: 10/s, 340 ahead, about 34 s"));
+    assert_eq!(one["why"], json!("waiting for its turn: 10/s, 340 ahead, about 34 s"));
     assert_eq!((&one["next_move"], &one["history"]), (&json!("nobody"), &json!([])));
     assert!(one["next_attempt_at"].is_string());
 
@@ -363,6 +363,9 @@ async fn what_waits_for_its_turn_says_how_many_go_before_it_and_what_is_held_who
 
     execute(&app, "update webhook_deliveries set status = 'held', reason = 'paused'").await;
     let newest = client.get(&format!("{path}?limit=1")).await.expect(200);
-    assert_eq!(newest[0]["why"], json!("held, for its webhook is paused; resume or discard it"));
+    assert_eq!(
+        newest[0]["why"],
+        json!("held because the webhook is paused; resume the webhook to send or discard it")
+    );
     assert_eq!((&newest[0]["next_move"], &newest[0]["next_attempt_at"]), (&json!("admin"), &Value::Null));
 }

@@ -25,7 +25,7 @@ async fn the_commands_list_and_show_events_and_say_what_types_there_are() {
     assert_eq!((&shown["data"], &shown["deliveries"][0]["webhook_id"]), (&json!({"n": 1}), &json!(webhook)));
     let id = unmatched[0]["id"].as_str().expect("an id");
     let shown = app.cli(&["events", "show", id, "--company", &of, "--webhook", &webhook]).await;
-    assert_eq!(shown["not_sent"][0]["why"], "not sent: type `x/y` is not subscribed");
+    assert_eq!(shown["not_sent"][0]["why"], "not sent: the webhook does not subscribe to the type `x/y`");
     let (code, _, err) = app.try_cli(&["events", "show", id, "--company", &Uuid::new_v4().to_string()]).await;
     assert_eq!((code, err.trim()), (4, "xtwebhooks: Event not found"));
 

@@ -121,11 +121,11 @@ async fn an_event_shows_its_deliveries_and_why_it_has_no_others() {
     };
     let shown = client.get(&closed).await.expect(200);
     assert_eq!(shown["deliveries"], json!([]));
-    let not_subscribed = json!("not sent: type `ticket.closed` is not subscribed");
+    let not_subscribed = json!("not sent: the webhook does not subscribe to the type `ticket.closed`");
     assert_eq!(why(&shown, wants), not_subscribed);
     assert_eq!(why(&shown, other), not_subscribed);
-    assert_eq!(why(&shown, off), json!("not sent: the webhook is not active"));
-    assert_eq!(why(&shown, late), json!("not sent: the webhook was made after the event was taken in"));
+    assert_eq!(why(&shown, off), json!("not sent: the webhook is inactive"));
+    assert_eq!(why(&shown, late), json!("not sent: the webhook was created after the event was ingested"));
     assert_eq!(why(&shown, foreign), Value::Null);
 
     // It is told by what the webhook was, not by what it is.
@@ -138,7 +138,10 @@ async fn an_event_shows_its_deliveries_and_why_it_has_no_others() {
     assert_eq!((named["not_sent"].as_array().map(Vec::len), why(&named, wants)), (Some(1), not_subscribed));
     let named = client.get(&format!("{created}?webhook_id={other}")).await.expect(200);
     assert_eq!(named["deliveries"], json!([]));
-    assert_eq!(why(&named, other), json!("not sent: type `ticket.created` is not subscribed"));
+    assert_eq!(
+        why(&named, other),
+        json!("not sent: the webhook does not subscribe to the type `ticket.created`")
+    );
     for nobody in [foreign, Uuid::new_v4()] {
         let answer = client.get(&format!("{created}?webhook_id={nobody}")).await;
         assert_eq!(answer.expect(404)["detail"], "Webhook not found");

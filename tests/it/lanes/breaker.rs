@@ -248,7 +248,7 @@ async fn who_asks_for_a_delivery_is_told_what_holds_up_its_lane() {
     assert_eq!(next, "receiver");
     let since = lane(&app, owed.webhook).await.opened_at.expect("open").format("%Y-%m-%dT%H:%M:%SZ");
     assert!(
-        open.starts_with(&format!("the receiver has failed since {since}; the next probe is due in")),
+        open.starts_with(&format!("the receiver has been failing since {since}; the next probe is due in")),
         "{open}"
     );
 }
@@ -503,7 +503,7 @@ async fn a_lane_lives_through_an_outage_of_its_receiver() {
 
     let rows = known(&app, webhook).await;
     let [opened, closed] = &rows[..] else { panic!("{rows:?}") };
-    let reason = "4 attempts in a row failed; the last: the receiver answered 500, an error of its own";
+    let reason = "4 attempts in a row failed; the last: the receiver answered 500, a server error";
     assert_eq!((&*opened.kind, opened.reason.as_deref()), ("opened", Some(reason)));
     assert_eq!((&*closed.kind, closed.opened_at), ("closed", Some(opened.at)));
     assert!(opened.failing_since.is_some_and(|since| since <= opened.at));

@@ -81,7 +81,7 @@ async fn forbidden_addresses_are_dead_at_once_and_nobody_is_connected_to() {
     for (name, _, target, network) in rows {
         let found = record(&app, name).await;
         let why = found.why.clone().unwrap_or_default();
-        assert!(why.starts_with(&format!("not sent: {target} lies in {network}")), "{name}: {why}");
+        assert!(why.starts_with(&format!("not sent: {target} is in {network}")), "{name}: {why}");
         let seen = (found.outcome.as_deref(), found.reason.as_deref(), found.attempts, found.response_status);
         assert_eq!(seen, (Some("blocked"), Some("blocked"), 1, None), "{name}");
         let row = row(name, String::new(), "blocked", None, Next::Dead("blocked"), "");
