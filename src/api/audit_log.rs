@@ -22,31 +22,31 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list))
 }
 
-/// A change that was made.
+/// A recorded change.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct AuditEntry {
     /// Its id.
     pub id: Uuid,
-    /// When it was made.
+    /// When the change was made.
     pub at: DateTime<Utc>,
-    /// Whose thing was changed; null where it belongs to no company.
+    /// The company of the changed object; null if it belongs to no company.
     #[schema(required = true)]
     pub company_id: Option<Uuid>,
-    /// Who did it: `key xtwh_ab12cd34`, `user 5f0c…`, `command line root`.
+    /// Who made the change: `key xtwh_ab12cd34`, `user 5f0c…`, `command line root`.
     #[schema(example = "key xtwh_ab12cd34")]
     pub actor: String,
-    /// What was done: `webhook.update`, `key.create`.
+    /// The action: `webhook.update`, `key.create`.
     #[schema(example = "webhook.update")]
     pub action: String,
-    /// The id of what it was done to.
+    /// The id of the changed object.
     pub subject: String,
-    /// The fields that differ, as they were; null where there was nothing. Secrets are not in it.
+    /// The changed fields before the change; null if the object did not exist. Secrets are not included.
     #[schema(required = true)]
     pub before: Option<Value>,
-    /// The fields that differ, as they are since; null where nothing is left. Secrets are not in it.
+    /// The changed fields after the change; null if the object no longer exists. Secrets are not included.
     #[schema(required = true)]
     pub after: Option<Value>,
-    /// The address that the call came from; null where it came over none.
+    /// The IP address of the caller; null if the change did not come over the network.
     #[schema(required = true)]
     pub address: Option<String>,
 }
@@ -72,21 +72,22 @@ impl From<table::Written> for AuditEntry {
 #[derive(Debug, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ListEntries {
-    /// Only what they did: `key xtwh_ab12cd34`
+    /// Only changes by this actor: `key xtwh_ab12cd34`
     actor: Option<String>,
-    /// Only when this was done: `webhook.update`
+    /// Only this action: `webhook.update`
     action: Option<String>,
-    /// Only what was done to the thing of this id
+    /// Only changes of the object with this id
     subject: Option<String>,
-    /// Only from then on (RFC 3339)
+    /// Only changes at this time or later (RFC 3339)
     since: Option<DateTime<Utc>>,
-    /// Only before then (RFC 3339)
+    /// Only changes before this time (RFC 3339)
     until: Option<DateTime<Utc>>,
 }
 
-/// Who changed what
+/// List the audit log
 ///
-/// Newest first. Who may reach all companies and names none sees the changes in all, and those that concern none.
+/// Newest first. Without `X-Company-Id`, credentials for all companies list the changes in every company and those that
+/// belong to none.
 #[utoipa::path(
     get,
     path = "/v1/audit-log",
@@ -94,10 +95,10 @@ struct ListEntries {
     operation_id = "listAuditLog",
     params(Paging, ListEntries),
     responses((
-        status = OK, description = "A page of entries", body = [AuditEntry],
+        status = OK, description = "A page of audit entries", body = [AuditEntry],
         headers(
-            ("link" = String, description = "Leads to the next page, if there is one"),
-            ("x-total-count" = String, description = "How many there are, if that was asked for; `10000+` for more"),
+            ("link" = String, description = "The next page, with rel=\"next\"; absent on the last page"),
+            ("x-total-count" = String, description = "With `count=capped`: the number of entries, or `10000+`"),
         ),
     )),
     security(("bearer" = ["keys:manage"])),
@@ -113,12 +114,15 @@ async fn list(
     let times = [("since", query.since), ("until", query.until)];
     let errors = times.into_iter().filter(|(_, time)| time.is_some_and(|time| !is_of_our_age(time)));
     let errors: Vec<_> =
-        errors.map(|(field, _)| FieldError::new(field, "must lie in the years 1 to 9999")).collect();
+        errors.map(|(field, _)| FieldError::new(field, "must be in the years 1 to 9999")).collect();
     if !errors.is_empty() {
         return Err(Problem::invalid(errors));
     }
     if page.after.is_some_and(|(at, _)| !is_of_our_age(at)) {
-        return Err(Problem::field("cursor", "is none of this list; begin without one"));
+        return Err(Problem::field(
+            "cursor",
+            "does not belong to this list or its filters; start again without a cursor",
+        ));
     }
     let wanted = table::AuditQuery {
         company,

@@ -20,39 +20,39 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(erase)).routes(routes!(erasure))
 }
 
-/// How far the erasure of a company has come.
+/// The progress of the erasure of a company.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Erasure {
-    /// Whose things go.
+    /// The company that is erased.
     pub company_id: Uuid,
-    /// `running`, or `done` when nothing is left.
+    /// `running`, or `done` when nothing is left to erase.
     #[schema(example = "running")]
     pub status: String,
-    /// What is being worked on: `deliveries`, `events`, `dead_letters`, `records`, `webhooks`, and then `done`.
+    /// The current step: `deliveries`, `events`, `dead_letters`, `records`, `webhooks`, then `done`.
     #[schema(example = "deliveries")]
     pub stage: String,
-    /// When it was asked for.
+    /// When the erasure was requested.
     pub asked_at: DateTime<Utc>,
-    /// By whom.
+    /// Who requested it.
     pub asked_by: String,
-    /// When nothing was left.
+    /// When it was completed.
     #[schema(required = true)]
     pub done_at: Option<DateTime<Utc>>,
-    /// Webhooks that were removed so far.
+    /// Webhooks removed so far.
     pub webhooks: i64,
-    /// Deliveries whose texts were removed so far, with those of their attempts.
+    /// Deliveries whose contents, and those of their attempts, were removed so far.
     pub deliveries: i64,
-    /// Those of them that were still owed, and are cancelled.
+    /// How many of these were still pending or held, and were cancelled.
     pub cancelled: i64,
-    /// Events that were removed so far.
+    /// Events removed so far.
     pub events: i64,
-    /// Dead letters that were removed so far.
+    /// Dead letters removed so far.
     pub dead_letters: i64,
-    /// Other rows: names in the audit log, orders to replay, statistics.
+    /// Other rows removed so far: names in the audit log, replays, statistics.
     pub records: i64,
-    /// Messages that arrived for the company since, and were dropped.
+    /// Messages for the company that arrived since the request and were dropped.
     pub dropped: i64,
-    /// When the last of them arrived.
+    /// When the last of these messages arrived.
     #[schema(required = true)]
     pub dropped_at: Option<DateTime<Utc>>,
 }
@@ -80,16 +80,17 @@ impl From<erasures::ErasureRow> for Erasure {
 
 /// Erase a company
 ///
-/// Its webhooks are gone from every list at once and nothing more is sent; its keys are revoked. Its texts go
-/// afterwards, in chunks: events, bodies, dead letters, and the names in its audit log. What arrives for it from now on
-/// is dropped and counted. This cannot be undone. Asked for again it goes on, and once it is done it begins anew.
+/// Its webhooks disappear from every list immediately, nothing more is sent, and its keys are revoked. Its contents are
+/// removed afterwards, in chunks: events, bodies, dead letters, and the names in its audit log. Messages that arrive
+/// for the company from now on are dropped and counted. This cannot be undone. A repeated request continues the
+/// erasure; once it is done, a repeated request starts a new one.
 #[utoipa::path(
     delete,
     path = "/v1/companies/{company_id}",
     tag = "Companies",
     operation_id = "eraseCompany",
     params(("company_id" = uuid::Uuid, Path, description = "The company")),
-    responses((status = ACCEPTED, description = "It is under way", body = Erasure)),
+    responses((status = ACCEPTED, description = "The erasure has started", body = Erasure)),
     security(("bearer" = ["admin"])),
 )]
 async fn erase(
@@ -108,14 +109,14 @@ async fn erase(
     Ok((StatusCode::ACCEPTED, axum::Json(erasure.into())))
 }
 
-/// How an erasure stands
+/// Get the progress of an erasure
 #[utoipa::path(
     get,
     path = "/v1/companies/{company_id}/erasure",
     tag = "Companies",
     operation_id = "getErasure",
     params(("company_id" = uuid::Uuid, Path, description = "The company")),
-    responses((status = OK, description = "How far it has come", body = Erasure)),
+    responses((status = OK, description = "The progress of the erasure", body = Erasure)),
     security(("bearer" = ["admin"])),
 )]
 async fn erasure(
@@ -135,7 +136,7 @@ fn may_see(caller: &Caller, company: CompanyId) -> Result<(), Problem> {
     if caller.all_companies {
         Ok(())
     } else if caller.company == Some(company) {
-        Err(Problem::new(ProblemKind::Forbidden, "this needs credentials of all companies"))
+        Err(Problem::new(ProblemKind::Forbidden, "this operation needs credentials for all companies"))
     } else {
         Err(Problem::not_found("Company not found"))
     }

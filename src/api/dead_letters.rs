@@ -65,24 +65,24 @@ fn statuses() -> Schema {
     words_schema(DeadLetterStatus::WORDS)
 }
 
-/// Which dead letters. Lists are separated by commas; of each list one must match.
+/// Filters of dead letters. Lists are separated by commas; one item of each list must match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct DeadLettersQuery {
-    /// Only of these kinds: a `delivery` given up, an `event` or a `message` that could not be taken in.
+    /// Only these kinds: a `delivery` that was given up, an `event` or a `message` that could not be ingested.
     #[param(schema_with = kinds, style = Form, explode = false)]
     kind: Option<String>,
-    /// Only with which this was done: nothing yet (`open`), `replayed`, `discarded`.
+    /// Only dead letters in these states: `open`, `replayed`, `discarded`.
     #[param(schema_with = statuses, style = Form, explode = false)]
     status: Option<String>,
-    /// Only of this webhook.
+    /// Only dead letters of this webhook.
     webhook_id: Option<Uuid>,
-    /// Only whose reason begins with one of these: `attempts exhausted`.
+    /// Only dead letters whose reason begins with one of these: `attempts exhausted`.
     #[param(schema_with = texts_schema, style = Form, explode = false)]
     reason: Option<String>,
-    /// Only given up at this time or later.
+    /// Only dead letters given up at this time or later.
     since: Option<DateTime<Utc>>,
-    /// Only given up before this time.
+    /// Only dead letters given up before this time.
     until: Option<DateTime<Utc>>,
 }
 
@@ -110,7 +110,7 @@ fn whose(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
         None if caller.all_companies && caller.may(Scope::Admin) => Ok(None),
         None => Err(Problem::new(
             ProblemKind::CompanyRequired,
-            "the credentials hold for several companies; name one by X-Company-Id",
+            "the credentials are valid for several companies; name one in the header X-Company-Id",
         )),
     }
 }
@@ -119,10 +119,11 @@ impl Listed for DeadLetter {
     const ALL: &'static str = "The dead letters";
 }
 
-/// Dead letters
+/// List dead letters
 ///
-/// Newest first, without their bodies. With a key of all companies that may do everything, and without `X-Company-Id`, those
-/// of all companies, and those that name none. A filter that few match may end a page early, with a `Link` that leads on.
+/// Newest first, without their bodies. Without `X-Company-Id`, credentials for all companies with the scope `admin`
+/// list those of every company and those that name none. With a filter that matches few, a page may have fewer items
+/// than the limit; follow `Link` to continue.
 #[utoipa::path(
     get,
     path = "/v1/dead-letters",
@@ -148,15 +149,15 @@ async fn list(
     Ok(page.answer(&rows, found.next, count))
 }
 
-/// One dead letter
+/// Get a dead letter
 ///
-/// With what it carried, for whoever has the scope `payloads:read`.
+/// With its body, if the credentials have the scope `payloads:read`.
 #[utoipa::path(
     get,
     path = "/v1/dead-letters/{dead_letter_id}",
     tag = "Dead letters",
     operation_id = "getDeadLetter",
-    params(("dead_letter_id" = Uuid, Path, description = "The dead letter; of a delivery's, the delivery's id")),
+    params(("dead_letter_id" = Uuid, Path, description = "The dead letter; for a delivery, the id of the delivery")),
     responses((status = OK, description = "The dead letter", body = DeadLetter)),
     security(("bearer" = ["deliveries:read"])),
 )]
@@ -171,8 +172,8 @@ async fn get(
 
 /// Replay a dead letter
 ///
-/// A delivery is sent again under the same `webhook-id`; a message is taken in again as it came. The dead letter becomes
-/// `replayed`. One that names no company cannot be replayed.
+/// A delivery is sent again with the same `webhook-id`; a message is ingested again unchanged. The dead letter becomes
+/// `replayed`. A dead letter that names no company cannot be replayed.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/{dead_letter_id}/replay",
@@ -180,11 +181,11 @@ async fn get(
     operation_id = "replayDeadLetter",
     params(
         ("dead_letter_id" = Uuid, Path, description = "The dead letter"),
-        ("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters"),
+        ("idempotency-key" = inline(Option<String>), Header, description = "A key of 1 to 255 visible ASCII characters. A request repeated with the same key within 24 hours takes effect once"),
     ),
     responses(
-        (status = ACCEPTED, description = "The replay; it is worked on from now on", body = Replay),
-        (status = CONFLICT, description = "It names no company", body = ProblemBody, content_type = "application/problem+json"),
+        (status = ACCEPTED, description = "The replay, which has been started", body = Replay),
+        (status = CONFLICT, description = "The dead letter names no company", body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("bearer" = ["deliveries:replay"])),
 )]
@@ -198,7 +199,7 @@ async fn replay(
     let company = row.company_id.map(CompanyId).ok_or_else(|| {
         Problem::new(
             ProblemKind::Conflict,
-            "it names no company, so nobody knows whose it would be; publish it anew, corrected",
+            "the dead letter names no company and cannot be replayed; publish the corrected event again",
         )
     })?;
     let filter = if row.kind == DeadLetterKind::Delivery {
@@ -212,8 +213,8 @@ async fn replay(
 
 /// Discard a dead letter
 ///
-/// It is not wanted any more: it stays to be seen, and no filter replays it. Discarding it again changes nothing; one that was
-/// replayed already cannot be discarded.
+/// Marks it as no longer wanted: it stays visible, and no filter of a replay includes it. Discarding it again changes
+/// nothing. A dead letter that was already replayed cannot be discarded.
 #[utoipa::path(
     post,
     path = "/v1/dead-letters/{dead_letter_id}/discard",
@@ -222,7 +223,7 @@ async fn replay(
     params(("dead_letter_id" = Uuid, Path, description = "The dead letter")),
     responses(
         (status = OK, description = "The dead letter", body = DeadLetter),
-        (status = CONFLICT, description = "It was replayed", body = ProblemBody, content_type = "application/problem+json"),
+        (status = CONFLICT, description = "The dead letter was already replayed", body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("bearer" = ["deliveries:replay"])),
 )]
@@ -243,7 +244,7 @@ async fn discard(
         let change = (Some(before), Some(after));
         audit::write(&mut tx, &caller, of, "dead_letter.discard", &id.to_string(), change).await?;
     } else if row.status == DeadLetterStatus::Replayed {
-        return Err(Problem::new(ProblemKind::Conflict, "it was replayed already"));
+        return Err(Problem::new(ProblemKind::Conflict, "the dead letter was already replayed"));
     }
     tx.commit().await?;
     Ok(axum::Json(DeadLetter::shown(row, caller.may(Scope::PayloadsRead))))

@@ -30,11 +30,11 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list_of_webhook)).routes(routes!(list)).routes(routes!(get))
 }
 
-/// A webhook's deliveries
+/// List the deliveries of a webhook
 ///
-/// Newest first, the history of a deleted webhook too. Without the scope `payloads:read`, `payload` and `response_body` are
-/// null. A filter that few deliveries match is given up after some 20,000 of them: the page then has fewer rows than were
-/// asked for, or none, and a `Link` that leads on. The last page has no `Link`.
+/// Newest first, also for a deleted webhook. Without the scope `payloads:read`, `payload` and `response_body` are null.
+/// A page searches about 20,000 deliveries at most; with a filter that matches few, it may have fewer items than the
+/// limit, or none. Follow `Link` to continue; the last page has no `Link`.
 #[utoipa::path(
     get,
     path = "/v1/webhooks/{webhook_id}/deliveries",
@@ -62,10 +62,10 @@ impl Listed for Delivery {
     const ALL: &'static str = "The deliveries";
 }
 
-/// A company's deliveries
+/// List the deliveries of the company
 ///
-/// Those of all its webhooks, newest first, as of one webhook. In the order of their ids, which lie where their events do,
-/// or, of a replay, at its start.
+/// The deliveries of all webhooks, newest first, in the same form as for one webhook. The order is that of their ids,
+/// which follow the time of the event or, for a replay, the time of its start.
 #[utoipa::path(
     get,
     path = "/v1/deliveries",
@@ -86,11 +86,11 @@ async fn list(
     answer(&api, &tenant, &asked, &wanted).await
 }
 
-/// One delivery
+/// Get a delivery
 ///
-/// With all its attempts in `history`: the request as it was sent, the answer as far as it is kept, and where the time went.
-/// Without the scope `payloads:read`, bodies are null, and of headers that are not the service's own or commonplace the
-/// values are left out: those of the webhook and of the answer may hold tokens.
+/// With all its attempts in `history`: the request as sent, the stored part of the response, and the timing. Without
+/// the scope `payloads:read`, bodies are null, and only the service's own and common headers have values, because
+/// headers of the webhook and of the response may contain tokens.
 #[utoipa::path(
     get,
     path = "/v1/deliveries/{delivery_id}",

@@ -51,7 +51,7 @@ fn counted(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     if caller.company.is_none() && !caller.all_companies {
         return Err(Problem::new(
             ProblemKind::CompanyRequired,
-            "the credentials hold for several companies; name one by X-Company-Id",
+            "the credentials are valid for several companies; name one in the header X-Company-Id",
         ));
     }
     Ok(caller.company)
@@ -64,7 +64,7 @@ fn of_all_companies(caller: &Caller) -> Result<(), Problem> {
     }
     Err(Problem::new(
         ProblemKind::Forbidden,
-        "event types are the same for every company; this needs credentials of all companies",
+        "event types are shared by all companies; this operation needs credentials for all companies",
     ))
 }
 
@@ -75,21 +75,21 @@ struct EventTypesQuery {
     cursor: Option<String>,
 }
 
-/// Event types, by name
+/// List event types
 ///
-/// Those that are registered, and those that the company was seen to publish, with counts of the last 7 days.
+/// By name: the registered types and the types that the company has published, with counts for the last 7 days.
 #[utoipa::path(
     get,
     path = "/v1/event-types",
     tag = "Event types",
     operation_id = "listEventTypes",
     params(
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Rows of a page; 50 where it is left out"),
-        ("cursor" = Option<String>, Query, description = "Where to go on: from `Link` of the page before"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "The maximum number of items on the page; 50 by default"),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: the cursor from the `Link` of the page before"),
     ),
     responses(
-        (status = OK, description = "A page", body = Vec<EventTypeBody>,
-         headers(("link" = Option<String>, description = "The next page, as `rel=\"next\"`; not on the last"))),
+        (status = OK, description = "A page of event types", body = Vec<EventTypeBody>,
+         headers(("link" = Option<String>, description = "The next page, with `rel=\"next\"`; absent on the last page"))),
     ),
     security(("bearer" = ["events:read"])),
 )]
@@ -109,7 +109,7 @@ async fn list(
     Ok((headers, Json(rows.into_iter().map(EventTypeBody::from).collect())))
 }
 
-/// One event type
+/// Get an event type
 #[utoipa::path(
     get,
     path = "/v1/event-types/{name}",
@@ -128,18 +128,18 @@ async fn get(
     Ok(Json(row.ok_or_else(not_found)?.into()))
 }
 
-/// Register an event type, or change it
+/// Register or update an event type
 ///
-/// Changes what is named; null resets. A new type needs a description. What its schemas are is followed by ingest within
-/// ten seconds at most. Needs credentials of all companies.
+/// Changes only the fields in the body; null resets a field. A new type needs a description. Changed schemas take
+/// effect within ten seconds. Needs credentials for all companies.
 #[utoipa::path(
     put,
     path = "/v1/event-types/{name}",
     tag = "Event types",
     operation_id = "putEventType",
-    params(("name" = String, Path, description = "The type; not one of the reserved", example = "ticket.created")),
+    params(("name" = String, Path, description = "The type; not a reserved one", example = "ticket.created")),
     request_body = EventTypeUpdate,
-    responses((status = OK, description = "The type as it is now", body = EventTypeBody)),
+    responses((status = OK, description = "The registered type", body = EventTypeBody)),
     security(("bearer" = ["admin"])),
 )]
 async fn put(
@@ -152,7 +152,7 @@ async fn put(
     if name.parse::<crate::model::EventType>().is_ok_and(|name| name.is_reserved()) {
         return Err(Problem::field(
             "name",
-            "is reserved: only this service says what `webhook.*` and `delivery.*` are",
+            "is reserved: only this service defines `webhook.*` and `delivery.*`",
         ));
     }
     let mut tx = api.parts.changes.begin().await?;
@@ -180,17 +180,17 @@ async fn put(
     Ok(Json(row.map_or(after, EventTypeBody::from)))
 }
 
-/// Take an event type off the registry
+/// Delete an event type
 ///
-/// Its description, sample and schemas are gone; such events are taken in as before, and judged by nothing. Needs
-/// credentials of all companies.
+/// Deletes its description, sample and schemas. Events of the type are still ingested, but no longer checked against a
+/// schema. Needs credentials for all companies.
 #[utoipa::path(
     delete,
     path = "/v1/event-types/{name}",
     tag = "Event types",
     operation_id = "deleteEventType",
-    params(("name" = String, Path, description = "The type; not one of the reserved", example = "ticket.created")),
-    responses((status = OK, description = "It is deleted", body = EventTypeDeleted)),
+    params(("name" = String, Path, description = "The type; not a reserved one", example = "ticket.created")),
+    responses((status = OK, description = "The event type was deleted", body = EventTypeDeleted)),
     security(("bearer" = ["admin"])),
 )]
 async fn delete(
@@ -200,7 +200,7 @@ async fn delete(
 ) -> Result<Json<EventTypeDeleted>, Problem> {
     of_all_companies(&caller)?;
     if name.parse::<crate::model::EventType>().is_ok_and(|name| name.is_reserved()) {
-        return Err(Problem::new(ProblemKind::Forbidden, "the service's own types stay registered"));
+        return Err(Problem::new(ProblemKind::Forbidden, "the service's own event types cannot be deleted"));
     }
     let mut tx = api.parts.changes.begin().await?;
     table::lock(&mut tx, &name).await?;

@@ -43,17 +43,19 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
 
 /// Publish events
 ///
-/// One event, or an array of up to 1,000, each in the guide's shape or a structured CloudEvent; `company_id` may be left
-/// out, for it is known from the credentials. `data` goes to the receivers byte for byte. Answered when RabbitMQ has
-/// confirmed all of them; if it confirms only some, the 503 says which, and the others can be sent again.
+/// Send one event, or an array of up to 1,000, each in the guide's shape or as a structured CloudEvent. `company_id`
+/// may be omitted, because the credentials determine it. Receivers get `data` byte for byte. The service responds when
+/// RabbitMQ has confirmed all events. If it confirms only some, the 503 says which; send the others again.
 ///
-/// A key stands for its request for 24 hours; the ids that follow from it, and from the bytes, stay the same beyond.
+/// An event sent again is the same event if `event_id` and `timestamp` are the same; if one of them was omitted the
+/// first time, omit it again. Without `event_id`, the id is derived from the header `Idempotency-Key` and the position
+/// in the array. Without that header, it is derived from the bytes of an event that has a `timestamp`. Any other event
+/// is new each time.
 ///
-/// What is sent again is the same event if `event_id` and `timestamp` are: what of the two was left out the first time
-/// must be left out again. Where there is no `event_id`, one follows from the header `Idempotency-Key` and the place in
-/// the array; without that from the bytes of an event that has a `timestamp`; any other is a new event each time.
+/// A key identifies its request for 24 hours. The ids derived from the key and the bytes stay the same after that.
 ///
-/// Types that begin with `webhook.` or `delivery.` are reserved. If one event of an array is wrong, none is published.
+/// Types that begin with `webhook.` or `delivery.` are reserved. If one event of an array is invalid, none is
+/// published.
 #[utoipa::path(
     post,
     path = "/v1/events",
@@ -61,13 +63,13 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     operation_id = "createEvents",
     params(
         ("Idempotency-Key" = Option<String>, Header, min_length = 1, max_length = 255,
-         description = "Makes a repeat of the request harmless, and the ids of events that have none"),
+         description = "Makes it safe to repeat the request; also determines the ids of events without `event_id`"),
         ("traceparent" = Option<String>, Header,
-         description = "W3C trace context, passed on to the receivers where it is well-formed"),
+         description = "W3C trace context; passed on to the receivers if it is well-formed"),
     ),
     request_body(content = NewEvents, description = "One event, or an array of 1 to 1,000"),
     responses(
-        (status = ACCEPTED, description = "Confirmed by the broker: for an event an object, for an array a list in its order",
+        (status = ACCEPTED, description = "All events were confirmed by the broker: an object for one event, an array in the same order for an array",
          body = Taken),
     ),
     security(("bearer" = ["events:write"])),
@@ -86,7 +88,7 @@ async fn create(
         (None, false) => {
             return Err(Problem::new(
                 ProblemKind::CompanyRequired,
-                "the credentials hold for several companies; name one by X-Company-Id",
+                "the credentials are valid for several companies; name one in the header X-Company-Id",
             ));
         }
     };
@@ -99,7 +101,7 @@ async fn create(
     // The claim holds a connection while the broker confirms, and others want to change something meanwhile. Should the
     // answer not be kept, the request can be repeated all the same: its ids follow from the key.
     let Ok(_turn) = api.keyed_publishes.acquire().await else {
-        return Err(Problem::unavailable("the service is about to end"));
+        return Err(Problem::unavailable("the service is shutting down"));
     };
     let mut tx = api.parts.changes.begin().await?;
     let claim = match key.claim(&mut tx, &caller, caller.company, &bytes).await? {
@@ -111,10 +113,11 @@ async fn create(
     Ok(answer)
 }
 
-/// Events, newest first
+/// List events
 ///
-/// By the time of the events: their own, or that of their intake where they have none or one far away. `data` is null
-/// without the scope `payloads:read`. A page of a type that is rare may end before it is full, even empty; `Link` leads on.
+/// Newest first, by the time of the event, or by the time of its ingestion if the event has no time or one far from
+/// now. `data` is null without the scope `payloads:read`. With a filter for a rare type, a page may have fewer items
+/// than the limit, or none; follow `Link` to continue.
 #[utoipa::path(
     get,
     path = "/v1/events",
@@ -122,23 +125,23 @@ async fn create(
     operation_id = "listEvents",
     params(
         ("event_type" = Option<String>, Query, example = "ticket.*", max_length = 100,
-         pattern = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/-]*(\.\*)?)$", description = "Only of this type; `ticket.*` for all that begin with `ticket.`"),
-        ("since" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only from this time on"),
-        ("until" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only before this time"),
+         pattern = r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/-]*(\.\*)?)$", description = "Only events of this type; `ticket.*` for all types that begin with `ticket.`"),
+        ("since" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only events at this time or later"),
+        ("until" = Option<chrono::DateTime<chrono::Utc>>, Query, description = "Only events before this time"),
         ("id" = Option<String>, Query,
          pattern = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(,[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}){0,499}$",
-         description = "Only these: up to 500 ids, separated by commas"),
-        ("event_id" = Option<String>, Query, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only with this id of the publisher"),
-        ("unmatched" = Option<bool>, Query, description = "true: only those that no webhook wanted; false: only those that one did"),
-        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "Rows of a page; 50 where it is left out"),
-        ("cursor" = Option<String>, Query, description = "Where to go on: from `Link` of the page before"),
+         description = "Only events with these ids: up to 500, separated by commas"),
+        ("event_id" = Option<String>, Query, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only events with this publisher's id"),
+        ("unmatched" = Option<bool>, Query, description = "true: only events that matched no webhook; false: only events that matched at least one"),
+        ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "The maximum number of items on the page; 50 by default"),
+        ("cursor" = Option<String>, Query, description = "Where the page begins: the cursor from the `Link` of the page before"),
         ("count" = inline(Option<CountMode>), Query, description = "`capped` adds the header X-Total-Count"),
     ),
     responses(
-        (status = OK, description = "A page", body = Vec<EventBody>,
+        (status = OK, description = "A page of events", body = Vec<EventBody>,
          headers(
-             ("link" = Option<String>, description = "The next page, as `rel=\"next\"`; not on the last"),
-             ("x-total-count" = Option<String>, description = "With `count=capped`: how many there are in all, or `10000+`; left out where counting takes too long"),
+             ("link" = Option<String>, description = "The next page, with `rel=\"next\"`; absent on the last page"),
+             ("x-total-count" = Option<String>, description = "With `count=capped`: the number of events, or `10000+`; absent if counting takes too long"),
          )),
     ),
     security(("bearer" = ["events:read"])),
@@ -175,10 +178,10 @@ struct Of {
     webhook_id: Option<String>,
 }
 
-/// One event, with its deliveries
+/// Get an event with its deliveries
 ///
-/// Up to 1,000 deliveries, newest first. Where it matched nothing, or not the webhook that is named, `not_sent` says why,
-/// by what the webhooks were when the event was matched.
+/// Up to 1,000 deliveries, newest first. If the event matched no webhook, or not the named one, `not_sent` says why,
+/// based on the state of the webhooks when the event was matched.
 #[utoipa::path(
     get,
     path = "/v1/events/{event_id}",
@@ -186,7 +189,7 @@ struct Of {
     operation_id = "getEvent",
     params(
         ("event_id" = Uuid, Path, description = "The event's id: `id`, which receivers see as `webhook-id`"),
-        ("webhook_id" = Option<Uuid>, Query, description = "Only what concerns this webhook: its deliveries, or why it has none"),
+        ("webhook_id" = Option<Uuid>, Query, description = "Only deliveries to this webhook, or why it has none"),
     ),
     responses((status = OK, description = "The event", body = EventShown)),
     security(("bearer" = ["events:read"])),

@@ -67,9 +67,9 @@ pub async fn body<S: Send + Sync>(request: Request, state: &S) -> Result<Bytes, 
     Bytes::from_request(request, state).await.map_err(|rejection| {
         match axum::response::IntoResponse::into_response(rejection).status() {
             axum::http::StatusCode::PAYLOAD_TOO_LARGE => {
-                Problem::new(ProblemKind::TooLarge, "the body has more bytes than are taken")
+                Problem::new(ProblemKind::TooLarge, "the body is larger than the limit")
             }
-            _ => Problem::new(ProblemKind::Malformed, "the body ended before its announced end"),
+            _ => Problem::new(ProblemKind::Malformed, "the body ended before its announced length"),
         }
     })
 }
@@ -81,7 +81,7 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
     match kind {
         None => Err(Problem::new(
             ProblemKind::UnsupportedMediaType,
-            "the body has no Content-Type; say application/json",
+            "the Content-Type header is missing; send application/json",
         )),
         Some(kind)
             if kind == "application/json"
@@ -91,7 +91,7 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
         }
         Some(kind) => Err(Problem::new(
             ProblemKind::UnsupportedMediaType,
-            format!("the body is `{kind}`, not application/json"),
+            format!("the Content-Type is `{kind}`; it must be application/json"),
         )),
     }
 }
@@ -100,9 +100,10 @@ pub fn is_json(headers: &HeaderMap) -> Result<(), Problem> {
 pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     // Every body that is read so is an object; serde would also take an array with the fields in their order.
     if bytes.trim_ascii_start().starts_with(b"[") {
-        serde_json::from_slice::<serde::de::IgnoredAny>(bytes)
-            .map_err(|error| Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {error}")))?;
-        return Err(Problem::field("body", "is an array; must be an object"));
+        serde_json::from_slice::<serde::de::IgnoredAny>(bytes).map_err(|error| {
+            Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON: {error}"))
+        })?;
+        return Err(Problem::field("body", "must be an object, not an array"));
     }
     let mut deserializer = serde_json::Deserializer::from_slice(bytes);
     let value = serde_path_to_error::deserialize(&mut deserializer);
@@ -114,12 +115,12 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
         } else if inner.is_data() {
             Problem::field("body", reason(&inner))
         } else {
-            Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {inner}"))
+            Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON: {inner}"))
         }
     })?;
-    deserializer
-        .end()
-        .map_err(|error| Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {error}")))?;
+    deserializer.end().map_err(|error| {
+        Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON: {error}"))
+    })?;
     Ok(value)
 }
 
@@ -216,11 +217,11 @@ mod tests {
         };
         check(r#"{"list":[{"n":1},{"n":300}]}"#, ProblemKind::Invalid, "list[1].n");
         check("{}", ProblemKind::Invalid, "missing field `list`");
-        check(r#"{"list":"#, ProblemKind::Malformed, "no JSON");
+        check(r#"{"list":"#, ProblemKind::Malformed, "not valid JSON");
         check(r#"{"list":[]} 1"#, ProblemKind::Malformed, "trailing");
-        check("", ProblemKind::Malformed, "no JSON");
+        check("", ProblemKind::Malformed, "not valid JSON");
         check(" [[]]", ProblemKind::Invalid, "must be an object");
-        check("[[", ProblemKind::Malformed, "no JSON");
+        check("[[", ProblemKind::Malformed, "not valid JSON");
     }
 
     #[test]

@@ -57,7 +57,7 @@ fn read(value: &HeaderValue) -> Result<String, Problem> {
         Ok(key) if !key.is_empty() && key.len() <= KEY_BYTES_MAX => Ok(key.to_owned()),
         _ => Err(Problem::field(
             "Idempotency-Key",
-            format!("must be 1 to {KEY_BYTES_MAX} visible ASCII characters"),
+            format!("must have 1 to {KEY_BYTES_MAX} visible ASCII characters"),
         )),
     }
 }
@@ -116,7 +116,10 @@ impl IdempotencyKey {
             return Ok(KeyClaim::First(Claim(Some((company, key)))));
         };
         if known.request_sha256.as_slice() != &asked[..] {
-            return Err(Problem::field("Idempotency-Key", "was used for another request; take a new one"));
+            return Err(Problem::field(
+                "Idempotency-Key",
+                "was already used for a different request; use a new key",
+            ));
         }
         let status = known.status.and_then(|status| StatusCode::from_u16(u16::try_from(status).ok()?).ok());
         Ok(KeyClaim::Again(answer(status.unwrap_or(StatusCode::OK), known.body.unwrap_or_default())))

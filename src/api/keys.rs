@@ -50,20 +50,20 @@ impl Named for KeyId {
     const NOT_FOUND: &'static str = "Key not found";
 }
 
-/// Make a key
+/// Create an API key
 ///
-/// The answer shows it, and nothing ever shows it again. The key holds for the company that the call is for; a key of
-/// all companies is made with `all_companies`, by an administrator of all companies. It can be given no scope that
-/// whoever makes it has not itself. With the header `Idempotency-Key` the same request twice makes one key; the repeat
-/// is answered without `key`, which is shown once.
+/// The response contains the key; it is shown only this once. The key is valid for the company of the request. A key
+/// for all companies needs `all_companies` and can be created only by an administrator of all companies. A key cannot
+/// have a scope that its creator does not have. A request repeated with the same `Idempotency-Key` creates one key; the
+/// repeated response omits `key`, which is shown only once.
 #[utoipa::path(
     post,
     path = "/v1/keys",
     tag = "Keys",
     operation_id = "createKey",
-    params(("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters")),
+    params(("idempotency-key" = inline(Option<String>), Header, description = "A key of 1 to 255 visible ASCII characters. A request repeated with the same key within 24 hours takes effect once")),
     request_body = NewKey,
-    responses((status = OK, description = "The key, shown this once", body = Key)),
+    responses((status = OK, description = "The key, which is shown only this once", body = Key)),
     security(("bearer" = ["keys:manage"])),
 )]
 async fn create(
@@ -75,7 +75,7 @@ async fn create(
     let scopes = wanted.check(api.parts.clock.now())?;
     let company = company_of(&caller, wanted.all_companies)?;
     if let Some(scope) = scopes.iter().find(|&scope| !caller.may(scope)) {
-        let detail = format!("you have not the scope {} yourself, so you cannot give it", scope.as_str());
+        let detail = format!("you do not have the scope {} yourself, so you cannot grant it", scope.as_str());
         return Err(Problem::new(ProblemKind::Forbidden, detail));
     }
     let key = ApiKey::generate();
@@ -108,16 +108,16 @@ fn company_of(caller: &Caller, all_companies: bool) -> Result<Option<CompanyId>,
         (Some(company), false) => Ok(Some(company)),
         (_, true) if !caller.all_companies || !caller.may(Scope::Admin) => Err(Problem::new(
             ProblemKind::Forbidden,
-            "only an administrator of all companies makes keys of all companies",
+            "only an administrator of all companies can create keys for all companies",
         )),
         (Some(_), true) => Err(Problem::field(
             "all_companies",
-            "is true, while X-Company-Id names one; leave one of them out",
+            "must not be true while X-Company-Id names a company; omit one of them",
         )),
         (None, true) => Ok(None),
         (None, false) => Err(Problem::new(
             ProblemKind::CompanyRequired,
-            "name the company that the key is for by X-Company-Id, or ask for `all_companies`",
+            "name the company of the key in X-Company-Id, or set `all_companies`",
         )),
     }
 }
@@ -126,9 +126,10 @@ impl Listed for Key {
     const ALL: &'static str = "The keys";
 }
 
-/// The keys
+/// List API keys
 ///
-/// Newest first, those that have ended too. Who may reach all companies and names none sees those of all.
+/// Newest first, including expired and revoked keys. Without `X-Company-Id`, credentials for all companies list the
+/// keys of every company.
 #[utoipa::path(
     get,
     path = "/v1/keys",
@@ -148,15 +149,15 @@ async fn list(State(api): State<Api>, caller: Caller, asked: PageRequest) -> Res
     Ok(page.answer(&rows, next, count))
 }
 
-/// One key
+/// Get an API key
 ///
-/// Without its secret, which was shown when it was made.
+/// Without its secret, which was shown when the key was created.
 #[utoipa::path(
     get,
     path = "/v1/keys/{key_id}",
     tag = "Keys",
     operation_id = "getKey",
-    params(("key_id" = String, Path, description = "The eight characters behind `xtwh_`")),
+    params(("key_id" = String, Path, description = "The eight characters after `xtwh_`")),
     responses((status = OK, description = "The key", body = Key)),
     security(("bearer" = ["keys:manage"])),
 )]
@@ -166,16 +167,16 @@ async fn get(State(api): State<Api>, caller: Caller, Id(id): Id<KeyId>) -> Resul
     Ok(axum::Json(row.into()))
 }
 
-/// Revoke a key
+/// Revoke an API key
 ///
-/// It is refused from the next call on, everywhere. Revoking it again changes nothing.
+/// The key is refused from the next request on. Revoking it again changes nothing.
 #[utoipa::path(
     delete,
     path = "/v1/keys/{key_id}",
     tag = "Keys",
     operation_id = "revokeKey",
-    params(("key_id" = String, Path, description = "The eight characters behind `xtwh_`")),
-    responses((status = OK, description = "The key as it is now", body = Key)),
+    params(("key_id" = String, Path, description = "The eight characters after `xtwh_`")),
+    responses((status = OK, description = "The revoked key", body = Key)),
     security(("bearer" = ["keys:manage"])),
 )]
 async fn revoke(
@@ -188,7 +189,7 @@ async fn revoke(
     let before = table::get(&mut *tx, company, &id.0).await?;
     let before = before.ok_or_else(|| Problem::not_found(KeyId::NOT_FOUND))?;
     if before.company_id.is_none() && !caller.may(Scope::Admin) {
-        let detail = "only an administrator of all companies ends keys of all companies";
+        let detail = "only an administrator of all companies can revoke keys for all companies";
         return Err(Problem::new(ProblemKind::Forbidden, detail));
     }
     let Some(after) = table::revoke(&mut *tx, company, &id.0).await? else {

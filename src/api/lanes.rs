@@ -33,7 +33,7 @@ fn company(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     if caller.company.is_none() && !caller.all_companies {
         return Err(Problem::new(
             ProblemKind::CompanyRequired,
-            "the credentials hold for several companies; name one by X-Company-Id",
+            "the credentials are valid for several companies; name one in the header X-Company-Id",
         ));
     }
     Ok(caller.company)
@@ -44,23 +44,24 @@ fn company(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 struct LanesQuery {
-    /// Only those that are not healthy: open, held back, failing or paused.
+    /// Only lanes that are not healthy: open, rate-limited, failing or paused.
     #[param(nullable = false)]
     failing: Option<bool>,
-    /// Only those behind this webhook, in the order of their ids.
+    /// Only lanes after this webhook, in the order of ids.
     #[param(nullable = false)]
     after: Option<Uuid>,
-    /// Rows of a page [default: 50].
+    /// The maximum number of items on a page [default: 50].
     #[param(minimum = 1, maximum = 500, nullable = false)]
     limit: Option<u32>,
-    /// Where to go on, as `Link` said.
+    /// Where the page begins: the cursor from `Link`.
     #[param(nullable = false)]
     cursor: Option<String>,
 }
 
-/// The lanes of the company's webhooks
+/// List lanes
 ///
-/// In the order of the webhooks' ids. Credentials of all companies that name none see the lanes of all.
+/// One lane for each webhook, in the order of webhook ids. Without `X-Company-Id`, credentials for all companies list
+/// the lanes of every company.
 #[utoipa::path(
     get,
     path = "/v1/lanes",
@@ -68,7 +69,7 @@ struct LanesQuery {
     operation_id = "listLanes",
     params(LanesQuery),
     responses((status = OK, description = "The lanes", body = Vec<Lane>,
-        headers(("link" = String, description = "The next page, with rel=\"next\"; none after the last")))),
+        headers(("link" = String, description = "The next page, with rel=\"next\"; absent on the last page")))),
     security(("bearer" = ["webhooks:read"])),
 )]
 async fn list(
@@ -91,14 +92,14 @@ async fn list(
     Ok((list.next(limit, last), axum::Json(rows.into_iter().map(Lane::from).collect())))
 }
 
-/// One lane
+/// Get a lane
 #[utoipa::path(
     get,
     path = "/v1/webhooks/{webhook_id}/lane",
     tag = "Lanes",
     operation_id = "getLane",
     params(("webhook_id" = Uuid, Path, description = "The webhook")),
-    responses((status = OK, description = "Its lane", body = Lane)),
+    responses((status = OK, description = "The lane", body = Lane)),
     security(("bearer" = ["webhooks:read"])),
 )]
 async fn get(
@@ -118,15 +119,15 @@ async fn get(
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 struct Latest {
-    /// How many [default: 50].
+    /// The maximum number of transitions [default: 50].
     #[param(minimum = 1, maximum = 500, nullable = false)]
     limit: Option<u32>,
 }
 
-/// The past of a lane
+/// List the transitions of a lane
 ///
-/// When it opened and closed, and when its webhook was paused and resumed: the latest, newest first. A deleted webhook
-/// has a past as well.
+/// When its breaker opened and closed, and when its webhook was paused and resumed, newest first. Also for a deleted
+/// webhook.
 #[utoipa::path(
     get,
     path = "/v1/webhooks/{webhook_id}/lane/transitions",

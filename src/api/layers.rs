@@ -56,7 +56,7 @@ pub(super) fn around(router: Router, api: &Api, document: &utoipa::openapi::Open
     let fixed = |name, value| SetResponseHeaderLayer::if_not_present(name, HeaderValue::from_static(value));
     let router = router
         .fallback(async || {
-            Problem::not_found("there is nothing at this path; /v1/openapi.json says what there is")
+            Problem::not_found("nothing exists at this path; /v1/openapi.json lists all paths")
         })
         .layer(from_fn_with_state((Arc::clone(&api.access), operations), access::admit))
         .layer(from_fn_with_state(api.config.api_request_timeout, in_time))
@@ -70,7 +70,7 @@ pub(super) fn around(router: Router, api: &Api, document: &utoipa::openapi::Open
             // The panic's own line is in the log.
             Problem::new(
                 ProblemKind::Internal,
-                "something broke in the service; its log says more under the request id",
+                "an internal error occurred; the service's log has the details under the request id",
             )
             .into_response()
         }))
@@ -156,14 +156,14 @@ async fn write_problems(request: Request, next: Next) -> Response {
 fn of_status(status: StatusCode) -> Option<Problem> {
     Some(match status {
         StatusCode::METHOD_NOT_ALLOWED => {
-            Problem::new(ProblemKind::MethodNotAllowed, "the path has no such method")
+            Problem::new(ProblemKind::MethodNotAllowed, "the path does not support this method")
         }
-        StatusCode::NOT_FOUND => Problem::not_found("there is nothing at this path"),
+        StatusCode::NOT_FOUND => Problem::not_found("nothing exists at this path"),
         StatusCode::PAYLOAD_TOO_LARGE => {
-            Problem::new(ProblemKind::TooLarge, "the body has more bytes than are taken")
+            Problem::new(ProblemKind::TooLarge, "the body is larger than the limit")
         }
         status if status.is_server_error() => {
-            Problem::new(ProblemKind::Internal, "something broke in the service")
+            Problem::new(ProblemKind::Internal, "an internal error occurred")
         }
         _ => return None,
     })
@@ -175,7 +175,7 @@ async fn in_time(State(timeout): State<Duration>, request: Request, next: Next) 
     let is_test = path.is_some_and(|path| path.as_str().ends_with("/test"));
     let timeout = if is_test { timeout + TEST_BESIDES } else { timeout };
     tokio::time::timeout(timeout, next.run(request)).await.unwrap_or_else(|_| {
-        let detail = format!("the request was not done within {}", humantime::format_duration(timeout));
+        let detail = format!("the request took longer than {}", humantime::format_duration(timeout));
         Problem::new(ProblemKind::Timeout, detail).into_response()
     })
 }

@@ -28,13 +28,13 @@ use crate::{model::CompanyId, store};
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Paging {
-    /// The most rows of the page.
+    /// The maximum number of items on the page.
     #[param(minimum = 1, maximum = 500, default = 50)]
     pub limit: Option<u32>,
-    /// Where to go on: as the `Link` of the page before has it.
+    /// Where the page begins: the cursor from the `Link` of the page before.
     pub cursor: Option<String>,
-    /// `capped` tells in `X-Total-Count` how many rows there are: the number, or `10000+`. Left out where counting would
-    /// take longer than a second.
+    /// `capped` adds the header `X-Total-Count` with the number of items, or `10000+`. The header is omitted if
+    /// counting takes longer than a second.
     #[param(inline)]
     pub count: Option<CountMode>,
 }
@@ -123,8 +123,8 @@ impl<T: Listed> IntoResponses for PageOf<T> {
         };
         let page = ResponseBuilder::new()
             .description(T::ALL)
-            .header("link", text("The next page: `<address>; rel=\"next\"`"))
-            .header("x-total-count", text("How many there are, or `10000+`; with `count=capped`"))
+            .header("link", text("The next page: `<address>; rel=\"next\"`; absent on the last page"))
+            .header("x-total-count", text("With `count=capped`: the number of items, or `10000+`"))
             .content("application/json", Content::new(Some(RefOr::T(Schema::from(rows.build())))));
         BTreeMap::from([("200".to_owned(), page.build().into())])
     }
@@ -165,7 +165,7 @@ impl Reader {
     ) -> Option<Vec<String>> {
         let items = self.items(field, text)?;
         for unknown in items.iter().filter(|item| !known.contains(item)) {
-            let message = format!("`{unknown}` is none of {}", known.join(", "));
+            let message = format!("`{unknown}` is not one of {}", known.join(", "));
             self.errors.push(FieldError::new(field, message));
         }
         Some(items.into_iter().map(ToOwned::to_owned).collect())
@@ -180,7 +180,7 @@ impl Reader {
     fn items<'t>(&mut self, field: &'static str, text: Option<&'t str>) -> Option<Vec<&'t str>> {
         let items: Vec<_> = text?.split(',').map(str::trim).filter(|item| !item.is_empty()).collect();
         if items.len() > LIST_ITEMS_MAX {
-            let message = format!("names {}; at most {LIST_ITEMS_MAX} may be", items.len());
+            let message = format!("has {} items; at most {LIST_ITEMS_MAX} are allowed", items.len());
             self.errors.push(FieldError::new(field, message));
             return None;
         }
@@ -248,7 +248,7 @@ mod tests {
         reader.words("w", Some("a,c"), &["a", "b"]);
         let fields: Vec<_> = reader.errors.iter().map(|error| error.field.as_ref()).collect();
         assert_eq!(fields, ["n", "n", "w"]);
-        assert_eq!(reader.errors[2].message, "`c` is none of a, b");
+        assert_eq!(reader.errors[2].message, "`c` is not one of a, b");
     }
 
     #[test]

@@ -34,8 +34,8 @@ pub const PAGE_PATH: &str = "/v1/docs";
 /// What stands above the operations.
 pub(super) fn head() -> OpenApi {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
-        "An API key of this service (`xtwh_…`), a JWT, or XTSystems' own token. The scope that an operation wants stands \
-         beside it. Credentials that hold for several companies name one by the header `X-Company-Id`.",
+        "An API key of this service (`xtwh_…`), a JWT, or a token of XTSystems. Every operation lists the scope that it \
+         requires. If the credentials are valid for several companies, name one in the header `X-Company-Id`.",
     ));
     let components = ComponentsBuilder::new()
         .security_scheme(BEARER, SecurityScheme::Http(bearer.build()))
@@ -144,7 +144,7 @@ fn company() -> RefOr<Parameter> {
         .name("X-Company-Id")
         .parameter_in(ParameterIn::Header)
         .required(Required::False)
-        .description(Some("The company that is meant, where the credentials hold for several"))
+        .description(Some("The company, if the credentials are valid for several"))
         .schema(Some(id))
         .build()
         .into()
@@ -154,12 +154,12 @@ fn company() -> RefOr<Parameter> {
 pub(super) fn problem(kind: ProblemKind) -> Described {
     let described = ResponseBuilder::new().description(kind.title()).content(CONTENT_TYPE, problem_content());
     match kind {
-        ProblemKind::TooManyRequests | ProblemKind::Unavailable => {
-            described.header("retry-after", header("In how many seconds to try again", Type::Integer)).build()
-        }
-        ProblemKind::Unauthenticated => {
-            described.header("www-authenticate", header("The scheme: Bearer", Type::String)).build()
-        }
+        ProblemKind::TooManyRequests | ProblemKind::Unavailable => described
+            .header("retry-after", header("The number of seconds to wait before trying again", Type::Integer))
+            .build(),
+        ProblemKind::Unauthenticated => described
+            .header("www-authenticate", header("The authentication scheme: Bearer", Type::String))
+            .build(),
         _ => described.build(),
     }
 }
@@ -199,12 +199,12 @@ pub(super) fn pages(document: &OpenApi) -> Router {
 /// `GET /v1/problems/{kind}`: what a kind means, and what to do.
 async fn explain(Path(word): Path<String>) -> Response {
     let Some(kind) = ProblemKind::ALL.iter().find(|kind| kind.word() == word) else {
-        return Problem::not_found("there is no such kind of problem").into_response();
+        return Problem::not_found("this kind of problem does not exist").into_response();
     };
     let (title, status, advice) = (kind.title(), kind.status(), kind.advice());
     Html(format!(
         "<!doctype html><html lang=\"en\"><meta charset=\"utf-8\"><title>{title}</title>\
-         <h1>{title}</h1><p>Answered with <strong>{status}</strong>.</p><p>{advice}</p></html>"
+         <h1>{title}</h1><p>Status <strong>{status}</strong>.</p><p>{advice}</p></html>"
     ))
     .into_response()
 }

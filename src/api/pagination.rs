@@ -68,8 +68,12 @@ impl PageLinks {
     /// Where it is none, or one of another list.
     pub fn key<K: DeserializeOwned>(&self, cursor: Option<&str>) -> Result<Option<K>, Problem> {
         let Some(cursor) = cursor else { return Ok(None) };
-        let wrong =
-            || Problem::field("cursor", "is none of this list; begin without one, with the same filters");
+        let wrong = || {
+            Problem::field(
+                "cursor",
+                "does not belong to this list or its filters; start again without a cursor",
+            )
+        };
         let bytes = URL_SAFE_NO_PAD.decode(cursor).map_err(|_| wrong())?;
         let sealed: SealedCursor<K> = serde_json::from_slice(&bytes).map_err(|_| wrong())?;
         if sealed.l == self.mark { Ok(Some(sealed.k)) } else { Err(wrong()) }
@@ -105,7 +109,7 @@ pub fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
     match wanted {
         None => Ok(PAGE_DEFAULT),
         Some(n) if (1..=PAGE_MAX).contains(&n) => Ok(n),
-        Some(n) => Err(Problem::field("limit", format!("is {n}; must be 1 to {PAGE_MAX}"))),
+        Some(n) => Err(Problem::field("limit", format!("is {n}; must be from 1 to {PAGE_MAX}"))),
     }
 }
 

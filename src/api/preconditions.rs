@@ -49,7 +49,10 @@ impl IfMatch {
         if self.0.is_empty() || self.0.iter().any(named) {
             Ok(())
         } else {
-            Err(Problem::new(ProblemKind::Changed, "it is no longer as If-Match says; read it anew"))
+            Err(Problem::new(
+                ProblemKind::Changed,
+                "the resource has changed since the state named by If-Match; read it again",
+            ))
         }
     }
 }

@@ -56,50 +56,50 @@ macro_rules! kinds {
 
 kinds! {
     /// The request cannot be read at all.
-    Malformed = "malformed", BAD_REQUEST, "The request cannot be read",
-        "Send a body that is JSON, and headers and parameters as the operation describes them.";
+    Malformed = "malformed", BAD_REQUEST, "Malformed request",
+        "Send a body of valid JSON, and headers and parameters as the operation describes them.";
     /// Nothing says whose things are meant.
-    CompanyRequired = "company-required", BAD_REQUEST, "Say which company is meant",
-        "The credentials hold for several companies: name one by the header X-Company-Id.";
+    CompanyRequired = "company-required", BAD_REQUEST, "Company required",
+        "The credentials are valid for several companies. Name one in the header X-Company-Id.";
     /// Nobody, or somebody we do not know.
-    Unauthenticated = "unauthenticated", UNAUTHORIZED, "Who are you?",
-        "Send `Authorization: Bearer` with an API key of this service or a token that it takes; a key may have expired or been revoked.";
+    Unauthenticated = "unauthenticated", UNAUTHORIZED, "Authentication required",
+        "Send `Authorization: Bearer` with an API key of this service or a token that it accepts. The key may have expired or been revoked.";
     /// Somebody we know, who may not do this.
-    Forbidden = "forbidden", FORBIDDEN, "This is not allowed to you",
-        "The detail names the scope that is missing, or the company that the credentials do not hold for; ask who gave them to you.";
+    Forbidden = "forbidden", FORBIDDEN, "Forbidden",
+        "The detail names the missing scope, or says that the credentials are not valid for the company. Ask whoever issued them.";
     /// There is no such thing, or not in this company: nobody can tell the two apart.
-    NotFound = "not-found", NOT_FOUND, "There is no such thing",
-        "See that the id is right and belongs to your company.";
+    NotFound = "not-found", NOT_FOUND, "Not found",
+        "Check that the id is correct and belongs to your company.";
     /// The path has no such method.
-    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "The path has no such method",
-        "The header Allow names the methods that there are.";
+    MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed",
+        "The header Allow lists the methods of this path.";
     /// The caller was too slow, or the answer took too long.
-    Timeout = "timeout", REQUEST_TIMEOUT, "It took too long",
-        "Try again; narrow what is asked for, or send the request faster.";
+    Timeout = "timeout", REQUEST_TIMEOUT, "Request timeout",
+        "Try again. Ask for less, or send the request faster.";
     /// Something of that name is there already, or the same request is under way.
-    Conflict = "conflict", CONFLICT, "It goes against what is there",
-        "The detail says what it goes against.";
+    Conflict = "conflict", CONFLICT, "Conflict",
+        "The detail says what the request conflicts with.";
     /// It was changed meanwhile.
-    Changed = "changed", PRECONDITION_FAILED, "It was changed meanwhile",
-        "Read it anew, and send the change with its present ETag in If-Match.";
+    Changed = "changed", PRECONDITION_FAILED, "Precondition failed",
+        "Read the resource again, and send the change with its current ETag in If-Match.";
     /// The body has more bytes than are taken.
-    TooLarge = "too-large", PAYLOAD_TOO_LARGE, "The body is too large",
-        "Send less at once; the setting API_BODY_BYTES_MAX bounds it.";
+    TooLarge = "too-large", PAYLOAD_TOO_LARGE, "Payload too large",
+        "Send less in one request. The setting API_BODY_BYTES_MAX limits the size.";
     /// The body is not JSON by its own word.
-    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "The body is not JSON",
+    UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type",
         "Send JSON with the header Content-Type: application/json.";
     /// It can be read, and cannot be done as asked.
-    Invalid = "invalid", UNPROCESSABLE_ENTITY, "Some of it cannot be taken",
-        "`errors` names every field that is wrong, and what it must be.";
+    Invalid = "invalid", UNPROCESSABLE_ENTITY, "Validation failed",
+        "`errors` lists every invalid field and says what it must be.";
     /// Too many requests, or too many failures.
     TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "Too many requests",
-        "Wait as long as Retry-After says.";
+        "Wait for the time that Retry-After gives, then try again.";
     /// Our fault.
-    Internal = "internal", INTERNAL_SERVER_ERROR, "The service could not do it",
-        "Tell whoever runs the service, with the request id: its log says more.";
+    Internal = "internal", INTERNAL_SERVER_ERROR, "Internal server error",
+        "Report the request id to the operator of the service. The log has the details under this id.";
     /// The database or the broker is away.
-    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "The service cannot do it just now",
-        "Try again as Retry-After says; nothing was changed.";
+    Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Service unavailable",
+        "Try again after the time that Retry-After gives. Unless the detail says otherwise, nothing was changed.";
 }
 
 /// Where the pages that explain the kinds are.
@@ -121,25 +121,25 @@ pub struct Problem {
     retry_after: Option<Duration>,
 }
 
-/// What stands in the body of a problem (RFC 9457).
+/// A problem document (RFC 9457).
 #[derive(Debug, Serialize, ToSchema)]
 #[schema(as = Problem)]
 pub(super) struct ProblemBody<'a> {
-    /// The page that explains the kind.
+    /// A page that explains this kind of problem.
     #[serde(rename = "type")]
     #[schema(format = "uri-reference", example = "/v1/problems/not-found")]
     pub uri: String,
-    /// The same for every problem of the kind.
+    /// The title of the kind; the same for every problem of this kind.
     pub title: &'a str,
-    /// The status of the answer.
+    /// The HTTP status of the response.
     #[schema(minimum = 400, maximum = 599)]
     pub status: u16,
-    /// What happened this time, for a person.
+    /// What went wrong with this request, for a human reader.
     pub detail: &'a str,
-    /// The id of the request, which the service's log bears too.
+    /// The id of the request. The service's log has the same id.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub request_id: Option<&'a str>,
-    /// Every field that is wrong.
+    /// Every invalid field.
     #[serde(skip_serializing_if = "<[_]>::is_empty")]
     #[schema(required = false)]
     pub errors: &'a [FieldError],
@@ -168,7 +168,7 @@ impl Problem {
     /// Fields that are wrong. The detail says the first, for whoever looks at nothing else.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
-            [] => "some of the request cannot be taken".to_owned(),
+            [] => "the request is not valid".to_owned(),
             [one] => format!("`{}`: {}", one.field, one.message),
             [first, rest @ ..] => format!("`{}`: {} (and {} more)", first.field, first.message, rest.len()),
         };
@@ -192,7 +192,7 @@ impl Problem {
         tracing::error!(%error, sources = chain.join(": "), "a request could not be answered");
         Self::new(
             ProblemKind::Internal,
-            "something broke in the service; its log says more under the request id",
+            "an internal error occurred; the service's log has the details under the request id",
         )
     }
 
@@ -273,21 +273,24 @@ impl From<store::Error> for Problem {
             E::Refused { field, reason } => Self::field(*field, reason),
             E::Unreachable(_) | E::NotLetIn(_) => {
                 tracing::warn!(%error, "a request could not be answered");
-                Self::unavailable("the database cannot be reached just now")
+                Self::unavailable("the database cannot be reached at the moment")
             }
             E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("57014") => {
-                Self::new(ProblemKind::Timeout, "looking it up took too long; narrow what is asked for")
+                Self::new(ProblemKind::Timeout, "the query took too long; narrow it")
             }
             // A text with a NUL: JSON can hold one, PostgreSQL cannot.
             E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22021") => {
                 Self::new(
                     ProblemKind::Malformed,
-                    "a text of the request holds a character that cannot be kept, as U+0000",
+                    "a string in the request has a character that cannot be stored, such as U+0000",
                 )
             }
             // A time that the parser knows and PostgreSQL does not, as a forged cursor may bear.
             E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22008") => {
-                Self::new(ProblemKind::Malformed, "a time of the request lies beyond what can be kept")
+                Self::new(
+                    ProblemKind::Malformed,
+                    "a time in the request is out of the range that can be stored",
+                )
             }
             _ => Self::internal(&error),
         }

@@ -53,24 +53,24 @@ fn statuses() -> Schema {
     words_schema(ReplayStatus::WORDS)
 }
 
-/// Which replays. Lists are separated by commas; of each list one must match.
+/// Filters of replays. Lists are separated by commas; one item of each list must match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 struct ReplaysQuery {
-    /// Only of these kinds: asked for (`replay`), of a webhook's `resume`, of its `recovery` from an outage.
+    /// Only these kinds: requested (`replay`), from a webhook's `resume`, from its `recovery` after an outage.
     #[param(schema_with = kinds, style = Form, explode = false)]
     kind: Option<String>,
-    /// Only in these states.
+    /// Only replays in these states.
     #[param(schema_with = statuses, style = Form, explode = false)]
     status: Option<String>,
-    /// Only of this webhook.
+    /// Only replays of this webhook.
     webhook_id: Option<Uuid>,
 }
 
 /// Replay a delivery
 ///
-/// Sends it again under the same `webhook-id`, whatever became of it. It stays as it is; one that is still pending or held is
-/// cancelled, *superseded* by the new one.
+/// Sends it again with the same `webhook-id`, whatever its state. The old delivery stays unchanged, but if it is still
+/// pending or held, it is cancelled as *superseded* by the new one.
 #[utoipa::path(
     post,
     path = "/v1/deliveries/{delivery_id}/replay",
@@ -78,9 +78,9 @@ struct ReplaysQuery {
     operation_id = "replayDelivery",
     params(
         ("delivery_id" = Uuid, Path, description = "The delivery"),
-        ("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters"),
+        ("idempotency-key" = inline(Option<String>), Header, description = "A key of 1 to 255 visible ASCII characters. A request repeated with the same key within 24 hours takes effect once"),
     ),
-    responses((status = ACCEPTED, description = "The replay; it is worked on from now on", body = Replay)),
+    responses((status = ACCEPTED, description = "The replay, which has been started", body = Replay)),
     security(("bearer" = ["deliveries:replay"])),
 )]
 async fn replay_one(
@@ -100,18 +100,18 @@ async fn replay_one(
 
 /// Replay deliveries
 ///
-/// Those listed, deliveries or dead letters; or all that the filter allows. Says where nothing says what to send again that
-/// something must.
+/// Sends the listed deliveries and dead letters again, or all deliveries that match the filter. The request must have
+/// either ids or a filter.
 #[utoipa::path(
     post,
     path = "/v1/replays",
     tag = "Replays",
     operation_id = "createReplay",
-    params(("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters")),
+    params(("idempotency-key" = inline(Option<String>), Header, description = "A key of 1 to 255 visible ASCII characters. A request repeated with the same key within 24 hours takes effect once")),
     request_body = NewReplay,
     responses(
-        (status = ACCEPTED, description = "The replay; it is worked on from now on", body = Replay),
-        (status = NOT_FOUND, description = "An id that is listed, or the webhook, is none of the company", body = ProblemBody, content_type = "application/problem+json"),
+        (status = ACCEPTED, description = "The replay, which has been started", body = Replay),
+        (status = NOT_FOUND, description = "A listed id, or the webhook, does not belong to the company", body = ProblemBody, content_type = "application/problem+json"),
     ),
     security(("bearer" = ["deliveries:replay"])),
 )]
@@ -139,9 +139,9 @@ impl Listed for Replay {
     const ALL: &'static str = "The replays";
 }
 
-/// Replays
+/// List replays
 ///
-/// Newest first, with what resumes and recoveries ordered.
+/// Newest first, including those created by resumes and recoveries.
 #[utoipa::path(
     get,
     path = "/v1/replays",
@@ -174,9 +174,9 @@ async fn list(
     Ok(page.answer(&rows, next, count))
 }
 
-/// One replay
+/// Get a replay
 ///
-/// How far it is: what it made so far, and how many of these have not ended yet.
+/// With its progress: how many deliveries it has created, and how many of these have not ended yet.
 #[utoipa::path(
     get,
     path = "/v1/replays/{replay_id}",
@@ -215,7 +215,7 @@ async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<ReplayFil
     match ids.iter().find(|id| !filter.deliveries.contains(id) && !filter.messages.contains(id)) {
         Some(unknown) => Err(Problem::new(
             ProblemKind::NotFound,
-            format!("no delivery and no dead letter of this company is {unknown}"),
+            format!("no delivery or dead letter of this company has the id {unknown}"),
         )),
         None => Ok(filter),
     }

@@ -104,10 +104,10 @@ async fn written_down(
 #[serde(default)]
 #[into_params(parameter_in = Query)]
 struct WebhooksQuery {
-    /// Rows of a page. Left out: all webhooks, 10,000 at most, unless there is a cursor.
+    /// The maximum number of items on the page. Without `limit` and `cursor`, all webhooks are returned, up to 10,000.
     #[param(minimum = 1, maximum = 500, nullable = false)]
     limit: Option<u32>,
-    /// Where to go on, as `Link` said.
+    /// Where the page begins: the cursor from `Link`.
     #[param(nullable = false)]
     cursor: Option<String>,
     /// `capped` adds the header `X-Total-Count`.
@@ -115,9 +115,9 @@ struct WebhooksQuery {
     count: Option<CountMode>,
 }
 
-/// All webhooks of the company
+/// List webhooks
 ///
-/// By name. Without `limit` all of them, 10,000 at most; with it, pages.
+/// All webhooks of the company, by name. Without `limit` all of them, up to 10,000; with it, in pages.
 #[utoipa::path(
     get,
     path = "/v1/webhooks",
@@ -129,8 +129,8 @@ struct WebhooksQuery {
         description = "The webhooks, by name",
         body = Vec<WebhookBody>,
         headers(
-            ("link" = String, description = "The next page, with rel=\"next\"; none after the last"),
-            ("x-total-count" = String, description = "With count=capped: how many there are, or 10000+"),
+            ("link" = String, description = "The next page, with rel=\"next\"; absent on the last page"),
+            ("x-total-count" = String, description = "With count=capped: the number of webhooks, or 10000+"),
         ),
     )),
     security(("bearer" = ["webhooks:read"])),
@@ -168,21 +168,21 @@ async fn page(
     Ok((list.next(limit, last), rows))
 }
 
-/// Make a webhook
+/// Create a webhook
 ///
-/// Answers with its secret, this once. With the header `Idempotency-Key` the same request twice makes one webhook, and
-/// is answered the same both times; a key is kept for 24 hours.
+/// The response contains the secret; it is shown only this once. A request repeated with the same `Idempotency-Key`
+/// creates one webhook and gets the same response; a key is kept for 24 hours.
 #[utoipa::path(
     post,
     path = "/v1/webhooks",
     tag = "Webhooks",
     operation_id = "createWebhook",
-    params(("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters")),
+    params(("idempotency-key" = inline(Option<String>), Header, description = "A key of 1 to 255 visible ASCII characters. A request repeated with the same key within 24 hours takes effect once")),
     request_body = WebhookCreate,
     responses(
         (status = OK, description = "The webhook with its secret", body = WebhookBody,
-            headers(("etag" = String, description = "Names its state, for If-Match; not on a repeat"))),
-        (status = CONFLICT, description = "Its name is taken by another webhook of the company"),
+            headers(("etag" = String, description = "The state of the webhook, for If-Match; absent if the request was repeated"))),
+        (status = CONFLICT, description = "The name is taken by another webhook of the company"),
     ),
     security(("bearer" = ["webhooks:write"])),
 )]
@@ -211,9 +211,9 @@ async fn create(
     Ok(response)
 }
 
-/// One webhook
+/// Get a webhook
 ///
-/// Its secret is not shown: that is done on creation and rotation only.
+/// Without the secret, which is shown only when it is created or rotated.
 #[utoipa::path(
     get,
     path = "/v1/webhooks/{webhook_id}",
@@ -221,7 +221,7 @@ async fn create(
     operation_id = "getWebhook",
     params(("webhook_id" = uuid::Uuid, Path, description = "The webhook")),
     responses((status = OK, description = "The webhook", body = WebhookBody,
-        headers(("etag" = String, description = "Names its state, for If-Match")))),
+        headers(("etag" = String, description = "The state of the webhook, for If-Match")))),
     security(("bearer" = ["webhooks:read"])),
 )]
 async fn get(State(api): State<Api>, tenant: Tenant, Id(id): Id<WebhookId>) -> Result<Answer, Problem> {
@@ -229,10 +229,11 @@ async fn get(State(api): State<Api>, tenant: Tenant, Id(id): Id<WebhookId>) -> R
     Ok(answer(row.ok_or_else(not_found)?, Vec::new()))
 }
 
-/// Change a webhook
+/// Update a webhook
 ///
-/// Changes what is named, and nothing else; `null` resets to the default. `"secret": null` makes a new secret and shows
-/// it this once; a secret given here replaces at once, where rotate-secret gives receivers time.
+/// Changes only the fields in the body; `null` resets a field to its default. `"secret": null` generates a new secret
+/// and shows it only this once. A secret given here replaces the old one immediately; rotate-secret gives receivers
+/// time to switch.
 #[utoipa::path(
     put,
     path = "/v1/webhooks/{webhook_id}",
@@ -240,14 +241,14 @@ async fn get(State(api): State<Api>, tenant: Tenant, Id(id): Id<WebhookId>) -> R
     operation_id = "updateWebhook",
     params(
         ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
-        ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
+        ("if-match" = inline(Option<String>), Header, description = "Apply the change only if the webhook still has this ETag"),
     ),
     request_body = WebhookUpdate,
     responses(
-        (status = OK, description = "The webhook as it is now", body = WebhookBody,
-            headers(("etag" = String, description = "Names its state, for If-Match"))),
-        (status = CONFLICT, description = "Its name is taken by another webhook of the company"),
-        (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
+        (status = OK, description = "The updated webhook", body = WebhookBody,
+            headers(("etag" = String, description = "The state of the webhook, for If-Match"))),
+        (status = CONFLICT, description = "The name is taken by another webhook of the company"),
+        (status = PRECONDITION_FAILED, description = "The webhook was changed since the state named by If-Match"),
     ),
     security(("bearer" = ["webhooks:write"])),
 )]
@@ -279,7 +280,7 @@ async fn update(
 
 /// Delete a webhook
 ///
-/// What is pending is cancelled, the history stays, and the name is free again.
+/// Pending deliveries are cancelled, the history is kept, and the name becomes available again.
 #[utoipa::path(
     delete,
     path = "/v1/webhooks/{webhook_id}",
@@ -287,11 +288,11 @@ async fn update(
     operation_id = "deleteWebhook",
     params(
         ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
-        ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
+        ("if-match" = inline(Option<String>), Header, description = "Apply the change only if the webhook still has this ETag"),
     ),
     responses(
-        (status = OK, description = "It is deleted", body = MessageBody),
-        (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
+        (status = OK, description = "The webhook was deleted", body = MessageBody),
+        (status = PRECONDITION_FAILED, description = "The webhook was changed since the state named by If-Match"),
     ),
     security(("bearer" = ["webhooks:delete"])),
 )]

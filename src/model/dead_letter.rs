@@ -17,7 +17,7 @@ pub enum DeadLetterKind {
     Message,
 }
 
-/// What became of a dead letter.
+/// What happened to a dead letter.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, clap::ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum DeadLetterStatus {

@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::words::words;
 
-/// The state of a delivery. The final ones never change.
+/// The state of a delivery. The states `delivered`, `dead` and `cancelled` are final.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[schema(as = DeliveryStatus)]
 #[serde(rename_all = "snake_case")]

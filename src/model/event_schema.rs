@@ -21,7 +21,7 @@ const REGEX_BYTES_MAX: usize = 1024 * 1024;
 /// The longest error that is kept, in characters.
 const COMPLAINT_CHARS_MAX: usize = 500;
 
-/// What becomes of an event that fits no version of its type's schema.
+/// What happens to an event that matches no version of its type's schema.
 #[derive(
     Clone, Copy, Debug, Default, PartialEq, Eq, serde::Serialize, serde::Deserialize, utoipa::ToSchema,
 )]

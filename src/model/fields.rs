@@ -9,13 +9,13 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 use utoipa::ToSchema;
 
-/// A field that is wrong.
+/// An invalid field.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct FieldError {
-    /// The field as the request names it, with a path into lists: `events[2]`.
+    /// The name of the field in the request, with a path into arrays: `events[2]`.
     #[schema(example = "url")]
     pub field: Cow<'static, str>,
-    /// What is wrong with it, and what it must be.
+    /// What is wrong, and what the field must be.
     #[schema(example = "must be absolute, as in https://example.com/hook")]
     pub message: String,
 }
@@ -138,7 +138,7 @@ impl Fields {
         match self.read(name, read) {
             Field::Given(value) => Some(value),
             Field::Null => {
-                self.wrong(name, "cannot be null, for it has no default");
+                self.wrong(name, "must not be null; it has no default");
                 None
             }
             Field::Absent => None,
@@ -168,7 +168,7 @@ impl Fields {
 pub fn text(value: Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
-        other => Err(format!("must be a text, not {}", kind(&other))),
+        other => Err(format!("must be a string, not {}", kind(&other))),
     }
 }
 
@@ -177,10 +177,12 @@ pub fn text_of(characters_max: usize) -> impl FnOnce(Value) -> Result<String, St
     move |value| {
         let text = text(value)?;
         if text.contains('\0') {
-            return Err("has the character U+0000, which cannot be kept".to_owned());
+            return Err("has the character U+0000, which cannot be stored".to_owned());
         }
         match text.chars().count() {
-            n if n > characters_max => Err(format!("has {n} characters; at most {characters_max} are taken")),
+            n if n > characters_max => {
+                Err(format!("has {n} characters; at most {characters_max} are allowed"))
+            }
             _ => Ok(text),
         }
     }
@@ -241,10 +243,10 @@ pub fn number(min: f64, max: f64) -> impl FnOnce(Value) -> Result<f64, String> {
 pub fn kind(value: &Value) -> &'static str {
     match value {
         Value::Null => "null",
-        Value::Bool(_) => "true or false",
+        Value::Bool(_) => "a boolean",
         Value::Number(_) => "a number",
-        Value::String(_) => "a text",
-        Value::Array(_) => "a list",
+        Value::String(_) => "a string",
+        Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     }
 }
@@ -271,7 +273,7 @@ mod tests {
         assert_eq!(fields.unknown().collect::<Vec<_>>(), ["e"]);
         let problem = format!("{:?}", fields.end().unwrap_err());
         for said in
-            ["must be a text, not a number", "must be true or false", "no default", "is 21", "is missing"]
+            ["must be a string, not a number", "must be true or false", "no default", "is 21", "is missing"]
         {
             assert!(problem.contains(said), "{said}: {problem}");
         }

@@ -10,7 +10,7 @@ use utoipa::ToSchema;
 
 use super::words::words;
 
-/// The class of an outcome: the word that stands in the ledger, the log and the metrics.
+/// The class of an outcome, as it appears in the ledger, the log and the metrics.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum OutcomeClass {

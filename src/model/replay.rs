@@ -5,7 +5,7 @@ use utoipa::ToSchema;
 
 use super::words::words;
 
-/// What an order is for.
+/// The purpose of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayKind {
@@ -17,7 +17,7 @@ pub enum ReplayKind {
     Recovery,
 }
 
-/// How far an order is.
+/// The progress of a replay.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum ReplayStatus {

@@ -26,12 +26,12 @@ pub struct Pause {
     pub why: String,
 }
 
-/// What becomes of the deliveries that a pause held.
+/// What happens to the deliveries that were held during a pause.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, clap::ValueEnum, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "lowercase")]
 #[schema(as = HeldChoice)]
 pub enum Held {
-    /// They are sent, so many a second at most.
+    /// They are sent at a limited rate.
     #[default]
     Deliver,
     /// They are cancelled.

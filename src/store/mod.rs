@@ -122,8 +122,8 @@ impl Error {
 /// What the constraints that a caller can run into say of the value, by the constraint's name; those of webhooks stand
 /// in their own file.
 const CONSTRAINTS: &[(&str, &str, &str)] = &[
-    ("company_erased", "company_id", "was erased; nothing can be stored for it"),
-    ("replays_rate_range", "rate", "must be 1 to 10000 a second"),
+    ("company_erased", "company_id", "was erased, and nothing is kept for it any more"),
+    ("replays_rate_range", "rate", "must be from 1 to 10000 per second"),
 ];
 
 impl From<sqlx::Error> for Error {

@@ -20,11 +20,11 @@ pub const LIST_MAX: i64 = 10_000;
 pub(super) const CONSTRAINTS: &[(&str, &str, &str)] = &[
     ("webhooks_name_length", "name", "must have 1 to 255 characters"),
     ("webhooks_events_not_empty", "events", "must name at least one event type, or `*` for all"),
-    ("webhooks_retry_count_range", "retry_count", "must be 1 to 20"),
-    ("webhooks_timeout_range", "timeout_seconds", "must be 1 to 60"),
-    ("webhooks_max_attempt_age_range", "max_attempt_age_seconds", "must be 60 to 2592000"),
-    ("webhooks_max_in_flight_range", "max_in_flight", "must be 1 to 10000"),
-    ("webhooks_rate_limit_range", "rate_limit", "must be 0.01 to 100000 a second"),
+    ("webhooks_retry_count_range", "retry_count", "must be from 1 to 20"),
+    ("webhooks_timeout_range", "timeout_seconds", "must be from 1 to 60"),
+    ("webhooks_max_attempt_age_range", "max_attempt_age_seconds", "must be from 60 to 2592000"),
+    ("webhooks_max_in_flight_range", "max_in_flight", "must be from 1 to 10000"),
+    ("webhooks_rate_limit_range", "rate_limit", "must be from 0.01 to 100000 per second"),
 ];
 
 /// Runs a statement whose first part makes the rows `webhook`, and reads those.

@@ -85,9 +85,8 @@ impl Keys {
     /// Whose key it is. It is looked up for each call, so one that was revoked is refused from then on.
     pub(super) async fn identify(&self, token: &str) -> Result<Principal, Problem> {
         // The same words for every reason: which keys there are is nobody's business.
-        let unknown = || {
-            Problem::new(ProblemKind::Unauthenticated, "the key is not known, has expired, or was revoked")
-        };
+        let unknown =
+            || Problem::new(ProblemKind::Unauthenticated, "the key is unknown, has expired or was revoked");
         let (id, secret) = parts(token).ok_or_else(unknown)?;
         let key = api_keys::find(&self.lookups, id).await?.ok_or_else(unknown)?;
         let digest: [u8; 32] = Sha256::digest(secret.expose_secret().as_bytes()).into();

@@ -153,21 +153,23 @@ impl Jwt {
             // The signature is verified before any of these is looked at.
             Err(error) => match error.kind() {
                 ErrorKind::ExpiredSignature => return refused("the token has expired".to_owned()),
-                ErrorKind::ImmatureSignature => return refused("the token does not hold yet".to_owned()),
-                ErrorKind::InvalidIssuer => return refused("the token is of another issuer".to_owned()),
+                ErrorKind::ImmatureSignature => return refused("the token is not valid yet".to_owned()),
+                ErrorKind::InvalidIssuer => {
+                    return refused("the token was issued by another issuer".to_owned());
+                }
                 ErrorKind::InvalidAudience => return refused("the token is for another audience".to_owned()),
                 ErrorKind::MissingRequiredClaim(claim) => {
                     return refused(format!("the token has no claim `{claim}`"));
                 }
                 ErrorKind::InvalidClaimFormat(claim) => {
-                    return refused(format!("the token's claim `{claim}` is no number"));
+                    return refused(format!("the token's claim `{claim}` is not a number"));
                 }
                 _ => return Ok(Judged::NotOurs),
             },
         };
         // What a token says must be understood (RFC 7515, section 4.1.11) we do not.
         if header.crit.is_some_and(|names| !names.is_empty()) {
-            return refused("the token has critical headers that are not understood".to_owned());
+            return refused("the token has critical headers that this service does not support".to_owned());
         }
         self.principal(&claims)
     }
@@ -215,7 +217,7 @@ impl Jwt {
         let user = claims.get(subject).and_then(user).ok_or_else(|| {
             Problem::new(
                 ProblemKind::Unauthenticated,
-                format!("the token names nobody by its claim `{subject}`"),
+                format!("the token's claim `{subject}` does not name a user"),
             )
         })?;
         let scopes = claims.get(&self.config.jwt_scopes_claim);

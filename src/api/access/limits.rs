@@ -88,7 +88,7 @@ impl RateLimits {
 }
 
 fn too_many_failures(wait: Duration) -> Problem {
-    let detail = "too many credentials from this address did not hold; see that the right ones are sent";
+    let detail = "too many failed authentications from this address; check the credentials";
     Problem::new(ProblemKind::TooManyRequests, detail).after(wait)
 }
 

@@ -159,7 +159,7 @@ impl Access {
         let (company, scopes) = company(&principal.grant, headers)?;
         if !scopes.has_any(needed) {
             let words: Vec<_> = needed.iter().map(Scope::as_str).collect();
-            let detail = format!("this needs the scope {}", words.join(" or "));
+            let detail = format!("this operation needs the scope {}", words.join(" or "));
             return Err(Problem::new(ProblemKind::Forbidden, detail));
         }
         let all_companies = matches!(principal.grant, Grant::All(_));
@@ -179,7 +179,7 @@ impl Access {
                 userinfo.identify(token, self.limits.is_failing(address).await).await
             }
             (Judged::NotOurs, None) => {
-                let detail = "the credentials are no key of this service, and no token that it takes";
+                let detail = "the credentials are neither a key of this service nor a token that it accepts";
                 Err(Problem::new(ProblemKind::Unauthenticated, detail))
             }
         }
@@ -264,7 +264,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
     async fn from_request_parts(head: &mut Head, _state: &S) -> Result<Self, Problem> {
         let caller = head.extensions.get::<Self>().cloned();
         // Only a route that asks for nobody in its documentation gets here without one.
-        caller.ok_or_else(|| Problem::new(ProblemKind::Unauthenticated, "credentials are needed"))
+        caller.ok_or_else(|| Problem::new(ProblemKind::Unauthenticated, "credentials are required"))
     }
 }
 
@@ -281,7 +281,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Tenant {
 fn which_company() -> Problem {
     Problem::new(
         ProblemKind::CompanyRequired,
-        "the credentials hold for several companies; name one by X-Company-Id",
+        "the credentials are valid for several companies; name one in the header X-Company-Id",
     )
 }
 
@@ -308,7 +308,7 @@ pub(super) async fn admit(
 /// The token of the header.
 fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     let missing =
-        || Problem::new(ProblemKind::Unauthenticated, "the header Authorization: Bearer is missing");
+        || Problem::new(ProblemKind::Unauthenticated, "the header `Authorization: Bearer …` is missing");
     let value = headers.get(header::AUTHORIZATION).ok_or_else(missing)?.to_str().map_err(|_| missing())?;
     let (scheme, token) = value.split_once(' ').ok_or_else(missing)?;
     if scheme.eq_ignore_ascii_case("bearer") && !token.trim().is_empty() {
@@ -322,7 +322,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
 fn company(grant: &Grant, headers: &HeaderMap) -> Result<(Option<CompanyId>, Scopes), Problem> {
     let named = headers.get(COMPANY).map(|value| {
         let id = value.to_str().ok().and_then(|text| text.trim().parse::<CompanyId>().ok());
-        id.ok_or_else(|| Problem::field("X-Company-Id", "is no UUID"))
+        id.ok_or_else(|| Problem::field("X-Company-Id", "is not a UUID"))
     });
     let named = named.transpose()?;
     match (grant, named) {
@@ -333,13 +333,13 @@ fn company(grant: &Grant, headers: &HeaderMap) -> Result<(Option<CompanyId>, Sco
             let (company, scopes) = found.ok_or_else(|| {
                 Problem::new(
                     ProblemKind::Forbidden,
-                    "the credentials do not hold for the company that X-Company-Id names",
+                    "the credentials are not valid for the company named in X-Company-Id",
                 )
             })?;
             Ok((Some(*company), *scopes))
         }
         (Grant::Companies(held), None) => match held.as_slice() {
-            [] => Err(Problem::new(ProblemKind::Forbidden, "the credentials hold for no company")),
+            [] => Err(Problem::new(ProblemKind::Forbidden, "the credentials are not valid for any company")),
             [(company, scopes)] => Ok((Some(*company), *scopes)),
             several => {
                 // What may be done in every one of them; which is meant is asked by whoever needs to know.

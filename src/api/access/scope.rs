@@ -54,7 +54,7 @@ impl FromStr for Scope {
     fn from_str(text: &str) -> Result<Self, String> {
         Self::ALL.iter().copied().find(|scope| scope.as_str() == text).ok_or_else(|| {
             let words: Vec<_> = Self::ALL.iter().map(|scope| scope.as_str()).collect();
-            format!("`{text}` is no scope; there are {}", words.join(", "))
+            format!("`{text}` is not a scope; the scopes are {}", words.join(", "))
         })
     }
 }

@@ -85,11 +85,11 @@ impl Userinfo {
         match answer {
             UserinfoAnswer::Known(principal) => Ok(principal.as_ref().clone()),
             UserinfoAnswer::Refused => {
-                Err(Problem::new(ProblemKind::Unauthenticated, "XTSystems does not take the token"))
+                Err(Problem::new(ProblemKind::Unauthenticated, "XTSystems does not accept the token"))
             }
-            UserinfoAnswer::Failed => {
-                Err(Problem::unavailable("XTSystems cannot be asked just now whose the token is"))
-            }
+            UserinfoAnswer::Failed => Err(Problem::unavailable(
+                "the token cannot be verified: XTSystems cannot be reached at the moment",
+            )),
         }
     }
 

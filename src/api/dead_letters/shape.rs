@@ -17,54 +17,54 @@ use crate::{
     store::dead_letters,
 };
 
-/// Something given up.
+/// A delivery or message that was given up.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct DeadLetter {
-    /// Its id; of a delivery's, the delivery's own.
+    /// The id of the dead letter; for a delivery, the id of the delivery.
     pub id: Uuid,
     /// What was given up.
     pub kind: DeadLetterKind,
-    /// What was done with it.
+    /// What was done with it: nothing yet (`open`), `replayed` or `discarded`.
     pub status: DeadLetterStatus,
-    /// Whose it is; null of a message that does not say.
+    /// The company; null for a message that does not name one.
     pub company_id: Option<Uuid>,
-    /// The webhook, of a delivery.
+    /// The webhook, for a delivery.
     pub webhook_id: Option<Uuid>,
-    /// The event, where there is one.
+    /// The event, if there is one.
     pub event_id: Option<Uuid>,
     /// The type of the event.
     pub event_type: Option<String>,
-    /// Why it was given up, in the ledger's words.
+    /// Why it was given up, as recorded in the ledger.
     pub reason: String,
-    /// The same in a sentence.
+    /// An explanation of the reason, in a sentence.
     pub why: String,
-    /// Whose move is next: `receiver`, `admin`, `nobody` or `operator`.
+    /// Who has to act next: `receiver`, `admin`, `operator` or `nobody`.
     pub next_move: String,
-    /// The field that could not be read, of a message.
+    /// The invalid field, for a message.
     pub field: Option<String>,
-    /// How many attempts were made.
+    /// The number of attempts.
     pub attempts: i32,
     /// The class of the last attempt's outcome.
     pub outcome: Option<OutcomeClass>,
-    /// The status of the last answer.
+    /// The status of the last response.
     pub response_status: Option<i32>,
-    /// The routing key of a message.
+    /// The routing key, for a message.
     pub routing_key: Option<String>,
-    /// The id that the publisher gave it.
+    /// The publisher's id.
     pub message_id: Option<String>,
-    /// The headers of a message. Null without the scope `payloads:read`.
+    /// The headers, for a message. Null without the scope `payloads:read`.
     #[schema(value_type = Option<Object>, required = true)]
     pub headers: Option<Box<RawValue>>,
     /// When it was given up.
     pub created_at: DateTime<Utc>,
-    /// When it was asked for anew.
+    /// When it was replayed.
     pub replayed_at: Option<DateTime<Utc>>,
-    /// By which replay.
+    /// The replay that sent it again.
     pub replay_id: Option<Uuid>,
-    /// What was to be sent, or what came; only of one dead letter by its id, null without the scope `payloads:read`. Bytes
-    /// that are no UTF-8 are replaced, and stand as they are in `body_base64`.
+    /// The body to be sent, or the body of the message. Only for a single dead letter requested by its id; null without
+    /// the scope `payloads:read`. Bytes that are not UTF-8 are replaced here and unchanged in `body_base64`.
     pub body: Option<String>,
-    /// The bytes of a body that is no UTF-8.
+    /// The bytes of a body that is not UTF-8.
     pub body_base64: Option<String>,
 }
 

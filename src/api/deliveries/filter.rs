@@ -18,7 +18,7 @@ use crate::{
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OfWebhooks {
-    /// Only of these webhooks, separated by commas.
+    /// Only deliveries to these webhooks, separated by commas.
     #[param(schema_with = ids_schema, style = Form, explode = false)]
     pub webhook_id: Option<String>,
 }
@@ -36,30 +36,30 @@ impl OfWebhooks {
     }
 }
 
-/// Which deliveries. Lists are separated by commas; of each list one must match.
+/// Filters of deliveries. Lists are separated by commas; one item of each list must match.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct DeliveriesQuery {
-    /// Only in these states.
+    /// Only deliveries in these states.
     #[param(schema_with = statuses, style = Form, explode = false)]
     pub status: Option<String>,
-    /// Only of these event types: `ticket.created`, `ticket.*`, or `*` for all.
+    /// Only deliveries of these event types: `ticket.created`, `ticket.*`, or `*` for all.
     #[param(schema_with = texts_schema, style = Form, explode = false)]
     pub event_type: Option<String>,
-    /// Only whose id lies at this time or later: that of its event or, of a replay, of the replay's start.
+    /// Only deliveries at this time or later: the time of the event or, for a replay, of the replay's start.
     pub since: Option<DateTime<Utc>>,
-    /// Only whose id lies before this time.
+    /// Only deliveries before this time.
     pub until: Option<DateTime<Utc>>,
-    /// Only whose latest answer had one of these statuses.
+    /// Only deliveries whose latest response has one of these statuses.
     #[param(schema_with = answers_schema, style = Form, explode = false)]
     pub response_status: Option<String>,
-    /// Only whose latest attempt had one of these outcomes.
+    /// Only deliveries whose latest attempt has one of these outcomes.
     #[param(schema_with = outcomes, style = Form, explode = false)]
     pub outcome: Option<String>,
-    /// Only whose reason begins with one of these: `attempts exhausted`.
+    /// Only deliveries whose reason begins with one of these: `attempts exhausted`.
     #[param(schema_with = texts_schema, style = Form, explode = false)]
     pub reason: Option<String>,
-    /// Only that exist for one of these reasons.
+    /// Only deliveries with one of these triggers.
     #[param(schema_with = triggers, style = Form, explode = false)]
     pub trigger: Option<String>,
 }
@@ -96,7 +96,7 @@ impl DeliveriesQuery {
         {
             reader.wrong(FieldError::new(
                 "response_status",
-                format!("{status} is no status of an answer: 100 to 599"),
+                format!("{status} is not an HTTP status; it must be from 100 to 599"),
             ));
         }
         reader.done()?;
@@ -118,7 +118,7 @@ mod tests {
             ..DeliveriesQuery::default()
         };
         let told = format!("{:?}", filter.read().unwrap_err());
-        for said in ["`gone` is none of pending", "99 is no status", "invalid digit", "`whim`"] {
+        for said in ["`gone` is not one of pending", "99 is no status", "invalid digit", "`whim`"] {
             assert!(told.contains(said), "{said}: {told}");
         }
         assert!(!told.contains("outcome"), "{told}");

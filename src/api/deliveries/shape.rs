@@ -12,63 +12,64 @@ use crate::{
     store::history,
 };
 
-/// A delivery. `attempts` is the guide's number; the attempts themselves are its `history`.
+/// A delivery. `attempts` is the number of attempts, as in the guide; the attempts themselves are in `history`.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Delivery {
-    /// Its id.
+    /// The id of the delivery.
     pub id: Uuid,
-    /// The webhook it goes to.
+    /// The webhook.
     pub webhook_id: Uuid,
-    /// The type of its event.
+    /// The type of the event.
     pub event_type: String,
-    /// What is posted, byte for byte. Null without the scope `payloads:read`, and once the event is gone from the ledger.
+    /// The request body, byte for byte. Null without the scope `payloads:read`, and after the event was removed from
+    /// the ledger.
     #[schema(value_type = Option<Object>, required = true)]
     pub payload: Option<Box<RawValue>>,
-    /// The status of the latest answer; null where nobody answered.
+    /// The status of the latest response; null if there was none.
     pub response_status: Option<i32>,
-    /// The body of the latest answer, as far as it is kept. Null without the scope `payloads:read`.
+    /// The stored part of the latest response body. Null without the scope `payloads:read`.
     pub response_body: Option<String>,
-    /// How many attempts are recorded.
+    /// The number of recorded attempts.
     pub attempts: i32,
-    /// When it was accepted.
+    /// When the receiver accepted it; null if it did not.
     pub delivered_at: Option<DateTime<Utc>>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// Whose it is.
+    /// The company.
     pub company_id: Uuid,
-    /// The event it carries: the receiver's `webhook-id`.
+    /// The event; receivers see this id as `webhook-id`.
     pub event_id: Uuid,
-    /// Why it exists.
+    /// Why the delivery exists.
     pub trigger: Trigger,
-    /// Its state.
+    /// The state of the delivery.
     pub status: DeliveryStatus,
-    /// What the state alone does not say.
+    /// The reason for the state, as recorded in the ledger.
     pub reason: Option<String>,
-    /// The state in a sentence.
+    /// An explanation of the state, in a sentence.
     pub why: String,
-    /// Whose move is next: `receiver`, `admin`, `nobody` or `operator`.
+    /// Who has to act next: `receiver`, `admin`, `operator` or `nobody`.
     pub next_move: String,
-    /// When the next attempt is due; null where none is to come.
+    /// When the next attempt is due; null if there is none.
     pub next_attempt_at: Option<DateTime<Utc>>,
-    /// When the next attempt may start, or the last one might.
+    /// When the next attempt may start, or when the last one could.
     pub due_at: DateTime<Utc>,
-    /// When it was put in line for a worker; null while it waits in the ledger.
+    /// When its current job was queued for a worker; null while it waits in the ledger.
     pub queued_at: Option<DateTime<Utc>>,
     /// The class of the latest attempt's outcome.
     pub outcome: Option<OutcomeClass>,
-    /// The latest attempt's outcome in a sentence.
+    /// An explanation of the latest attempt's outcome, in a sentence.
     pub outcome_why: Option<String>,
     /// When the latest attempt began.
     pub attempted_at: Option<DateTime<Utc>>,
-    /// How often its job was found missing, and made anew.
+    /// How many times it was rescued: its job was lost and a new one was created.
     pub rescues: i16,
-    /// How often an attempt was made that was recorded already.
+    /// How many times an attempt was repeated although it was already recorded.
     pub repeats: i16,
-    /// The replay that made it.
+    /// The replay that created it.
     pub replay_id: Option<Uuid>,
-    /// The trace that its requests belong to (W3C Trace Context).
+    /// The id of the trace of its requests (W3C Trace Context).
     pub trace_id: String,
-    /// Every attempt, the oldest first; only of one delivery by its id.
+    /// All attempts, oldest first. Only for a single delivery requested by its id.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub history: Option<Vec<AttemptBody>>,
@@ -139,42 +140,42 @@ pub(super) fn json(bytes: &[u8]) -> Option<Box<RawValue>> {
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = DeliveryAttempt)]
 pub struct AttemptBody {
-    /// Counts from 1.
+    /// The number of the attempt, starting at 1.
     pub number: i32,
-    /// When its request began.
+    /// When the request began.
     pub attempted_at: DateTime<Utc>,
-    /// The class of its outcome.
+    /// The class of the outcome.
     pub outcome: OutcomeClass,
-    /// The outcome in a sentence.
+    /// An explanation of the outcome, in a sentence.
     pub why: Option<String>,
-    /// Where it was sent.
+    /// The URL of the request.
     pub url: Option<String>,
-    /// The address connected to, with its port.
+    /// The IP address and port of the connection.
     pub address: Option<String>,
-    /// The headers as sent, the signature among them, a line each. Without the scope `payloads:read` the values of the
-    /// webhook's own headers are left out.
+    /// The request headers as sent, including the signatures, one per line. Without the scope `payloads:read`, the
+    /// values of the webhook's additional headers are omitted.
     pub request_head: Option<String>,
-    /// The trace context that was sent along.
+    /// The trace context sent with the request.
     pub traceparent: Option<String>,
-    /// The status of the answer; null where nobody answered.
+    /// The status of the response; null if there was none.
     pub response_status: Option<i32>,
-    /// The headers of the answer, a line each. Without the scope `payloads:read` only commonplace ones have values.
+    /// The response headers, one per line. Without the scope `payloads:read`, only common headers have values.
     pub response_head: Option<String>,
-    /// The body of the answer, as far as it is kept. Null without the scope `payloads:read`.
+    /// The stored part of the response body. Null without the scope `payloads:read`.
     pub response_body: Option<String>,
-    /// Whether the answer's body had more than is kept.
+    /// Whether the response body is longer than the stored part.
     pub response_truncated: Option<bool>,
-    /// Whether a kept connection broke, and the request was repeated once on a fresh one.
+    /// Whether a reused connection broke and the request was repeated once on a new one.
     pub repeated: Option<bool>,
-    /// Looking up the name, in microseconds; null where that was not needed.
+    /// The time for the DNS lookup, in microseconds; null if none was needed.
     pub dns_us: Option<i32>,
-    /// Connecting, in microseconds; null where a kept connection served.
+    /// The time to connect, in microseconds; null if a connection was reused.
     pub connect_us: Option<i32>,
-    /// The TLS handshake, in microseconds.
+    /// The time for the TLS handshake, in microseconds.
     pub tls_us: Option<i32>,
-    /// From the request's start to the first byte of the answer, in microseconds.
+    /// The time from the start of the request to the first byte of the response, in microseconds.
     pub first_byte_us: Option<i32>,
-    /// From the request's start to the answer's end, in microseconds.
+    /// The time from the start of the request to the end of the response, in microseconds.
     pub total_us: Option<i32>,
 }
 

@@ -21,53 +21,53 @@ const DESCRIPTION_CHARS_MAX: usize = 1_000;
 /// The longest sample, in bytes of its JSON.
 const SAMPLE_BYTES_MAX: usize = 64 * 1024;
 
-/// A type of events.
+/// An event type.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = EventType)]
 pub struct EventTypeBody {
-    /// Its name.
+    /// The name of the type.
     pub name: String,
-    /// Whether somebody registered it; if not, it was only seen.
+    /// Whether the type is registered; if not, it was only published.
     pub registered: bool,
-    /// What it tells.
+    /// What the event means.
     #[schema(required = true)]
     pub description: Option<String>,
-    /// `data` as such an event bears it.
+    /// A sample of `data`.
     #[schema(required = true, value_type = Option<serde_json::Value>)]
     pub sample: Option<Box<RawValue>>,
-    /// JSON Schemas of `data` by version, a number from 1 on. An event fits when it fits one of them.
+    /// JSON Schemas of `data` by version number, starting at 1. An event is valid if it matches one of them.
     #[schema(value_type = BTreeMap<String, serde_json::Value>)]
     pub schemas: BTreeMap<u32, Box<RawValue>>,
-    /// What becomes of an event that fits none of them.
+    /// What happens to an event that matches none of the schemas.
     pub on_violation: OnViolation,
-    /// How many such events the company had in the last 7 days; null where no company is meant.
+    /// How many events of this type the company published in the last 7 days; null if the request names no company.
     #[schema(required = true)]
     pub events_7d: Option<i64>,
-    /// How many of them no webhook wanted.
+    /// How many of these matched no webhook.
     #[schema(required = true)]
     pub unmatched_7d: Option<i64>,
-    /// To the minute, when the last of them was taken in.
+    /// When the last of these was ingested, to the minute.
     #[schema(required = true)]
     pub last_seen_at: Option<DateTime<Utc>>,
     /// When it was registered.
     #[schema(required = true)]
     pub created_at: Option<DateTime<Utc>>,
-    /// When it was changed last.
+    /// When it was last changed.
     #[schema(required = true)]
     pub updated_at: Option<DateTime<Utc>>,
 }
 
-/// That something is gone.
+/// Confirms a deletion.
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 pub struct EventTypeDeleted {
-    /// In words.
+    /// The message.
     pub message: String,
 }
 
-/// What is registered of a type. What is left out stays as it is, null resets; other fields are ignored.
+/// The registration of an event type. Omitted fields stay unchanged, null resets a field, unknown fields are ignored.
 #[derive(Debug, Default, Deserialize, ToSchema)]
 pub struct EventTypeUpdate {
-    /// What it tells, in 1 to 1,000 characters; a new type needs it, and none can lose it.
+    /// What the event means, in 1 to 1,000 characters. Required for a new type, and cannot be removed.
     #[schema(
         required = false,
         min_length = 1,
@@ -76,16 +76,16 @@ pub struct EventTypeUpdate {
         example = "New ticket created"
     )]
     pub description: Option<String>,
-    /// `data` as such an event bears it, up to 64 KiB; null for none.
+    /// A sample of `data`, up to 64 KiB; null for none.
     #[serde(default, deserialize_with = "named")]
     #[schema(required = false, value_type = Option<serde_json::Value>)]
     pub sample: Option<Box<RawValue>>,
-    /// JSON Schemas of `data` by version, all of them, each up to 64 KiB; null for none. A `$ref` leads into the same
-    /// schema, and a `pattern` has neither look-around nor back-references.
+    /// All JSON Schemas of `data` by version, each up to 64 KiB; null for none. A `$ref` must point into the same
+    /// schema. A `pattern` cannot use look-around or back-references.
     #[serde(default, deserialize_with = "named")]
     #[schema(required = false, schema_with = versions)]
     pub schemas: Option<Box<RawValue>>,
-    /// What becomes of an event that fits none of them; null for `flag`.
+    /// What happens to an event that matches none of the schemas; null for `flag`.
     #[serde(default, deserialize_with = "named")]
     #[schema(required = false, value_type = Option<OnViolation>)]
     pub on_violation: Option<Box<RawValue>>,
@@ -101,8 +101,8 @@ fn versions() -> Schema {
         .additional_properties(Some(schema))
         .max_properties(Some(VERSIONS_MAX))
         .description(Some(
-            "JSON Schemas of `data` by version, all of them, each up to 64 KiB; null for none. A `$ref` leads into the \
-             same schema, and a `pattern` has neither look-around nor back-references.",
+            "All JSON Schemas of `data` by version, each up to 64 KiB; null for none. A `$ref` must point into the same \
+             schema. A `pattern` cannot use look-around or back-references.",
         ))
         .into()
 }
@@ -131,7 +131,7 @@ impl EventTypeUpdate {
             let said = format!("must have 1 to {DESCRIPTION_CHARS_MAX} characters");
             wrong.push(FieldError::new("description", said));
         } else if description.contains('\0') {
-            wrong.push(FieldError::new("description", "must not have U+0000"));
+            wrong.push(FieldError::new("description", "must not contain the character U+0000"));
         }
         let sample = match self.sample {
             None => before.and_then(|before| before.sample.as_ref()).map(|sample| sample.get().to_owned()),
@@ -142,7 +142,9 @@ impl EventTypeUpdate {
             // So that whoever shows it need not be prepared for more than PostgreSQL's parser, and ours, can take.
             let readable = serde_json::from_str::<serde_json::Value>(sample).is_ok();
             if sample.len() > SAMPLE_BYTES_MAX || !readable {
-                let said = format!("must be JSON of at most {SAMPLE_BYTES_MAX} bytes and 127 levels");
+                let said = format!(
+                    "must be JSON of at most {SAMPLE_BYTES_MAX} bytes, nested at most 127 levels deep"
+                );
                 wrong.push(FieldError::new("sample", said));
             }
         }
@@ -176,10 +178,10 @@ fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -
         "{}".to_owned()
     };
     let Ok(kept) = serde_json::from_str::<BTreeMap<u32, Box<RawValue>>>(text) else {
-        return say(None, "must be an object whose names are versions, whole numbers from 1 on".to_owned());
+        return say(None, "must be an object whose keys are versions: whole numbers from 1".to_owned());
     };
     if kept.len() > VERSIONS_MAX || kept.contains_key(&0) {
-        return say(None, format!("must have at most {VERSIONS_MAX} versions, numbered from 1 on"));
+        return say(None, format!("must have at most {VERSIONS_MAX} versions, numbered from 1"));
     }
     let mut parsed = BTreeMap::new();
     for (version, schema) in &kept {
@@ -187,7 +189,7 @@ fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -
         let Some(value) = value.filter(|_| schema.get().len() <= SCHEMA_BYTES_MAX) else {
             return say(
                 Some(*version),
-                format!("must be JSON of at most {SCHEMA_BYTES_MAX} bytes and 127 levels"),
+                format!("must be JSON of at most {SCHEMA_BYTES_MAX} bytes, nested at most 127 levels deep"),
             );
         };
         parsed.insert(*version, value);

@@ -59,7 +59,10 @@ pub(super) fn page(filters: Filters) -> Result<table::EventsPage, Problem> {
         match ids {
             Ok(ids) if ids.len() <= PAGE_MAX as usize => page.ids = Some(ids),
             Ok(ids) => {
-                wrong.push(FieldError::new("id", format!("names {}; at most {PAGE_MAX} may be", ids.len())));
+                wrong.push(FieldError::new(
+                    "id",
+                    format!("has {} items; at most {PAGE_MAX} are allowed", ids.len()),
+                ));
             }
             Err(_) => wrong.push(FieldError::new("id", "must be UUIDs separated by commas")),
         }
@@ -67,7 +70,7 @@ pub(super) fn page(filters: Filters) -> Result<table::EventsPage, Problem> {
     if let Some(message_id) = filters.event_id {
         // Nothing with such an id was ever taken in, and PostgreSQL would refuse U+0000.
         if message_id.chars().any(char::is_control) {
-            wrong.push(FieldError::new("event_id", "has control characters"));
+            wrong.push(FieldError::new("event_id", "must not contain control characters"));
         }
         if message_id.chars().count() > envelope::MESSAGE_ID_BYTES_MAX {
             let most = envelope::MESSAGE_ID_BYTES_MAX;

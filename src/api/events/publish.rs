@@ -63,20 +63,22 @@ impl PublishBatch {
         trace: Option<&str>,
         limits: &EnvelopeLimits,
     ) -> Result<Self, Problem> {
-        let text = std::str::from_utf8(body)
-            .map_err(|_| Problem::new(ProblemKind::Malformed, "the body is no JSON: it is not UTF-8"))?;
+        let text = std::str::from_utf8(body).map_err(|_| {
+            Problem::new(ProblemKind::Malformed, "the body is not valid JSON: it is not UTF-8")
+        })?;
         let is_list = text.trim_start().starts_with('[');
         let items: Vec<&RawValue> = if is_list {
             serde_json::from_str(text)
         } else {
             serde_json::from_str(text).map(|item| vec![item])
         }
-        .map_err(|bad| Problem::new(ProblemKind::Malformed, format!("the body is no JSON: {bad}")))?;
+        .map_err(|bad| Problem::new(ProblemKind::Malformed, format!("the body is not valid JSON: {bad}")))?;
         if items.is_empty() {
-            return Err(Problem::field("body", "holds no event"));
+            return Err(Problem::field("body", "contains no event"));
         }
         if items.len() > EVENTS_MAX {
-            let said = format!("holds {} events; at most {EVENTS_MAX} may be sent at once", items.len());
+            let said =
+                format!("contains {} events; at most {EVENTS_MAX} are allowed in one request", items.len());
             return Err(Problem::field("body", said));
         }
         let mut batch = Self { events: Vec::new(), places: Vec::with_capacity(items.len()), is_list };
@@ -98,7 +100,7 @@ impl PublishBatch {
                 if (former.body_hash, former.time) == (decoded.body_hash, decoded.time) {
                     batch.places.push(place);
                 } else {
-                    let reason = format!("is that of [{first}] too, which is another event");
+                    let reason = format!("is also the id of [{first}], which is a different event");
                     wrong.push(named(Rejected { field: "event_id".into(), reason }));
                 }
                 continue;
@@ -153,7 +155,7 @@ impl PublishBatch {
         } else if fates.contains(&Fate::Returned) {
             "no queue is bound to the exchange yet"
         } else {
-            "the broker cannot be reached, or does not answer in time"
+            "the broker cannot be reached or does not respond in time"
         };
         let confirmed = events.iter().filter(|event| event.fate == Fate::Confirmed.as_str()).count();
         let detail = format!(
@@ -194,14 +196,14 @@ fn read_one(
         // No routing key and no header here that could fill them in.
         ("event_type", _) if bad.reason.starts_with("is missing") => rejected("event_type", "is missing"),
         ("company_id", PublishScope::Named) if bad.reason.starts_with("is missing") => {
-            rejected("company_id", "is missing; name it here or by the header X-Company-Id")
+            rejected("company_id", "is missing; give it here or in the header X-Company-Id")
         }
         _ => bad,
     })?;
     if let PublishScope::Company(company) = whose
         && decoded.company != company
     {
-        return Err(rejected("company_id", "is not the company that the request is for"));
+        return Err(rejected("company_id", "is not the company of the request"));
     }
     if decoded.event_type.is_reserved() {
         return Err(Rejected::reserved_type());
@@ -291,7 +293,7 @@ mod tests {
             let problem = format!("{:?}", read(&body, None).unwrap_err());
             assert!(said.iter().all(|said| problem.contains(said)), "{body}: {problem}");
         };
-        check(json!([]), &["holds no event"]);
+        check(json!([]), &["contains no event"]);
         check(json!(1), &["not a JSON object"]);
         check(json!({"data": 1}), &["\"event_type\"", "is missing"]);
         check(json!({"event_type": "webhook.failing", "data": 1}), &["reserved"]);
@@ -302,7 +304,7 @@ mod tests {
         );
         check(
             json!([{"event_type": "a.b", "data": 1, "event_id": "x"}, {"event_type": "a.b", "data": 2, "event_id": "x"}]),
-            &["\"[1].event_id\"", "is that of [0] too"],
+            &["\"[1].event_id\"", "is also the id of [0]"],
         );
         let many = vec![json!({"event_type": "a.b", "data": 1}); EVENTS_MAX + 1];
         check(json!(many), &["1001 events"]);

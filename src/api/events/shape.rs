@@ -54,29 +54,30 @@ fn timestamp() -> Schema {
         .item(text)
         .item(nothing)
         .description(Some(
-            "When it happened: seconds since 1970, whole or not, or RFC 3339. Left out: when it is taken in",
+            "When the event happened: seconds since 1970, with or without a fraction, or RFC 3339. If omitted, the time of ingestion",
         ))
         .build()
         .into()
 }
 
-/// An event to be published, in the guide's shape. Other fields are ignored.
+/// An event to publish, in the guide's shape. Other fields are ignored.
 #[derive(Debug, ToSchema)]
 #[expect(dead_code, reason = "it describes; what is published is the bytes as they came")]
 pub struct NewEvent {
-    /// What happened. Types that begin with `webhook.` or `delivery.` are reserved.
+    /// The event type. Types that begin with `webhook.` or `delivery.` are reserved.
     #[schema(
         pattern = r"^(?!webhook\.|delivery\.)[A-Za-z0-9][A-Za-z0-9._:/-]{0,99}$",
         example = "ticket.created"
     )]
     pub event_type: String,
-    /// Any JSON value, nested at most 256 levels deep; receivers get its bytes as they are.
+    /// Any JSON value, nested at most 256 levels deep. Receivers get its bytes unchanged.
     #[schema(value_type = serde_json::Value)]
     pub data: Box<RawValue>,
-    /// When it happened: seconds since 1970, whole or not, or RFC 3339. Left out: when it is taken in.
+    /// When the event happened: seconds since 1970, with or without a fraction, or RFC 3339. If omitted, the time of
+    /// ingestion.
     #[schema(required = false, schema_with = timestamp)]
     pub timestamp: Option<serde_json::Value>,
-    /// What makes it the same event when it is published again; up to 255 bytes without control characters.
+    /// Identifies the event if it is published again: up to 255 bytes without control characters.
     #[schema(
         required = false,
         max_length = 255,
@@ -84,39 +85,41 @@ pub struct NewEvent {
         example = "ticket-1042-created"
     )]
     pub event_id: Option<String>,
-    /// The company, as the credentials have it. Credentials of all companies name it here or by `X-Company-Id`.
+    /// The company. It must be the company of the credentials; credentials for all companies give it here or in
+    /// `X-Company-Id`.
     #[schema(required = false)]
     pub company_id: Option<Uuid>,
 }
 
-/// What was published.
+/// The published events.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[serde(untagged)]
 pub enum Taken {
     /// One event.
     One(Accepted),
-    /// Several, in their order.
+    /// Several events, in the order of the request.
     Many(Vec<Accepted>),
 }
 
 /// An event that the broker has confirmed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Accepted {
-    /// The id under which it is taken in, and under which receivers see it (`webhook-id`). Null where it is known at
-    /// intake only: when the event has no `timestamp`, or one that is far from now.
+    /// The id of the event, which receivers see as `webhook-id`. Null if it is only known at ingestion: when the event
+    /// has no `timestamp`, or one that is far from now.
     #[schema(required = true)]
     pub id: Option<Uuid>,
-    /// The publisher's id: the one given, or the one made for it.
+    /// The publisher's id: the given one, or the one generated for the event.
     pub event_id: String,
 }
 
-/// What became of an event that was to be published, where not all were.
+/// What happened to an event of a request in which not all events were published.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Published {
-    /// The publisher's id: the one given, or the one made for it. Sent again under this it is the same event.
+    /// The publisher's id: the given one, or the one generated for the event. With this id, a repeated event is the
+    /// same event.
     pub event_id: String,
-    /// `confirmed`; `refused` (the queue of events is full); `returned` (no queue is bound); `unknown` (not confirmed in
-    /// time: it may have arrived); `not sent`.
+    /// `confirmed`; `refused` (the queue of events is full); `returned` (no queue is bound); `unknown` (not confirmed
+    /// in time; it may have arrived); `not sent`.
     #[schema(pattern = "^(confirmed|refused|returned|unknown|not sent)$")]
     pub fate: &'static str,
 }
@@ -136,7 +139,7 @@ pub(in crate::api) fn describe_problem(document: &mut OpenApi) {
     schemas.insert(Published::name().into_owned(), Published::schema());
     if let Some(RefOr::T(Schema::Object(problem))) = schemas.get_mut(&*ProblemBody::name()) {
         let events = ArrayBuilder::new().items(Ref::from_schema_name(Published::name())).description(Some(
-            "Of a publish that was not confirmed as a whole: what became of each event, in their order.",
+            "If not all events of a publish request were confirmed: what happened to each event, in the order of the request.",
         ));
         problem.properties.insert(PUBLISHED.to_owned(), events.into());
     }
@@ -146,42 +149,43 @@ pub(in crate::api) fn describe_problem(document: &mut OpenApi) {
 #[derive(Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Event)]
 pub struct EventBody {
-    /// Its id, which receivers see as `webhook-id`.
+    /// The id of the event, which receivers see as `webhook-id`.
     pub id: Uuid,
-    /// Whose it is.
+    /// The company.
     pub company_id: Uuid,
-    /// What happened.
+    /// The event type.
     pub event_type: String,
-    /// The publisher's id: what makes it the same event when it is published again.
+    /// The publisher's id, which identifies the event if it is published again.
     pub event_id: String,
-    /// The published time in whole seconds since 1970, or that of intake; goes to the receivers.
+    /// The published time, or the time of ingestion, in whole seconds since 1970. Receivers get it.
     pub timestamp: i64,
-    /// When it was taken in.
+    /// When it was ingested.
     pub received_at: DateTime<Utc>,
-    /// As published; null without the scope `payloads:read`, or where it was removed before the history.
+    /// The data as published; null without the scope `payloads:read`, or after it was removed, which may be before the
+    /// rest of the history.
     #[schema(required = true, value_type = Option<serde_json::Value>)]
     pub data: Option<Box<RawValue>>,
-    /// How many webhooks wanted it.
+    /// How many webhooks the event matched.
     pub matched: i32,
-    /// The instant of the subscriptions that it was matched with.
+    /// The time of the subscriptions that the event was matched with.
     pub matched_as_of: DateTime<Utc>,
-    /// What its type's schema has to complain of; null where it has nothing.
+    /// How the event violates the schema of its type; null if it does not.
     #[schema(required = true)]
     pub violation: Option<String>,
-    /// The W3C trace context that it was published with.
+    /// The W3C trace context of the published event.
     #[schema(required = true)]
     pub traceparent: Option<String>,
 }
 
-/// An event with what became of it.
+/// An event with its deliveries.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct EventShown {
     /// The event.
     #[serde(flatten)]
     pub event: EventBody,
-    /// Its deliveries, newest first, up to 1,000; also those of replays.
+    /// Its deliveries, newest first, up to 1,000, including those of replays.
     pub deliveries: Vec<EventDelivery>,
-    /// Where it matched no webhook, or not the one asked for: why not. Up to 100.
+    /// If the event matched no webhook, or not the requested one: why not. Up to 100.
     pub not_sent: Vec<NotSent>,
 }
 
@@ -200,29 +204,29 @@ impl<'de> Deserialize<'de> for EventShown {
     }
 }
 
-/// A delivery of an event, in short.
+/// A summary of a delivery of an event.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct EventDelivery {
-    /// Its id.
+    /// The id of the delivery.
     pub id: Uuid,
-    /// The webhook it goes to.
+    /// The webhook.
     pub webhook_id: Uuid,
-    /// Why it exists.
+    /// Why the delivery exists.
     pub trigger: Trigger,
-    /// Its state.
+    /// The state of the delivery.
     pub status: DeliveryStatus,
-    /// How many attempts were made.
+    /// The number of attempts.
     pub attempts: i32,
-    /// The status of the latest answer; null where nobody answered.
+    /// The status of the latest response; null if there was none.
     #[schema(required = true)]
     pub response_status: Option<i32>,
-    /// Its state in a sentence.
+    /// An explanation of the state, in a sentence.
     pub why: String,
-    /// Whose move is next: `receiver`, `admin`, `operator` or `nobody`.
+    /// Who has to act next: `receiver`, `admin`, `operator` or `nobody`.
     pub next_move: String,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// When it was accepted.
+    /// When the receiver accepted it; null if it did not.
     #[schema(required = true)]
     pub delivered_at: Option<DateTime<Utc>>,
 }
@@ -234,9 +238,9 @@ pub struct NotSent {
     pub webhook_id: Uuid,
     /// `inactive`, `deleted`, `type not subscribed` or `not yet there`.
     pub reason: String,
-    /// The same in a sentence with its facts.
+    /// An explanation of the reason, in a sentence.
     pub why: String,
-    /// Whose move is next: `admin` or `nobody`.
+    /// Who has to act next: `admin` or `nobody`.
     pub next_move: String,
 }
 

@@ -24,33 +24,33 @@ const EXPIRY_MONTHS_MAX: u32 = 1_200;
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = ApiKey)]
 pub struct Key {
-    /// The characters that name it: those behind `xtwh_`.
+    /// The id of the key: the characters after `xtwh_`.
     #[schema(example = "ab12cd34")]
     pub id: String,
-    /// The company it holds for; null for all.
+    /// The company that the key is valid for; null for all companies.
     #[schema(required = true)]
     pub company_id: Option<Uuid>,
-    /// What people call it.
+    /// The name of the key.
     pub name: String,
-    /// What it may do.
+    /// The scopes of the key.
     #[schema(example = json!(["webhooks:read", "deliveries:read"]))]
     pub scopes: Vec<String>,
-    /// The key itself. Shown when it is made, and never again.
+    /// The key itself. Shown only when it is created.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(required = false, nullable = false)]
     pub key: Option<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// By whom; null where that is not known.
+    /// Who created it; null if that is not known.
     #[schema(required = true)]
     pub created_by: Option<String>,
-    /// When it ends by itself; null for never.
+    /// When it expires; null for never.
     #[schema(required = true)]
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was used last, to the minute; null for never.
+    /// When it was last used, to the minute; null for never.
     #[schema(required = true)]
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When it was revoked; null while it holds.
+    /// When it was revoked; null if it was not.
     #[schema(required = true)]
     pub revoked_at: Option<DateTime<Utc>>,
 }
@@ -72,20 +72,20 @@ impl From<api_keys::KeyRow> for Key {
     }
 }
 
-/// A key that is asked for.
+/// A new API key.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct NewKey {
-    /// What people call it, 1 to 255 characters.
+    /// The name of the key, 1 to 255 characters.
     #[schema(min_length = 1, max_length = 255, example = "Discord bot")]
     pub name: String,
-    /// What it may do: one word of `webhooks:read`, `webhooks:write`, `webhooks:delete`, `events:write`, `events:read`,
-    /// `deliveries:read`, `deliveries:replay`, `payloads:read`, `keys:manage` and `admin`, or several.
+    /// The scopes of the key, one or more of `webhooks:read`, `webhooks:write`, `webhooks:delete`, `events:write`,
+    /// `events:read`, `deliveries:read`, `deliveries:replay`, `payloads:read`, `keys:manage` and `admin`.
     #[schema(min_items = 1, max_items = 100, example = json!(["webhooks:read", "deliveries:read"]))]
     pub scopes: Vec<String>,
-    /// When it shall end by itself, within a hundred years; null or nothing for never.
+    /// When it expires, within a hundred years; null or omitted for never.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub expires_at: Option<DateTime<Utc>>,
-    /// Whether it shall hold for every company.
+    /// Whether it is valid for every company.
     #[serde(default)]
     pub all_companies: bool,
 }
@@ -101,7 +101,7 @@ impl NewKey {
         if !(1..=NAME_CHARS_MAX).contains(&chars) {
             errors.push(FieldError::new("name", format!("must have 1 to {NAME_CHARS_MAX} characters")));
         } else if self.name.chars().any(char::is_control) {
-            errors.push(FieldError::new("name", "must not hold control characters"));
+            errors.push(FieldError::new("name", "must not contain control characters"));
         }
         if !(1..=SCOPES_MAX).contains(&self.scopes.len()) {
             errors.push(FieldError::new("scopes", format!("must name 1 to {SCOPES_MAX} scopes")));
@@ -115,7 +115,7 @@ impl NewKey {
         }
         let latest = now.checked_add_months(Months::new(EXPIRY_MONTHS_MAX));
         if self.expires_at.is_some_and(|at| at <= now || latest.is_some_and(|latest| at > latest)) {
-            errors.push(FieldError::new("expires_at", "must lie ahead, within a hundred years"));
+            errors.push(FieldError::new("expires_at", "must be in the future, within a hundred years"));
         }
         if errors.is_empty() { Ok(scopes) } else { Err(Problem::invalid(errors)) }
     }

@@ -7,19 +7,19 @@ use uuid::Uuid;
 
 use crate::store::lane_report::{self as table, WAITING_COUNTED_MAX};
 
-/// How a lane does, in the order of what says the most.
+/// The state of a lane. If several apply, the first of the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LaneState {
-    /// Its webhook is inactive: nothing new is matched.
+    /// The webhook is inactive: no new event is matched.
     Inactive,
-    /// Its webhook is paused: what comes is held.
+    /// The webhook is paused: new deliveries are held.
     Paused,
-    /// Its breaker is open: what comes waits for a probe to succeed.
+    /// The breaker is open: deliveries wait until a probe succeeds.
     Open,
-    /// The receiver has asked for time: what comes waits for that.
+    /// The receiver asked to wait: deliveries wait until then.
     HeldBack,
-    /// The latest attempts failed; it is tried all the same.
+    /// The latest attempts failed; the breaker is still closed.
     Failing,
     /// None of these.
     Healthy,
@@ -51,69 +51,69 @@ impl LaneState {
     }
 }
 
-/// A lane: what is known and allowed for one webhook.
+/// A lane: the state and limits of sending to one webhook.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Lane {
     /// The webhook.
     pub webhook_id: Uuid,
-    /// Whose it is.
+    /// The company.
     pub company_id: Uuid,
     /// The webhook's name.
     pub name: String,
-    /// How it does.
+    /// The state of the lane.
     pub state: LaneState,
-    /// The time of this answer.
+    /// The time of this response.
     pub as_of: DateTime<Utc>,
-    /// Since when the webhook is paused.
+    /// When the webhook was paused; null if it is not paused.
     #[schema(required = true)]
     pub paused_at: Option<DateTime<Utc>>,
-    /// Why.
+    /// Why it is paused.
     #[schema(required = true)]
     pub pause_reason: Option<String>,
-    /// Since when the breaker is open.
+    /// When the breaker opened; null if it is closed.
     #[schema(required = true)]
     pub opened_at: Option<DateTime<Utc>>,
-    /// Why.
+    /// Why it opened.
     #[schema(required = true)]
     pub open_reason: Option<String>,
-    /// When the receiver is tried next.
+    /// When the next probe may start; null if the breaker is closed.
     #[schema(required = true)]
     pub next_probe_at: Option<DateTime<Utc>>,
-    /// Probes that failed since the opening.
+    /// Probes that failed since the breaker opened.
     pub probes_failed: i32,
-    /// A worker is trying just now.
+    /// Whether a probe is running.
     pub is_probing: bool,
-    /// Until when the receiver asked for time.
+    /// Until when the lane is rate-limited by the receiver; null if it is not.
     #[schema(required = true)]
     pub held_back_until: Option<DateTime<Utc>>,
-    /// Failures in a row that count towards opening.
+    /// Consecutive failures that count towards opening the breaker.
     pub failures: i32,
     /// The first failure since the last success.
     #[schema(required = true)]
     pub failing_since: Option<DateTime<Utc>>,
-    /// The last success, to the minute or so.
+    /// The last success, accurate to about a minute.
     #[schema(required = true)]
     pub last_success_at: Option<DateTime<Utc>>,
-    /// Requests a second over all workers; null for no limit.
+    /// The maximum number of requests per second over all workers; null for no limit.
     #[schema(required = true)]
     pub rate_limit: Option<f64>,
-    /// Requests at once from each worker; null for the service's default.
+    /// The maximum number of concurrent requests from each worker; null for the service's default.
     #[schema(required = true)]
     pub max_in_flight: Option<i32>,
-    /// The first slot that nobody has reserved, where there is a pace.
+    /// The next free slot, if the webhook has a rate limit.
     #[schema(required = true)]
     pub next_slot_at: Option<DateTime<Utc>>,
     /// Deliveries that have a job.
     pub queued: i64,
-    /// Those of them that are claimed; a first attempt needs no claim.
+    /// How many of these are claimed; a first attempt needs no claim.
     pub claimed: i64,
-    /// Whether both may be more than that.
+    /// Whether `queued` and `claimed` may be higher than counted.
     pub queued_is_more: bool,
-    /// Deliveries that wait in the ledger, 10,000 at most.
+    /// Deliveries that wait in the ledger, counted up to 10,000.
     pub waiting: i64,
-    /// Whether more wait than were counted.
+    /// Whether more deliveries wait than were counted.
     pub waiting_is_more: bool,
-    /// The earliest due time among them.
+    /// The earliest due time of the waiting deliveries.
     #[schema(required = true)]
     pub oldest_due_at: Option<DateTime<Utc>>,
 }
@@ -151,23 +151,23 @@ impl From<table::LaneReport> for Lane {
     }
 }
 
-/// A change of a lane.
+/// A change of the state of a lane.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Transition {
-    /// When.
+    /// When it happened.
     pub at: DateTime<Utc>,
     /// `opened`, `closed`, `paused` or `resumed`.
     pub kind: String,
-    /// In words.
+    /// Why it happened.
     #[schema(required = true)]
     pub reason: Option<String>,
-    /// Of a closing: the opening.
+    /// For `closed`: when the breaker had opened.
     #[schema(required = true)]
     pub opened_at: Option<DateTime<Utc>>,
-    /// Of an opening and a closing: the first failure.
+    /// For `opened` and `closed`: the first failure.
     #[schema(required = true)]
     pub failing_since: Option<DateTime<Utc>>,
-    /// When others were told.
+    /// When the service handled the change and published its operational event, if it has one; null until then.
     #[schema(required = true)]
     pub announced_at: Option<DateTime<Utc>>,
 }

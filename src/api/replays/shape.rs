@@ -19,37 +19,38 @@ use crate::{
     store::replays::{self, ReplayFilter},
 };
 
-/// An order to send again.
+/// An order to send events again, or to resume or discard held deliveries.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Replay {
-    /// Its id.
+    /// The id of the replay.
     pub id: Uuid,
-    /// Whose it is.
+    /// The company.
     pub company_id: Uuid,
-    /// Whether somebody asked for it, or what ordered it: the resume of a webhook, its recovery from an outage.
+    /// What created it: a request (`replay`), the resume of a webhook, or its recovery after an outage.
     pub kind: ReplayKind,
-    /// The webhook, where it is about one.
+    /// The webhook, if it is for one webhook.
     pub webhook_id: Option<Uuid>,
-    /// What is sent again: `deliveries` and `messages` by their ids, or what they have in common.
+    /// What is sent again: the ids of `deliveries` and `messages`, or a filter.
     #[schema(value_type = Option<Object>, required = true)]
     pub filter: Option<Box<RawValue>>,
-    /// Deliveries a second.
+    /// Deliveries per second.
     pub rate: i32,
-    /// Who asked.
+    /// Who requested it.
     pub requested_by: String,
-    /// `expanding` while it makes deliveries, `running` while some of them have not ended, `done`.
+    /// `expanding` while it creates deliveries, `running` while some of them have not ended, then `done`.
     pub status: ReplayStatus,
-    /// When it was asked for.
+    /// When it was requested.
     pub started_at: DateTime<Utc>,
-    /// When the last of its deliveries was made.
+    /// When the last of its deliveries was created.
     pub expanded_at: Option<DateTime<Utc>>,
-    /// When the last of them ended.
+    /// When the last of its deliveries ended.
     pub ended_at: Option<DateTime<Utc>>,
-    /// How many deliveries it has made.
+    /// How many deliveries it has created.
     pub made: i64,
-    /// How many had nothing left to send, or nobody to be sent to.
+    /// How many were skipped, because the data or the webhook no longer exists.
     pub skipped: i64,
-    /// How many of those it made have not ended yet, counted up to 10,000; only of one replay by its id, and not of a resume.
+    /// How many of the created deliveries have not ended yet, counted up to 10,000. Only for a single replay requested
+    /// by its id, and not for a resume.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub open: Option<i64>,
@@ -76,30 +77,30 @@ impl From<replays::ReplayRow> for Replay {
     }
 }
 
-/// What to send again: `deliveries`, or at least one of the other fields.
+/// What to send again: `deliveries`, or at least one of the filters.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct NewReplay {
-    /// These deliveries and dead letters, by their ids. Nothing else narrows them.
+    /// The ids of deliveries and dead letters. Cannot be combined with filters.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(min_items = 1, max_items = 1000)]
     pub deliveries: Option<Vec<Uuid>>,
-    /// All of this webhook.
+    /// Filter: deliveries to this webhook.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub webhook_id: Option<Uuid>,
-    /// All of this event type.
+    /// Filter: deliveries of this event type.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 100, example = "ticket.created")]
     pub event_type: Option<String>,
-    /// All in this state; `dead` where none is named: what was given up is what a replay is for.
+    /// Filter: deliveries in this state; `dead` by default.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub status: Option<DeliveryStatus>,
-    /// All of events at this time or later.
+    /// Filter: deliveries of events at this time or later.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub since: Option<DateTime<Utc>>,
-    /// All of events before this time.
+    /// Filter: deliveries of events before this time.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub until: Option<DateTime<Utc>>,
-    /// Deliveries a second.
+    /// Deliveries per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10000, default = 50)]
     pub rate: Option<i32>,
@@ -118,18 +119,18 @@ impl NewReplay {
         listed.sort_unstable();
         listed.dedup();
         if listed.is_empty() && !is_narrowed {
-            let message = "nothing says what to send again; list ids, or name webhook_id, event_type, status, since or until";
+            let message = "is missing: list ids, or give at least one of webhook_id, event_type, status, since and until";
             errors.push(FieldError::new("deliveries", message));
         }
         if !listed.is_empty() && is_narrowed {
             errors.push(FieldError::new(
                 "deliveries",
-                "lists what to send again already; leave the filter out",
+                "cannot be combined with filters; list ids or give filters",
             ));
         }
         if listed.len() > IDS_MAX {
             let message =
-                format!("are {}; at most {IDS_MAX} are taken, beyond that use a filter", listed.len());
+                format!("has {} ids; at most {IDS_MAX} are allowed; use a filter for more", listed.len());
             errors.push(FieldError::new("deliveries", message));
         }
         if let Some(Err(error)) = self.event_type.as_deref().map(str::parse::<EventType>) {
@@ -142,7 +143,7 @@ impl NewReplay {
         }
         let rate = self.rate.unwrap_or(RATE_DEFAULT);
         if !(1..=10_000).contains(&rate) {
-            errors.push(FieldError::new("rate", "must be 1 to 10000 a second"));
+            errors.push(FieldError::new("rate", "must be from 1 to 10000 per second"));
         }
         if !errors.is_empty() {
             return Err(Problem::invalid(errors));

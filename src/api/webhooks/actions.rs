@@ -22,7 +22,8 @@ use crate::{
 
 /// Pause a webhook
 ///
-/// Nothing is sent until it is resumed; what comes meanwhile is held. One that is paused already keeps its first reason.
+/// Nothing is sent until the webhook is resumed; new deliveries are held. If it is already paused, it keeps its first
+/// reason.
 #[utoipa::path(
     post,
     path = "/v1/webhooks/{webhook_id}/pause",
@@ -30,13 +31,13 @@ use crate::{
     operation_id = "pauseWebhook",
     params(
         ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
-        ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
+        ("if-match" = inline(Option<String>), Header, description = "Apply the change only if the webhook still has this ETag"),
     ),
-    request_body(content = Option<PauseBody>, description = "May be left out"),
+    request_body(content = Option<PauseBody>, description = "Optional"),
     responses(
-        (status = OK, description = "The webhook, paused", body = WebhookBody,
-            headers(("etag" = String, description = "Names its state, for If-Match"))),
-        (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
+        (status = OK, description = "The paused webhook", body = WebhookBody,
+            headers(("etag" = String, description = "The state of the webhook, for If-Match"))),
+        (status = PRECONDITION_FAILED, description = "The webhook was changed since the state named by If-Match"),
     ),
     security(("bearer" = ["webhooks:write"])),
 )]
@@ -59,7 +60,7 @@ pub(super) async fn pause(
 
 /// Resume a webhook
 ///
-/// What was held is sent at a rate, oldest first, or discarded, by the replay that the answer names.
+/// Held deliveries are sent at a limited rate, oldest first, or discarded. The replay named in the response does this.
 #[utoipa::path(
     post,
     path = "/v1/webhooks/{webhook_id}/resume",
@@ -67,13 +68,13 @@ pub(super) async fn pause(
     operation_id = "resumeWebhook",
     params(
         ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
-        ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
+        ("if-match" = inline(Option<String>), Header, description = "Apply the change only if the webhook still has this ETag"),
     ),
-    request_body(content = Option<Resume>, description = "May be left out"),
+    request_body(content = Option<Resume>, description = "Optional"),
     responses(
-        (status = OK, description = "The webhook, going on", body = Resumed,
-            headers(("etag" = String, description = "Names its state, for If-Match"))),
-        (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
+        (status = OK, description = "The resumed webhook", body = Resumed,
+            headers(("etag" = String, description = "The state of the webhook, for If-Match"))),
+        (status = PRECONDITION_FAILED, description = "The webhook was changed since the state named by If-Match"),
     ),
     security(("bearer" = ["webhooks:write"])),
 )]
@@ -102,10 +103,10 @@ pub(super) async fn resume(
     Ok((headers, axum::Json(Resumed { webhook: row.into(), replay_id: order.map(|order| order.id.uuid()) })))
 }
 
-/// Give a webhook a new secret
+/// Rotate the secret of a webhook
 ///
-/// The old one signs too until the grace ends: the trio of Standard Webhooks bears both signatures, the guide's header
-/// the one that is chosen. Answers with the new secret, this once.
+/// The old secret also signs until the grace period ends: the Standard Webhooks headers have both signatures, the
+/// guide's header has the chosen one. The response contains the new secret; it is shown only this once.
 #[utoipa::path(
     post,
     path = "/v1/webhooks/{webhook_id}/rotate-secret",
@@ -113,14 +114,14 @@ pub(super) async fn resume(
     operation_id = "rotateWebhookSecret",
     params(
         ("webhook_id" = uuid::Uuid, Path, description = "The webhook"),
-        ("if-match" = inline(Option<String>), Header, description = "Only if it is still in the state that this ETag names"),
-        ("idempotency-key" = inline(Option<String>), Header, description = "Makes a repeat of the request harmless: 1 to 255 visible ASCII characters"),
+        ("if-match" = inline(Option<String>), Header, description = "Apply the change only if the webhook still has this ETag"),
+        ("idempotency-key" = inline(Option<String>), Header, description = "A key of 1 to 255 visible ASCII characters. A request repeated with the same key within 24 hours takes effect once"),
     ),
-    request_body(content = Option<RotateSecret>, description = "May be left out"),
+    request_body(content = Option<RotateSecret>, description = "Optional"),
     responses(
         (status = OK, description = "The webhook with its new secret", body = WebhookBody,
-            headers(("etag" = String, description = "Names its state, for If-Match; not on a repeat"))),
-        (status = PRECONDITION_FAILED, description = "It was changed meanwhile"),
+            headers(("etag" = String, description = "The state of the webhook, for If-Match; absent if the request was repeated"))),
+        (status = PRECONDITION_FAILED, description = "The webhook was changed since the state named by If-Match"),
     ),
     security(("bearer" = ["webhooks:write"])),
 )]

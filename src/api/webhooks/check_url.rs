@@ -20,17 +20,17 @@ use crate::{
 /// A certificate that expires sooner is warned of.
 const EXPIRES_SOON: chrono::TimeDelta = chrono::TimeDelta::days(14);
 
-/// Look at a URL without sending anything
+/// Check a URL without sending anything
 ///
-/// Resolves the host, judges each address as deliveries would, and for https shakes hands to see whether the certificate
-/// is accepted, and until when.
+/// Resolves the host, checks every address by the rules for deliveries, and for https makes a TLS handshake to see
+/// whether the certificate is accepted and when it expires.
 #[utoipa::path(
     post,
     path = "/v1/webhooks/check-url",
     tag = "Webhooks",
     operation_id = "checkUrl",
     request_body = CheckUrl,
-    responses((status = OK, description = "What is known of it", body = CheckedUrl)),
+    responses((status = OK, description = "The result of the check", body = CheckedUrl)),
     security(("bearer" = ["webhooks:write"])),
 )]
 pub(super) async fn check_url(
@@ -42,7 +42,7 @@ pub(super) async fn check_url(
     let url = settings::read_url(&mut fields, &check::receivers(&api.parts.receivers));
     fields.end()?;
     let url = url.and_then(|url| url::Url::parse(&url).ok());
-    let url = url.ok_or_else(|| Problem::field("url", "cannot be read"))?;
+    let url = url.ok_or_else(|| Problem::field("url", "is not valid"))?;
     // The semaphore is never closed.
     let _permit = api.url_checks.acquire().await;
     let Looked { addresses, tls, error } = api.parts.client.look(&url).await;
@@ -50,7 +50,7 @@ pub(super) async fn check_url(
     let tls = tls.map(|tls| match tls {
         Ok(certificate) => {
             if certificate.expires_at.is_some_and(|at| at - api.parts.clock.now() < EXPIRES_SOON) {
-                warnings.push(Warning::new("url", "its certificate expires within two weeks"));
+                warnings.push(Warning::new("url", "the certificate expires within two weeks"));
             }
             CheckedTls {
                 ok: true,

@@ -11,52 +11,52 @@ use crate::{model::webhook::Settings, store::webhooks};
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Webhook)]
 pub struct WebhookBody {
-    /// Its id.
+    /// The id of the webhook.
     pub id: Uuid,
-    /// Whose it is.
+    /// The company.
     pub company_id: Uuid,
     /// What its owner has set; the secret is not among it.
     #[serde(flatten)]
     #[schema(inline)]
     pub settings: Settings,
-    /// Signs every request. Shown on creation and rotation only.
+    /// The secret that signs every request. Shown only when it is created or rotated.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     #[schema(nullable = false)]
     pub secret: Option<String>,
-    /// Until when the secret before the last rotation signs too.
+    /// Until when the previous secret also signs.
     #[schema(required = true)]
     pub previous_secret_until: Option<DateTime<Utc>>,
     /// Which secret signs the guide's header until then: `new` or `previous`.
     pub guide_signature: String,
-    /// Since when it is paused.
+    /// When it was paused; null if it is not paused.
     #[schema(required = true)]
     pub paused_at: Option<DateTime<Utc>>,
-    /// By whom.
+    /// Who paused it.
     #[schema(required = true)]
     pub paused_by: Option<String>,
-    /// Why.
+    /// Why it was paused.
     #[schema(required = true)]
     pub pause_reason: Option<String>,
-    /// When it was made.
+    /// When it was created.
     pub created_at: DateTime<Utc>,
-    /// When it was changed last.
+    /// When it was last changed.
     pub updated_at: DateTime<Utc>,
-    /// By whom it was made.
+    /// Who created it.
     #[schema(required = true)]
     pub created_by: Option<String>,
-    /// What of the request is odd, and was taken all the same.
+    /// What is unusual in the request but was accepted.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     #[schema(required = false)]
     pub warnings: Vec<Warning>,
 }
 
-/// Something that is odd, and allowed.
+/// Something unusual that is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Warning {
-    /// The field, with a path into lists: `events[2]`.
+    /// The field, with a path into arrays: `events[2]`.
     #[schema(example = "events[0]")]
     pub field: String,
-    /// What is odd about it.
+    /// What is unusual about it.
     #[schema(example = "`ticket.create` has not been seen yet; did you mean `ticket.created`?")]
     pub message: String,
 }
@@ -73,85 +73,86 @@ pub struct Resumed {
     /// The webhook.
     #[serde(flatten)]
     pub webhook: WebhookBody,
-    /// The replay that works on what was held; null where nothing was.
+    /// The replay that sends or discards the held deliveries; null if none were held.
     #[schema(required = true)]
     pub replay_id: Option<Uuid>,
 }
 
-/// An answer that only says something.
+/// A response with only a message.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 #[schema(as = Message)]
 pub struct MessageBody {
-    /// What it says.
+    /// The message.
     #[schema(example = "Webhook deleted successfully")]
     pub message: String,
 }
 
-/// What came of a test.
+/// The result of a test.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Tested {
     /// Whether the receiver answered with 2xx.
     pub success: bool,
-    /// What was done: `Test webhook sent`, or why it was not.
+    /// `Test webhook sent`, or why it was not sent.
     #[schema(example = "Test webhook sent")]
     pub message: String,
-    /// The delivery of the test, which stays in the history.
+    /// The delivery of the test; it is kept in the history.
     pub delivery_id: Uuid,
-    /// The status that the receiver answered with; null where it did not.
+    /// The status of the receiver's response; null if there was none.
     #[schema(required = true)]
     pub response_status: Option<i32>,
-    /// How long the attempt took, in milliseconds; null where there was none.
+    /// How long the attempt took, in milliseconds; null if there was no attempt.
     #[schema(required = true)]
     pub latency_ms: Option<f64>,
-    /// Why it failed; null where it did not.
+    /// Why the test failed; null if it succeeded.
     #[schema(required = true)]
     pub why: Option<String>,
 }
 
-/// What is known of a URL without sending a request to it.
+/// The result of checking a URL without sending a request to it.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CheckedUrl {
-    /// The URL as it is read.
+    /// The URL as the service reads it.
     pub url: String,
-    /// Whether deliveries would reach a server there, as far as that shows.
+    /// Whether deliveries would reach a server at the URL, as far as can be checked.
     pub ok: bool,
-    /// Why not, in a sentence; null where it is ok.
+    /// Why not, in a sentence; null if it is ok.
     #[schema(required = true)]
     pub error: Option<String>,
-    /// What its host resolves to, each with the verdict.
+    /// The addresses that the host resolves to, each with the result of its check.
     pub addresses: Vec<CheckedAddress>,
-    /// What was seen of TLS; null for http, and where no connection was made.
+    /// The result of the TLS handshake; null for http, or if no connection was made.
     #[schema(required = true)]
     pub tls: Option<CheckedTls>,
-    /// What is odd, and allowed.
+    /// What is unusual but allowed.
     pub warnings: Vec<Warning>,
 }
 
-/// An address with its verdict.
+/// An address with the result of its check.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CheckedAddress {
-    /// The address; null where a name leads to one that is refused, for that is nobody else's business.
+    /// The address; null if a host name resolves to an address that is not allowed, because internal addresses are not
+    /// disclosed.
     #[schema(required = true)]
     pub address: Option<String>,
-    /// Whether deliveries go there.
+    /// Whether deliveries to the address are allowed.
     pub allowed: bool,
-    /// Which network it lies in that is refused; null where it is allowed.
+    /// The forbidden network that contains the address; null if the address is allowed.
     #[schema(required = true, example = "10.0.0.0/8 (private)")]
     pub network: Option<String>,
 }
 
-/// What was seen of TLS.
+/// The result of a TLS handshake.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CheckedTls {
-    /// Whether the certificate is the host's, trusted and in its time.
+    /// Whether the certificate is trusted, currently valid, and issued for the host.
     pub ok: bool,
-    /// Why not, in words; null where it is ok.
+    /// Why not, in words; null if it is ok.
     #[schema(required = true)]
     pub error: Option<String>,
-    /// When the certificate expires; null where none was accepted.
+    /// When the certificate expires; null if none was accepted.
     #[schema(required = true)]
     pub expires_at: Option<DateTime<Utc>>,
-    /// Who issued it; null where none was accepted.
+    /// Who issued the certificate; null if none was accepted.
     #[schema(required = true)]
     pub issuer: Option<String>,
 }

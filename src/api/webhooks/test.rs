@@ -40,18 +40,19 @@ const EVENT_TYPE: &str = "webhook.test";
 /// What the guide says of a test that was sent.
 const SENT: &str = "Test webhook sent";
 
-/// Send a test
+/// Send a test delivery
 ///
-/// A real request, through the real pipeline: one attempt, no retry, no dead letter, no effect on the lane, and sent also
-/// when the webhook is paused or inactive. Answers when the attempt has ended, at most its timeout and 5 s later; with
-/// `success: false` and the reason where the receiver did not take it, or where the test could not be sent.
+/// Sends a real request through the delivery pipeline: one attempt, no retry, no dead letter, no effect on the lane,
+/// also if the webhook is paused or inactive. Responds when the attempt has ended, at the latest 5 s after the
+/// webhook's timeout. `success` is false if the receiver did not accept the test or it could not be sent; `why` gives
+/// the reason.
 #[utoipa::path(
     post,
     path = "/v1/webhooks/{webhook_id}/test",
     tag = "Webhooks",
     operation_id = "testWebhook",
     params(("webhook_id" = Uuid, Path, description = "The webhook")),
-    responses((status = OK, description = "What came of it", body = Tested)),
+    responses((status = OK, description = "The result of the test", body = Tested)),
     security(("bearer" = ["webhooks:write"])),
 )]
 pub(super) async fn test(
@@ -138,12 +139,13 @@ impl Test {
                 is_looked_for = true;
                 let depth = api.parts.broker.depth(bucket(self.delivery.0)).await;
                 if depth.is_ok_and(|depth| depth.consumers == 0) {
-                    let nobody = "no worker is running that could send it; start the role deliver";
+                    let nobody =
+                        "no worker is running that could send it; the operator must start the role deliver";
                     return self.take_back(api, nobody.to_owned()).await;
                 }
             }
             if now >= end && fate != Fate::Confirmed {
-                let reason = format!("RabbitMQ did not take the job of the test: {fate}");
+                let reason = format!("RabbitMQ did not accept the job of the test: {fate}");
                 return self.take_back(api, reason).await;
             }
             if now >= end {
@@ -184,7 +186,7 @@ impl Test {
         let (message, why) = if is_back {
             (reason.clone(), reason)
         } else {
-            ("the test was begun late and is still under way".to_owned(), "it has not ended yet".to_owned())
+            ("the test started late and is still in progress".to_owned(), "it has not ended yet".to_owned())
         };
         Ok(Tested {
             success: false,

@@ -23,7 +23,7 @@ impl PartialSchema for WebhookCreate {
     fn schema() -> RefOr<Schema> {
         described(
             Settings::request_schema(true),
-            "A webhook to be made. Fields that are not named here are ignored, with a warning.",
+            "A new webhook. Unknown fields are ignored, with a warning.",
         )
     }
 }
@@ -32,7 +32,7 @@ impl PartialSchema for WebhookUpdate {
     fn schema() -> RefOr<Schema> {
         described(
             Settings::request_schema(false),
-            "A change: what is not named stays as it is, and `null` resets to the default. Fields that are not named here \
+            "An update of a webhook. Omitted fields stay unchanged, `null` resets a field to its default. Unknown fields \
              are ignored, with a warning.",
         )
     }
@@ -57,40 +57,41 @@ fn described(mut schema: RefOr<Schema>, description: &str) -> RefOr<Schema> {
     schema
 }
 
-/// A pause.
+/// The reason for a pause.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 #[schema(as = Pause)]
 pub struct PauseBody {
-    /// Why, for whoever sees it paused [default: paused by hand].
+    /// Why the webhook is paused, for human readers [default: paused by hand].
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(max_length = 1000, pattern = r"^[^\x00]*$")]
     pub reason: Option<String>,
 }
 
-/// The end of a pause.
+/// How to resume a webhook.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct Resume {
-    /// What becomes of what was held: `deliver` or `discard` [default: deliver].
+    /// What to do with the held deliveries: `deliver` or `discard` [default: deliver].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub held: Option<Held>,
-    /// How many of them are sent a second [default: 50].
+    /// How many held deliveries are sent per second [default: 50].
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 1, maximum = 10_000)]
     pub rate: Option<i32>,
 }
 
-/// A new secret.
+/// How to rotate a secret.
 #[derive(Clone, Debug, Default, Serialize, Deserialize, ToSchema)]
 pub struct RotateSecret {
-    /// The new secret: 16 to 255 bytes. Left out or null: one is made, of the form `whsec_…`.
+    /// The new secret, 16 to 255 bytes. If it is omitted or null, one of the form `whsec_…` is generated.
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(min_length = 16, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$")]
     pub secret: Option<String>,
-    /// How long the old secret signs too, in seconds, 30 days at most [default: 24 hours].
+    /// How long the old secret also signs, in seconds, at most 30 days [default: 24 hours].
     #[serde(skip_serializing_if = "Option::is_none")]
     #[schema(minimum = 0, maximum = 2_592_000)]
     pub grace_seconds: Option<i64>,
-    /// Which secret signs the guide's header until then, which has room for one: `new` or `previous` [default: new].
+    /// Which secret signs the guide's header until then; it has room for one signature: `new` or `previous`
+    /// [default: new].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub guide_signature: Option<GuideSignature>,
 }
@@ -105,10 +106,10 @@ pub enum GuideSignature {
     Previous,
 }
 
-/// A URL to be looked at.
+/// A URL to check.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct CheckUrl {
-    /// Where events would be posted to.
+    /// The URL that events would be posted to.
     #[schema(
         min_length = 1,
         max_length = 2048,

@@ -20,20 +20,23 @@ pub(super) fn of(
         odd.extend(of_url(&url));
     }
     if name.is_some_and(|name| name.trim().is_empty()) {
-        odd.push(Warning::new("name", "is blank: nobody will find it in a list"));
+        odd.push(Warning::new("name", "is blank, so the webhook is hard to find in a list"));
     }
     let everything = |pattern: &String| pattern == subscription::ALL;
     if let Some(events) = events
         && events.len() > 1
         && events.iter().any(everything)
     {
-        odd.push(Warning::new("events", "`*` is all event types; the others beside it say nothing more"));
+        odd.push(Warning::new(
+            "events",
+            "`*` already includes all event types; the other entries have no effect",
+        ));
     }
     if secret.is_some_and(|secret| signature::is_no_base64(secret.expose())) {
         odd.push(Warning::new(
             "secret",
-            "begins with `whsec_` and has no base64 behind it: the text as it stands signs, where libraries of Standard \
-             Webhooks will expect base64",
+            "begins with `whsec_` but no base64 follows: the literal text is used as the key, while Standard Webhooks \
+             libraries expect base64",
         ));
     }
     odd
@@ -43,7 +46,7 @@ pub(super) fn of(
 pub(super) fn of_url(url: &Url) -> Vec<Warning> {
     let mut odd = Vec::new();
     if url.scheme() == "http" {
-        odd.push(Warning::new("url", "is http: whoever is on the way can read and change what is sent"));
+        odd.push(Warning::new("url", "is http: anyone on the network path can read and change what is sent"));
     }
     if let Some(hint) = address::hint(url) {
         odd.push(Warning::new("url", hint));
@@ -56,13 +59,13 @@ pub(super) fn of_url(url: &Url) -> Vec<Warning> {
 
 /// A count that says nothing, for there is a schedule.
 pub(super) fn count_beside_schedule() -> Warning {
-    Warning::new("retry_count", "is kept and not followed while there is a retry_schedule")
+    Warning::new("retry_count", "is stored but not followed while retry_schedule is set")
 }
 
 /// A field that is none of ours.
 pub(super) fn unknown_field(name: &str) -> Warning {
     let name: String = name.chars().take(NAME_TOLD_MAX).collect();
-    Warning::new(name, "is unknown here and was ignored")
+    Warning::new(name, "is not a known field and was ignored")
 }
 
 /// The characters of an unknown field's name that are told.
@@ -95,7 +98,7 @@ fn unknown_type(pattern: &str, known: &[String]) -> Option<String> {
         return None;
     }
     let what =
-        if pattern.ends_with('*') { "no such type has been seen yet" } else { "has not been seen yet" };
+        if pattern.ends_with('*') { "no matching type has been seen yet" } else { "has not been seen yet" };
     let meant = nearest.map(|name| format!("; did you mean `{name}`?")).unwrap_or_default();
     Some(format!("`{pattern}`: {what}{meant}"))
 }
@@ -121,7 +124,7 @@ mod tests {
         check("ticket.*", None);
         let meant = "`ticket.create`: has not been seen yet; did you mean `ticket.created`?";
         check("ticket.create", Some(meant));
-        let meant = "`tickets.*`: no such type has been seen yet; did you mean `ticket.*`?";
+        let meant = "`tickets.*`: no matching type has been seen yet; did you mean `ticket.*`?";
         check("tickets.*", Some(meant));
         check("zzz", Some("`zzz`: has not been seen yet"));
     }

@@ -126,10 +126,10 @@ pub(super) fn line(characters_max: usize, example: &'static str) -> Kind<String>
     let read = move |value| {
         let text = fields::text_of(characters_max)(value)?;
         if text.is_empty() {
-            return Err("is empty".to_owned());
+            return Err("must not be empty".to_owned());
         }
         if text.chars().any(char::is_control) {
-            return Err("has control characters, as a line break".to_owned());
+            return Err("must not contain control characters, such as a line break".to_owned());
         }
         Ok(text)
     };
@@ -157,7 +157,7 @@ pub(super) fn url() -> Kind<String> {
         address::check_url(&text, receivers.allowed, receivers.require_https)
             .map_err(|wrong| wrong.to_string())?;
         if text.contains('\0') {
-            return Err("has the character U+0000, which cannot be kept".to_owned().into());
+            return Err("has the character U+0000, which cannot be stored".to_owned().into());
         }
         Ok(text)
     });
@@ -180,13 +180,13 @@ pub(super) fn patterns(max: usize, given_max: usize) -> Kind<Vec<String>> {
 
 fn read_patterns(value: Value, max: usize, given_max: usize) -> Result<Vec<String>, String> {
     let Value::Array(given) = value else {
-        return Err(format!("must be a list of event types, not {}", fields::kind(&value)));
+        return Err(format!("must be an array of event types, not {}", fields::kind(&value)));
     };
     if given.is_empty() {
         return Err("must name at least one event type, or `*` for all".to_owned());
     }
     if given.len() > given_max {
-        return Err(format!("has {} entries; at most {max} patterns are taken", given.len()));
+        return Err(format!("has {} entries; at most {max} patterns are allowed", given.len()));
     }
     let mut once: Vec<String> = Vec::with_capacity(given.len().min(max));
     let mut wrong = Vec::new();
@@ -202,7 +202,7 @@ fn read_patterns(value: Value, max: usize, given_max: usize) -> Result<Vec<Strin
         return Err(wrong.join("; "));
     }
     if once.len() > max {
-        return Err(format!("has {} patterns; at most {max} are taken", once.len()));
+        return Err(format!("has {} patterns; at most {max} are allowed", once.len()));
     }
     Ok(once)
 }
@@ -236,11 +236,11 @@ fn read_headers(value: Value, max: usize) -> Result<BTreeMap<String, String>, Wr
         Value::Object(given) => given,
         other => {
             let kind = fields::kind(&other);
-            return Err(format!("must be an object of texts by their names, not {kind}").into());
+            return Err(format!("must be an object of strings, not {kind}").into());
         }
     };
     if given.len() > max {
-        return Err(format!("has {} headers; at most {max} are taken", given.len()).into());
+        return Err(format!("has {} headers; at most {max} are allowed", given.len()).into());
     }
     let (mut headers, mut wrong) = (BTreeMap::new(), Vec::new());
     for (name, value) in given {
@@ -251,7 +251,7 @@ fn read_headers(value: Value, max: usize) -> Result<BTreeMap<String, String>, Wr
         });
         match checked {
             Ok(_) if twice => {
-                wrong.push((format!(".{name}"), "stands there twice; give it once".to_owned()));
+                wrong.push((format!(".{name}"), "appears twice, in different case; give it once".to_owned()));
             }
             Ok(value) => drop(headers.insert(name, value)),
             Err(why) => wrong.push((format!(".{name}"), why)),
@@ -277,7 +277,7 @@ fn read_waits(value: Value) -> Result<Vec<i32>, String> {
         }
         (None, other) => {
             let presets = PRESETS.map(|(name, _)| format!("`{name}`")).join(" or ");
-            return Err(format!("must be a list of seconds or {presets}, not {}", fields::kind(&other)));
+            return Err(format!("must be an array of seconds or {presets}, not {}", fields::kind(&other)));
         }
     };
     RetryPolicy::from_schedule(waits.clone()).map_err(|wrong| wrong.to_string())?;
@@ -288,7 +288,7 @@ fn read_waits(value: Value) -> Result<Vec<i32>, String> {
 pub(super) fn object(bytes_max: usize) -> Kind<Map<String, Value>> {
     let read = move |value: Value| match (value.to_string().len(), value) {
         (n, Value::Object(_)) if n > bytes_max => {
-            Err(format!("has {n} bytes as JSON; at most {bytes_max} are taken"))
+            Err(format!("has {n} bytes as JSON; at most {bytes_max} are allowed"))
         }
         (_, Value::Object(object)) => Ok(object),
         (_, other) => Err(format!("must be an object, not {}", fields::kind(&other))),
@@ -306,16 +306,16 @@ fn reference(name: &str) -> Value {
 /// What the schemas refer to, by name.
 pub(super) fn referred_to() -> [(&'static str, Value); 4] {
     let pattern = json!({"type": "string",
-        "description": "An event type, all that begin alike (`ticket.*`), or all (`*`).", "example": "ticket.*",
+        "description": "An event type, all types with a common prefix (`ticket.*`), or all types (`*`).", "example": "ticket.*",
         "minLength": 1, "maxLength": EVENT_TYPE_BYTES_MAX,
         "pattern": r"^(\*|[A-Za-z0-9][A-Za-z0-9._:/-]*(\.\*)?)$"});
     let wait = json!({"type": "integer", "format": "int32", "description": "A wait in seconds.", "example": 300,
         "minimum": 1, "maximum": retry_policy::SCHEDULE_WAIT_SECONDS_MAX});
-    let preset = json!({"type": "string", "description": "A schedule that has a name.",
+    let preset = json!({"type": "string", "description": "The name of a predefined schedule.",
         "enum": PRESETS.map(|(name, _)| name)});
     let mut by_name = reference(PRESET);
-    by_name["description"] = "A preset by its name.".into();
-    let schedule = json!({"description": "Waits between attempts.", "oneOf": [
-        {"type": "array", "items": reference(WAIT_SECONDS), "description": "Each in seconds."}, by_name]});
+    by_name["description"] = "The name of a preset.".into();
+    let schedule = json!({"description": "The waits between attempts.", "oneOf": [
+        {"type": "array", "items": reference(WAIT_SECONDS), "description": "Waits in seconds."}, by_name]});
     [(EVENT_PATTERN, pattern), (WAIT_SECONDS, wait), (RETRY_SCHEDULE, schedule), (PRESET, preset)]
 }

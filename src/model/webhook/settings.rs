@@ -87,41 +87,44 @@ macro_rules! settings {
 }
 
 settings! {
-    /// A name, unique in the company; no control characters.
+    /// The name, unique in the company, without control characters.
     name: String = String::new(),
         line(NAME_CHARACTERS_MAX, "Discord Bot Integration").required();
-    /// Where to post: http or https, without user name and password.
+    /// Where events are posted: an http or https URL without user name and password.
     url: String = String::new(), url().required();
-    /// The event types wanted: `ticket.created`, `ticket.*`, or `*` for all.
+    /// The event types to send: `ticket.created`, `ticket.*`, or `*` for all.
     events: Vec<String> = Vec::new(),
         patterns(EVENTS_MAX, EVENTS_GIVEN_MAX).required();
-    /// Signs every request; no control characters. Null: one is made, of the form `whsec_…`, and shown this once. A
-    /// secret that is given in a change replaces the one before at once.
+    /// The secret that signs every request; no control characters. If it is null, a secret of the form `whsec_…` is
+    /// generated and shown only in this response. In an update, the new secret replaces the old one immediately.
     #[serde(skip, default = "Secret::not_shown")]
     secret: Secret = Secret::generate(), secret();
-    /// Headers of its own, all of them: `{"Authorization": "Bearer …"}`.
+    /// Additional request headers: `{"Authorization": "Bearer …"}`. An update replaces all of them.
     headers: BTreeMap<String, String> = BTreeMap::new(), kinds::headers(OWN_HEADERS_MAX);
-    /// Whether events are matched with it. What is pending of an inactive one is cancelled.
+    /// Whether events are matched with the webhook. If it is inactive, its pending deliveries are cancelled.
     active: bool = true, flag();
-    /// Attempts in all, where there is no schedule, with waits of 1, 2, 4 … 64 s between them.
+    /// The total number of attempts, with waits of 1, 2, 4 … 64 s between them. Ignored if `retry_schedule` is set.
     retry_count: i32 = ATTEMPTS_DEFAULT.cast_signed(), whole(1, ATTEMPTS_MAX.cast_signed());
-    /// The whole time an attempt may take, in seconds.
+    /// The timeout of an attempt, in seconds.
     timeout_seconds: i32 = TIMEOUT_SECONDS_DEFAULT, whole(1, TIMEOUT_SECONDS_MAX);
-    /// How long after its event a retry may start, in seconds; of a replay, how long after it was asked for. A delivery
-    /// whose next retry would start later is given up as too old. The first attempt is always made. Null for no limit.
+    /// How long after the event a retry may start, in seconds; for a replay, how long after the replay was requested. A
+    /// delivery whose next retry would start later is given up as too old. The first attempt is always made. Null for
+    /// no limit.
     max_attempt_age_seconds: Option<i32> = None,
         whole(MAX_ATTEMPT_AGE_SECONDS_MIN, MAX_ATTEMPT_AGE_SECONDS_MAX).or_none();
-    /// A note for people.
+    /// A note for human readers.
     description: Option<String> = None, note(DESCRIPTION_CHARACTERS_MAX).or_none();
-    /// Waits between attempts in seconds, instead of a count; a request may name a preset. Null for the count.
+    /// The waits between attempts in seconds, used instead of `retry_count`. A request may name a preset. Null to use
+    /// `retry_count`.
     retry_schedule: Option<Vec<i32>> = None, waits().or_none();
-    /// Requests at once from each worker; null for the service's default.
+    /// The maximum number of concurrent requests from each worker; null for the service's default.
     max_in_flight: Option<i32> = None, whole(1, MAX_IN_FLIGHT_MAX).or_none();
-    /// Requests a second over all workers; null for no limit.
+    /// The maximum number of requests per second over all workers; null for no limit.
     rate_limit: Option<f64> = None, number(RATE_LIMIT_MIN, RATE_LIMIT_MAX).or_none();
-    /// Whether the end of an outage sends again what was given up in it.
+    /// Whether deliveries given up during an outage are sent again when the outage ends.
     auto_recover: bool = false, flag();
-    /// A JSON object of 8 KiB at most that its owner keeps beside it, the whole of it; the service only hands it back.
+    /// A JSON object of at most 8 KiB for the owner's own use. The service only returns it. An update replaces all of
+    /// it.
     metadata: Map<String, Value> = Map::new(), object(METADATA_BYTES_MAX);
 }
 

@@ -28,7 +28,7 @@ async fn a_key_that_is_revoked_while_in_use_is_refused_from_the_next_call_on() {
     assert!(admin.delete(&format!("/v1/keys/{}", id(&key))).await.expect(200)["revoked_at"].is_string());
     for client in [&here, &there] {
         let problem = client.get(&path).await.expect(401);
-        assert_eq!(problem["detail"], "the key is not known, has expired, or was revoked");
+        assert_eq!(problem["detail"], "the key is unknown, has expired or was revoked");
     }
 }
 

@@ -36,7 +36,9 @@ async fn on_call_sees_what_was_given_up_sends_it_again_or_puts_it_away() {
         (letters[0]["id"].as_str().expect("an id"), letters[1]["id"].as_str().expect("an id"));
     assert_eq!((&letters[0]["webhook_id"], &letters[0]["response_status"]), (&json!(webhook), &json!(500)));
     assert_eq!((&letters[0]["next_move"], &letters[0]["body"]), (&json!("receiver"), &Value::Null));
-    assert!(letters[0]["why"].as_str().is_some_and(|why| why.contains("replay it once the receiver works")));
+    assert!(
+        letters[0]["why"].as_str().is_some_and(|why| why.contains("replay it when the receiver works again"))
+    );
     let message = client.get("/v1/dead-letters?kind=message,event").await.expect(200);
     assert_eq!((message.as_array().map(Vec::len), &message[0]["field"]), (Some(1), &json!("timestamp")));
 
@@ -62,7 +64,7 @@ async fn on_call_sees_what_was_given_up_sends_it_again_or_puts_it_away() {
     })
     .await;
     let refused = client.post(&format!("{path}/discard"), json!({})).await.expect(409);
-    assert_eq!(refused["detail"], "it was replayed already");
+    assert_eq!(refused["detail"], "the dead letter was already replayed");
 
     // Put away, it is replayed by no filter; putting it away again changes nothing.
     let path = format!("/v1/dead-letters/{newer}/discard");

@@ -118,16 +118,21 @@ async fn one_bad_event_of_an_array_is_named_with_its_place_and_none_is_published
         let problem = post_raw(&client, body).await.expect(status);
         assert!(problem["detail"].as_str().is_some_and(|detail| detail.contains(said)), "{body}: {problem}");
     };
-    check("[]", 422, "no event").await;
+    check("[]", 422, "contains no event").await;
     check("7", 422, "JSON object").await;
-    check("{", 400, "no JSON").await;
-    check("", 400, "no JSON").await;
-    check("[1] 2", 400, "no JSON").await;
+    check("{", 400, "not valid JSON").await;
+    check("", 400, "not valid JSON").await;
+    check("[1] 2", 400, "not valid JSON").await;
     check(r#"{"event_type":"a.b"}"#, 422, "`data`: is missing").await;
     check(r#"{"event_type":"a.b","data":1,"data":2}"#, 422, "twice").await;
     check(&format!(r#"{{"event_type":"a.b","data":"{}"}}"#, "x".repeat(262_144)), 422, "EVENT_BYTES_MAX")
         .await;
-    check(&format!(r#"{{"event_type":"a.b","data":"{}"}}"#, "x".repeat(9 << 20)), 413, "more bytes").await;
+    check(
+        &format!(r#"{{"event_type":"a.b","data":"{}"}}"#, "x".repeat(9 << 20)),
+        413,
+        "larger than the limit",
+    )
+    .await;
     check(r#"{"event_type":"a.b","data":1,"timestamp":1e300}"#, 422, "out of range").await;
 
     // What comes after is the first that is taken in.

@@ -74,7 +74,10 @@ async fn nobody_gives_a_scope_or_companies_that_they_have_not() {
     };
     ask(&manager, &["webhooks:read", "keys:manage"], false, 200).await;
     let refused = ask(&manager, &["webhooks:read", "webhooks:write"], false, 403).await;
-    assert_eq!(refused["detail"], "you have not the scope webhooks:write yourself, so you cannot give it");
+    assert_eq!(
+        refused["detail"],
+        "you do not have the scope webhooks:write yourself, so you cannot grant it"
+    );
     ask(&manager, &["admin"], false, 403).await;
     ask(&admin, &["admin"], false, 200).await;
     // All companies: who has them all and administers.

@@ -32,7 +32,7 @@ async fn a_problem_says_its_kind_what_happened_and_the_id_of_the_request() {
         assert_eq!((page.status, page.header("content-type")), (200, "text/html; charset=utf-8"));
     };
     check(&nobody, &path, 401, "unauthenticated", "Authorization").await;
-    check(&nobody.with("xtwh_00000000_x"), &path, 401, "unauthenticated", "not known").await;
+    check(&nobody.with("xtwh_00000000_x"), &path, 401, "unauthenticated", "is unknown").await;
     check(&stranger, &path, 403, "forbidden", "webhooks:read").await;
     check(&reader, "/v1/webhooks/none", 404, "not-found", "Webhook not found").await;
     check(&reader, "/v1/nothing", 404, "not-found", "openapi.json").await;

@@ -150,7 +150,7 @@ async fn a_token_by_the_shared_secret_holds_for_the_companies_that_it_names() {
     let expired = single(json!({"exp": chrono::Utc::now().timestamp() - 61})).get(&path).await;
     assert_eq!(expired.expect(401)["detail"], "the token has expired");
     let without = client.with(&token(&json!({"scope": "*"}))).get(&path).await;
-    assert_eq!(without.expect(403)["detail"], "the credentials hold for no company");
+    assert_eq!(without.expect(403)["detail"], "the credentials are not valid for any company");
     let none = client.with("agixt_0123456789abcdef").get(&path).await;
     assert_eq!(none.expect(401)["type"], "/v1/problems/unauthenticated");
 }

@@ -97,7 +97,10 @@ async fn what_is_odd_is_taken_and_told() {
     };
     assert_eq!(of("url").len(), 2, "{made}");
     assert_eq!(of("events[0]"), ["`ticket.create`: has not been seen yet; did you mean `ticket.created`?"]);
-    assert_eq!(of("events[2]"), ["`tickets.*`: no such type has been seen yet; did you mean `ticket.*`?"]);
+    assert_eq!(
+        of("events[2]"),
+        ["`tickets.*`: no matching type has been seen yet; did you mean `ticket.*`?"]
+    );
     assert!(of("events[1]").is_empty());
     assert!(of("retry_count")[0].contains("not followed") && of("colour")[0].contains("ignored"));
     assert_eq!(made["retry_schedule"].as_array().map(Vec::len), Some(9));

@@ -109,8 +109,8 @@ async fn a_token_is_taken_if_it_says_what_it_must() {
     check(with(|c| c.jwt_require_expiry = false), without("exp"), "user u1").await;
     check(with(|c| c.jwt_require_expiry = false), claims(json!({"exp": in_seconds(-61)})), "has expired")
         .await;
-    check(with(|c| c.jwt_require_expiry = false), claims(json!({"exp": "never"})), "no number").await;
-    check(with_secret(), claims(json!({"nbf": in_seconds(120)})), "not hold yet").await;
+    check(with(|c| c.jwt_require_expiry = false), claims(json!({"exp": "never"})), "is not a number").await;
+    check(with_secret(), claims(json!({"nbf": in_seconds(120)})), "not valid yet").await;
     // Issuer and audience: not wrong is not enough.
     let issuer = || with(|c| c.jwt_issuer = Some("xtsystems".to_owned()));
     check(issuer(), claims(json!({"iss": "xtsystems"})), "user u1").await;
@@ -125,8 +125,8 @@ async fn a_token_is_taken_if_it_says_what_it_must() {
     check(audience(), claims(json!({})), "no claim `aud`").await;
     check(with_secret(), claims(json!({"aud": "anybody"})), "user u1").await;
     // Whom, and for which company.
-    check(with_secret(), without("sub"), "names nobody").await;
-    check(with_secret(), claims(json!({"sub": " "})), "names nobody").await;
+    check(with_secret(), without("sub"), "does not name a user").await;
+    check(with_secret(), claims(json!({"sub": " "})), "does not name a user").await;
     check(with_secret(), without("company_id"), "user u1 without company").await;
     check(with_secret(), claims(json!({"company_id": "acme"})), "user u1 without company").await;
     check(with(|c| c.jwt_subject_claim = "email".to_owned()), claims(json!({"email": "a@b"})), "user a@b")
