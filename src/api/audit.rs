@@ -1,7 +1,7 @@
-//! What is written down of every change: who, what, before and after, from where.
+//! Writes the audit log: who changed what, before and after, and from where.
 //!
-//! A change and its entry are one transaction: nothing is changed that is not written down, and nothing is written down
-//! that did not come about. Secrets never get here: what is compared are the shapes that callers see.
+//! A change and its entry are one transaction, so there is never one without the other. Secrets never get here, because
+//! only the shapes that callers see are compared.
 
 use serde::Serialize;
 use serde_json::{Map, Value};
@@ -36,12 +36,12 @@ pub async fn write(
     Ok(audit_log::write(db, &entry).await?)
 }
 
-/// What an entry shows of a thing: its shape, without what must not be kept.
+/// What an entry shows of an object: its shape, without anything that must not be stored.
 pub fn shown(shape: &impl Serialize) -> Option<Value> {
     let mut value = serde_json::to_value(shape).ok()?;
     if let Value::Object(fields) = &mut value {
         fields.remove("secret");
-        // Headers of webhooks hold tokens: that they changed can be seen, what they are cannot.
+        // Headers of webhooks may contain tokens: the log shows that they changed, not their values.
         if let Some(Value::Object(headers)) = fields.get_mut("headers") {
             headers.values_mut().for_each(|value| *value = mark(value));
         }
@@ -49,14 +49,14 @@ pub fn shown(shape: &impl Serialize) -> Option<Value> {
     Some(value)
 }
 
-/// Tells two values apart without telling what they are.
+/// A short digest that distinguishes values without revealing them.
 fn mark(value: &Value) -> Value {
     use sha2::{Digest, Sha256};
     let digest = Sha256::digest(value.to_string().as_bytes());
     Value::String(format!("…{:02x}{:02x}", digest[0], digest[1]))
 }
 
-/// Of two objects only the fields that differ.
+/// Only the fields of two objects that differ.
 fn differences(before: Value, after: Value) -> (Option<Value>, Option<Value>) {
     let (Value::Object(before), Value::Object(after)) = (&before, &after) else {
         return (Some(before), Some(after));

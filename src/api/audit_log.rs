@@ -1,4 +1,4 @@
-//! `/v1/audit-log`: who changed what, and what it was before. What writes it is `audit.rs`.
+//! `/v1/audit-log`: who changed what. `audit.rs` writes the entries.
 
 use axum::{extract::State, response::Response};
 use chrono::{DateTime, Datelike, Utc};
@@ -135,7 +135,7 @@ async fn list(
     let db = &api.parts.reads;
     let mut rows = table::list(db, &wanted, page.after, i64::from(page.rows()) + 1).await?;
     let next = cut(&mut rows, page.rows(), |row| (row.at, row.id));
-    // Whoever waits for the page shall not wait for its number.
+    // The page does not wait for a slow count.
     let count = page.counted(table::count(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT))).await?;
     let rows: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::from).collect();
     Ok(page.answer(&rows, next, count))

@@ -1,4 +1,4 @@
-//! `/v1/companies`: to forget one. XTSystems owns companies; here one is nothing but an id that other things bear.
+//! `/v1/companies`: erasing a company. XTSystems owns companies; here a company is only an id that other objects have.
 
 use axum::{extract::State, http::StatusCode};
 use chrono::{DateTime, Utc};
@@ -130,8 +130,8 @@ async fn erasure(
     Ok(axum::Json(erasure.into()))
 }
 
-/// Only credentials of all companies may end one: a company's own would end with it. Those of one company learn nothing
-/// of others, not even that there are any.
+/// Only credentials for all companies may erase one, because a company's own would be erased with it. Credentials for one
+/// company learn nothing about others, not even that they exist.
 fn may_see(caller: &Caller, company: CompanyId) -> Result<(), Problem> {
     if caller.all_companies {
         Ok(())

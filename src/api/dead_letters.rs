@@ -1,7 +1,7 @@
-//! `/v1/dead-letters`: what was given up, and why; to be asked for anew, or put away.
+//! `/v1/dead-letters`: what was given up and why, to be replayed or discarded.
 //!
-//! Those of a company are its own. A message that named no company can be seen only by whoever may do everything in all of
-//! them, and cannot be replayed: nobody knows whose events it would make.
+//! A company sees only its own. A message that names no company is visible only to an administrator of all companies, and
+//! cannot be replayed, because the company of its events is unknown.
 
 mod shape;
 
@@ -103,7 +103,7 @@ impl DeadLettersQuery {
     }
 }
 
-/// Whose dead letters a call is about: of the company that is meant; of all only for whoever may do everything in all.
+/// The company of a request; none, for all companies, only for an administrator of all companies.
 fn whose(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     match caller.company {
         Some(company) => Ok(Some(company)),

@@ -1,4 +1,4 @@
-//! `/v1/deliveries`, and those of one webhook: what was sent to whom, and what came of it.
+//! `/v1/deliveries`, and the deliveries of one webhook: what was sent to whom with which result.
 
 mod filter;
 mod hidden;
@@ -118,7 +118,7 @@ async fn get(
         delivery.explain(turn);
     }
     if lost_body {
-        // The event has left the ledger; what was given up has a copy of its own.
+        // The event is no longer in the ledger; a dead letter has its own copy.
         let letter = dead_letters::get(db, Some(company), id.uuid()).await?;
         delivery.payload = letter.and_then(|mut letter| shape::json(&letter.take_standard_body()?));
     }
@@ -153,7 +153,7 @@ async fn answer(
     Ok(page.answer(&rows.collect::<Vec<_>>(), found.next, count))
 }
 
-/// What holds up whole lanes explains more than a delivery's own time does.
+/// The state of the lanes, which explains a pending delivery better than its due time does.
 async fn lanes(api: &Api, rows: &[history::DeliveryRow]) -> Result<HashMap<WebhookId, why::Why>, Problem> {
     let mut ids: Vec<Uuid> = rows
         .iter()
@@ -171,7 +171,7 @@ async fn lanes(api: &Api, rows: &[history::DeliveryRow]) -> Result<HashMap<Webho
     Ok(webhooks.iter().filter_map(|webhook| Some((webhook.id, standing(webhook)?))).collect())
 }
 
-/// What holds up the lane of one delivery, or what goes before it where the lane has a pace.
+/// What blocks the lane of a delivery, or how many deliveries go before it if the lane has a pace.
 async fn turn(api: &Api, row: &history::DeliveryRow) -> Result<Option<why::Why>, Problem> {
     if row.status != DeliveryStatus::Pending {
         return Ok(None);
@@ -180,7 +180,7 @@ async fn turn(api: &Api, row: &history::DeliveryRow) -> Result<Option<why::Why>,
     let Some(webhook) = webhook else { return Ok(None) };
     let lane = why::of_lane(&webhook.lane, None, None, api.parts.clock.now());
     match (lane, webhook.settings.rate_limit) {
-        // A retry waits for its own time, not for its turn.
+        // A retry waits for its due time, not for its turn.
         (None, Some(rate)) if row.queued_at.is_none() && row.attempts == 0 => {
             let ahead = history::ahead(&api.parts.reads, row.company_id, row).await?;
             Ok(Some(why::of_turn(why::Paced { rate, ahead: u64::try_from(ahead).unwrap_or(0) })))

@@ -1,7 +1,7 @@
-//! `/v1/event-types`: what kinds of events there are, what they look like, and how many a company had.
+//! `/v1/event-types`: the event types, their schemas, and how many events of each a company had.
 //!
-//! The registry is the same for every company, and changed by whoever administers all of them; the counts are the
-//! company's own. A type that nobody registered is taken all the same, and is listed once it was seen.
+//! The registry is shared by all companies and changed only by an administrator of all companies; the counts are the
+//! company's own. An unregistered type is accepted too, and listed after it was published.
 
 mod shape;
 

@@ -1,7 +1,7 @@
-//! `/v1/events`: facts, published by whoever knows them and looked at by their company.
+//! `/v1/events`: publishing events, and reading those of a company.
 //!
-//! Publishing here is what XTSystems does by AMQP: the same message to the same exchange, judged by the same rules
-//! (`publish.rs`), answered once the broker has confirmed it. What is looked at comes from the ledger.
+//! Publishing here does what XTSystems does over AMQP: it sends the same message to the same exchange, checked by the same
+//! rules (`publish.rs`), and responds when the broker has confirmed it. Reading uses the ledger.
 
 mod page;
 mod publish;
@@ -98,8 +98,8 @@ async fn create(
     if key.text().is_none() {
         return Ok((StatusCode::ACCEPTED, Json(publish.await?)).into_response());
     }
-    // The claim holds a connection while the broker confirms, and others want to change something meanwhile. Should the
-    // answer not be kept, the request can be repeated all the same: its ids follow from the key.
+    // The claim holds a connection while the broker confirms, so the number of such requests is limited. If storing the
+    // response fails, the request can still be repeated, because its ids are derived from the key.
     let Ok(_turn) = api.keyed_publishes.acquire().await else {
         return Err(Problem::unavailable("the service is shutting down"));
     };
@@ -131,7 +131,7 @@ async fn create(
         ("id" = Option<String>, Query,
          pattern = "^[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}(,[0-9a-fA-F]{8}(-[0-9a-fA-F]{4}){3}-[0-9a-fA-F]{12}){0,499}$",
          description = "Only events with these ids: up to 500, separated by commas"),
-        ("event_id" = Option<String>, Query, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only events with this publisher's id"),
+        ("event_id" = Option<String>, Query, max_length = 255, pattern = r"^[^\x00-\x1f\x7f-\x9f]*$", description = "Only the event with this id of the publisher"),
         ("unmatched" = Option<bool>, Query, description = "true: only events that matched no webhook; false: only events that matched at least one"),
         ("limit" = Option<u32>, Query, minimum = 1, maximum = 500, description = "The maximum number of items on the page; 50 by default"),
         ("cursor" = Option<String>, Query, description = "Where the page begins: the cursor from the `Link` of the page before"),

@@ -1,4 +1,4 @@
-//! What handlers take out of a request, each failing with a problem that names the field.
+//! Extractors for handlers. Each fails with a problem that names the field.
 
 use axum::{
     body::Bytes,
@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 
 use super::problem::{Problem, ProblemKind};
 
-/// A body of JSON. Whatever its content type is, it must say JSON where it says anything at all.
+/// A JSON body. Its content type must be JSON.
 #[derive(Debug)]
 pub struct Json<T>(pub T);
 
@@ -23,7 +23,7 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
     }
 }
 
-/// A JSON object as it came and as it reads, for whoever takes it field by field.
+/// A JSON object, as bytes and parsed, for handlers that read it field by field.
 #[derive(Debug, Default)]
 pub struct Object {
     /// As it came.
@@ -124,7 +124,7 @@ pub fn from_json<T: DeserializeOwned>(bytes: &[u8]) -> Result<T, Problem> {
     Ok(value)
 }
 
-/// What serde says, without the place that the path tells already.
+/// The message of serde, without the position, which the path already gives.
 fn reason(error: &serde_json::Error) -> String {
     let text = error.to_string();
     text.split(" at line ").next().unwrap_or_default().to_owned()
@@ -151,11 +151,11 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequestParts<S> for Query<T> {
 
 /// An id in the path.
 pub trait Named: std::str::FromStr {
-    /// What is said where there is none, as the guide says it.
+    /// The detail if it does not exist, as in the guide.
     const NOT_FOUND: &'static str;
 }
 
-/// The id in the path. One that is no id is the id of nothing, and answers so.
+/// The id in the path. An invalid id gets the same response as an unknown one.
 #[derive(Clone, Copy, Debug)]
 pub struct Id<T>(pub T);
 

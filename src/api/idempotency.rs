@@ -1,4 +1,4 @@
-//! `Idempotency-Key`: the same request twice is done once, and answered the same both times.
+//! `Idempotency-Key`: a repeated request takes effect once and gets the same response.
 //!
 //! ```text
 //! let mut tx = api.parts.changes.begin().await?;
@@ -12,9 +12,9 @@
 //! Ok(answer)
 //! ```
 //!
-//! Key, change and answer are one transaction: a second request with the key waits for the first's end. What fails is
-//! not kept, so that it can be tried again with the same key. What makes two requests the same is who asks, for what,
-//! with which bytes. A key is kept for 24 hours ([`idempotency_keys::KEPT`]).
+//! Key, change and response are one transaction: a second request with the key waits until the first has ended. A failed
+//! request is not remembered, so it can be tried again with the same key. Two requests are the same if the caller, the
+//! operation and the bytes of the body are the same. A key is kept for 24 hours ([`idempotency_keys::KEPT`]).
 
 use axum::{
     body::Body,

@@ -1,7 +1,7 @@
-//! `/v1/keys`: who may call the API, and what each key may do.
+//! `/v1/keys`: the API keys and their scopes.
 //!
-//! A key can be given nothing that whoever makes it may not do itself, and only an administrator of all companies
-//! makes or ends keys of all companies. A key is shown once; of its secret only the SHA-256 is kept.
+//! A key cannot have a scope that its creator does not have, and only an administrator of all companies can create or
+//! revoke keys for all companies. A key is shown once; only the SHA-256 of its secret is stored.
 
 mod shape;
 

@@ -1,4 +1,4 @@
-//! `/v1/lanes`: how each webhook's receiver does, and what waits for it.
+//! `/v1/lanes`: the state of sending to each webhook, and what waits for it.
 
 mod shape;
 

@@ -1,4 +1,4 @@
-//! What every request passes on its way in, and every answer on its way out, the outermost first.
+//! The layers that every request and response passes, the outermost first.
 //!
 //! ```text
 //! request id ─▶ security headers ─▶ counted ─▶ problems written ─▶ panics caught ─▶ CORS ─▶ compressed ─▶ body bound
@@ -62,8 +62,7 @@ pub(super) fn around(router: Router, api: &Api, document: &utoipa::openapi::Open
         .layer(from_fn_with_state(api.config.api_request_timeout, in_time))
         .layer(DefaultBodyLimit::max(BODY_BYTES_MAX))
         .layer(CompressionLayer::new());
-    // The layer takes every OPTIONS for a question of a browser and answers it well; where no page may call, there is
-    // no such method.
+    // The layer answers every OPTIONS request as a preflight request. If no origin is allowed, the method does not exist.
     let router = if api.config.api_cors_origins.is_empty() { router } else { router.layer(cors(api)) };
     router
         .layer(CatchPanicLayer::custom(|_panic| {

@@ -1,4 +1,4 @@
-//! What lists of the history have in common: how they are asked for, and how they answer.
+//! What lists of the history have in common: their parameters and their responses.
 
 use std::{collections::BTreeMap, fmt::Display, marker::PhantomData, str::FromStr};
 

@@ -1,15 +1,15 @@
-//! The REST API: what a company's admins and XTSystems itself manage webhooks, events and histories through.
+//! The REST API, through which a company's admins and XTSystems manage webhooks, events and the history.
 //!
 //! ```text
-//! request ─▶ id, bounds ─▶ who is it? ─▶ may it? ─▶ handler ─▶ store, broker ─▶ answer or problem
+//! request ─▶ id, limits ─▶ who is it? ─▶ may it? ─▶ handler ─▶ store, broker ─▶ response or problem
 //!            (layers.rs)    (access/: key, token, limit, scope)    (a file per resource)
 //! ```
 //!
-//! The contract is XTSystems' integration guide: its paths, shapes and codes; what a good webhook product offers
-//! stands beside it. Guarantees: an operation without a scope in the OpenAPI document cannot be called, for the
-//! document is the table that access is judged by ([`openapi`]); every statement bears the company, and what belongs to
-//! another answers exactly as what does not exist; an error is an RFC 9457 problem of a closed list ([`problem`]) and
-//! tells nothing internal; a reader cannot slow deliveries, for its connections are its own and its statements bounded.
+//! The contract is XTSystems' integration guide with its paths, shapes and codes, plus the other operations of the product.
+//! Guarantees: an operation without a scope in the OpenAPI document cannot be called, because access is checked against the
+//! document ([`openapi`]); every statement names the company, and an object of another company gets the same response as one
+//! that does not exist; an error is an RFC 9457 problem of a closed list ([`problem`]) and discloses nothing internal; read
+//! requests cannot slow deliveries, because they have their own connections and their statements have a time limit.
 //!
 //! Begin with `webhooks.rs`, the first resource: each is a file of handlers with their documentation, and a shape.
 

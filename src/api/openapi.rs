@@ -1,7 +1,7 @@
-//! The OpenAPI 3.1 document: gathered from the handlers, completed here, served at `/v1/openapi.json` with a page to
+//! The OpenAPI 3.1 document: collected from the handlers, completed here, served at `/v1/openapi.json` with a page to
 //! read and try it at `/v1/docs`, and committed as `openapi.json`.
 //!
-//! It is more than a description: `access` judges each call by the scope that the document names for its operation.
+//! It is more than a description: `access` checks each request against the scope in the document.
 
 use axum::{
     Router,

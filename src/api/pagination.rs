@@ -1,8 +1,7 @@
-//! Lists by pages: `limit`, and an opaque cursor that the header `Link` hands on (RFC 8288).
+//! Pages of lists: `limit`, and an opaque cursor in the header `Link` (RFC 8288).
 //!
-//! A cursor is the key of the last row that was shown, so a page is found along an index whatever came or went
-//! meanwhile. It also bears a mark of the list it belongs to: company, path and filters. One of another list is
-//! refused, rather than leading somewhere.
+//! A cursor is the key of the last row shown, so the next page is found along an index whatever was added or removed since.
+//! It also contains a mark of its list: company, path and filters. A cursor of another list is refused.
 
 use std::time::Duration;
 

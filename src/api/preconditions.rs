@@ -1,4 +1,4 @@
-//! `ETag` and `If-Match`: whoever says which state it has seen changes that state and no other (RFC 9110, section 13).
+//! `ETag` and `If-Match`: a change that names a state is made only to that state (RFC 9110, section 13).
 
 use std::fmt::Display;
 

@@ -1,7 +1,7 @@
-//! What goes wrong, as callers see it: problems of a closed list (RFC 9457).
+//! Errors as callers see them: problems of a closed list of kinds (RFC 9457).
 //!
-//! A handler answers with a [`Problem`]; `layers` writes it out, with the id of the request. What broke inside is
-//! logged there and never told. `type` leads to the page that explains the kind.
+//! A handler returns a [`Problem`]; `layers` writes it with the id of the request. Internal errors are logged and never
+//! disclosed. `type` links to the page that explains the kind.
 
 use std::{borrow::Cow, fmt, time::Duration};
 
@@ -16,7 +16,7 @@ use utoipa::ToSchema;
 pub(crate) use crate::model::fields::FieldError;
 use crate::{model::fields::Invalid, store};
 
-/// The kinds of problems: a word for the address, the status, a title, and what a caller does about it.
+/// The kinds of problems: the last part of the URL, the status, the title, and advice for the caller.
 macro_rules! kinds {
     ($($(#[$doc:meta])* $kind:ident = $word:literal, $status:ident, $title:literal, $advice:literal;)+) => {
         /// A kind of problem.
@@ -27,7 +27,7 @@ macro_rules! kinds {
             /// Every kind.
             pub const ALL: &[Self] = &[$(Self::$kind),+];
 
-            /// The last part of its address.
+            /// The last part of its URL.
             #[must_use]
             pub const fn word(self) -> &'static str {
                 match self { $(Self::$kind => $word),+ }
@@ -45,7 +45,7 @@ macro_rules! kinds {
                 match self { $(Self::$kind => $title),+ }
             }
 
-            /// What a caller does about it.
+            /// Advice for the caller.
             #[must_use]
             pub const fn advice(self) -> &'static str {
                 match self { $(Self::$kind => $advice),+ }
@@ -58,46 +58,46 @@ kinds! {
     /// The request cannot be read at all.
     Malformed = "malformed", BAD_REQUEST, "Malformed request",
         "Send a body of valid JSON, and headers and parameters as the operation describes them.";
-    /// Nothing says whose things are meant.
+    /// The request does not say which company is meant.
     CompanyRequired = "company-required", BAD_REQUEST, "Company required",
         "The credentials are valid for several companies. Name one in the header X-Company-Id.";
-    /// Nobody, or somebody we do not know.
+    /// No credentials, or invalid ones.
     Unauthenticated = "unauthenticated", UNAUTHORIZED, "Authentication required",
         "Send `Authorization: Bearer` with an API key of this service or a token that it accepts. The key may have expired or been revoked.";
-    /// Somebody we know, who may not do this.
+    /// The caller is known but lacks the permission.
     Forbidden = "forbidden", FORBIDDEN, "Forbidden",
         "The detail names the missing scope, or says that the credentials are not valid for the company. Ask whoever issued them.";
-    /// There is no such thing, or not in this company: nobody can tell the two apart.
+    /// It does not exist, or not in this company; callers cannot tell the two apart.
     NotFound = "not-found", NOT_FOUND, "Not found",
         "Check that the id is correct and belongs to your company.";
-    /// The path has no such method.
+    /// The path does not support the method.
     MethodNotAllowed = "method-not-allowed", METHOD_NOT_ALLOWED, "Method not allowed",
         "The header Allow lists the methods of this path.";
-    /// The caller was too slow, or the answer took too long.
+    /// The caller was too slow, or the request took too long.
     Timeout = "timeout", REQUEST_TIMEOUT, "Request timeout",
         "Try again. Ask for less, or send the request faster.";
-    /// Something of that name is there already, or the same request is under way.
+    /// The name is taken, or the state of the object does not allow the request.
     Conflict = "conflict", CONFLICT, "Conflict",
         "The detail says what the request conflicts with.";
-    /// It was changed meanwhile.
+    /// The object was changed since the state named by `If-Match`.
     Changed = "changed", PRECONDITION_FAILED, "Precondition failed",
         "Read the resource again, and send the change with its current ETag in If-Match.";
-    /// The body has more bytes than are taken.
+    /// The body is larger than the limit.
     TooLarge = "too-large", PAYLOAD_TOO_LARGE, "Payload too large",
         "Send less in one request. The setting API_BODY_BYTES_MAX limits the size.";
-    /// The body is not JSON by its own word.
+    /// The content type of the body is not JSON.
     UnsupportedMediaType = "unsupported-media-type", UNSUPPORTED_MEDIA_TYPE, "Unsupported media type",
         "Send JSON with the header Content-Type: application/json.";
-    /// It can be read, and cannot be done as asked.
+    /// The request is well-formed, but some fields are not valid.
     Invalid = "invalid", UNPROCESSABLE_ENTITY, "Validation failed",
         "`errors` lists every invalid field and says what it must be.";
     /// Too many requests, or too many failures.
     TooManyRequests = "too-many-requests", TOO_MANY_REQUESTS, "Too many requests",
         "Wait for the time that Retry-After gives, then try again.";
-    /// Our fault.
+    /// An error of the service.
     Internal = "internal", INTERNAL_SERVER_ERROR, "Internal server error",
         "Report the request id to the operator of the service. The log has the details under this id.";
-    /// The database or the broker is away.
+    /// The database or the broker cannot be reached.
     Unavailable = "unavailable", SERVICE_UNAVAILABLE, "Service unavailable",
         "Try again after the time that Retry-After gives. Unless the detail says otherwise, nothing was changed.";
 }
@@ -160,12 +160,12 @@ impl Problem {
         Self { kind, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), retry_after: None }
     }
 
-    /// There is no such thing: `Webhook not found`, as the guide says it.
+    /// It does not exist: `Webhook not found`, as in the guide.
     pub fn not_found(detail: &'static str) -> Self {
         Self::new(ProblemKind::NotFound, detail)
     }
 
-    /// Fields that are wrong. The detail says the first, for whoever looks at nothing else.
+    /// Invalid fields. The detail describes the first, for callers that read only the detail.
     pub fn invalid(errors: Vec<FieldError>) -> Self {
         let detail = match errors.as_slice() {
             [] => "the request is not valid".to_owned(),
@@ -180,12 +180,12 @@ impl Problem {
         Self::invalid(vec![FieldError::new(field, message)])
     }
 
-    /// Something that this service stands on is away.
+    /// Something that this service depends on cannot be reached.
     pub fn unavailable(detail: impl Into<Cow<'static, str>>) -> Self {
         Self::new(ProblemKind::Unavailable, detail).after(UNAVAILABLE_FOR)
     }
 
-    /// Something broke. The caller learns that; the log learns what.
+    /// An internal error. The caller learns that it occurred; the log has the details.
     pub fn internal(error: &dyn std::error::Error) -> Self {
         let sources = std::iter::successors(error.source(), |error| error.source());
         let chain: Vec<String> = sources.map(ToString::to_string).collect();

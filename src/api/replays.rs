@@ -1,7 +1,7 @@
-//! `/v1/replays`: deliveries asked for anew, one by one or by what they have in common.
+//! `/v1/replays`: sending deliveries again, by their ids or by a filter.
 //!
-//! An order is a row: feed expands it and paces what it makes, through any crash. Receivers see the same `webhook-id` as
-//! before, and `X-XTSystems-Trigger: replay`.
+//! A replay is a row: schedule expands it and paces the deliveries it creates, even after a crash. Receivers see the same
+//! `webhook-id` as before, and `X-XTSystems-Trigger: replay`.
 
 mod shape;
 
@@ -194,14 +194,14 @@ async fn get(
     let row = table::get(&api.parts.reads, tenant.company, id).await?;
     let row = row.ok_or_else(|| Problem::not_found("Replay not found"))?;
     let open = match row.kind.as_str() {
-        // A resume makes nothing: it releases what is there.
+        // A resume creates nothing: it releases held deliveries.
         "resume" => None,
         _ => Some(table::open(&api.parts.reads, tenant.company, id).await?),
     };
     Ok(axum::Json(Replay { open, ..row.into() }))
 }
 
-/// Deliveries stay ids of deliveries, for a dead letter of one bears its id; messages are told apart from them.
+/// A dead letter of a delivery has the id of the delivery; ids of messages are kept apart.
 async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<ReplayFilter, Problem> {
     let deliveries = history::known(&api.parts.reads, company, ids).await?;
     let mut filter = ReplayFilter { deliveries, ..ReplayFilter::default() };
@@ -234,7 +234,7 @@ pub(super) struct Order<'a> {
 }
 
 impl Order<'_> {
-    /// Writes the order down; feed finds it there.
+    /// Stores the order; schedule finds it there.
     pub(super) async fn write(
         self,
         api: &Api,

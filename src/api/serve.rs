@@ -1,8 +1,8 @@
-//! The listener: takes connections within their bound, and reads requests within their time.
+//! The listener: limits the number of connections and the time to read a request.
 //!
-//! A client that sends its headers byte by byte, or asks nothing, is cut off after [`HEADERS_WITHIN`]; one that does not
-//! read its answer after [`TAKES_WITHIN`]. Until then it holds one of `API_CONNECTIONS_MAX`, nothing else. A stop lets what
-//! runs finish.
+//! A client that sends its headers byte by byte, or nothing, is disconnected after [`HEADERS_WITHIN`]; a client that does
+//! not read its response, after [`TAKES_WITHIN`]. Until then it holds one of `API_CONNECTIONS_MAX` and nothing else. On
+//! shutdown, running requests finish.
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 

@@ -1,4 +1,4 @@
-//! What the handlers share, and the settings that it follows.
+//! What the handlers share, and its settings.
 
 use std::{net::SocketAddr, ops::Deref, sync::Arc, time::Duration};
 

@@ -1,7 +1,7 @@
-//! `/v1/webhooks`: who wants what, and how.
+//! `/v1/webhooks`: managing webhooks.
 //!
-//! The guide's calls stand here; `actions` has pauses and rotations, `test` the test delivery, `check_url` the look at
-//! a URL. `check` says what is taken, `warnings` what is odd about it, `wanted` and `shape` what comes and goes.
+//! The guide's operations are here. `actions` has pauses and rotations, `test` the test delivery, `check_url` the check of
+//! a URL. `check` validates requests, `warnings` reports what is unusual, `wanted` and `shape` are the bodies.
 
 mod actions;
 mod check;

@@ -1,4 +1,4 @@
-//! Where a call comes from: the connection's other end, or what a proxy that is trusted says of it.
+//! The address of a caller: the peer of the connection, or the address that a trusted proxy reports.
 
 use std::net::{IpAddr, Ipv6Addr, SocketAddr};
 
@@ -8,11 +8,11 @@ use crate::model::address::Networks;
 
 /// The header that proxies write.
 const FORWARDED_FOR: &str = "x-forwarded-for";
-/// The bits of an IPv6 address that its network gives: whoever has one address of it has them all.
+/// The prefix length of an IPv6 network: a host that has one address of it can use all of them.
 const IPV6_NETWORK_BITS: u32 = 64;
 
-/// The address of whoever called: from the right, the first that is no trusted proxy. What stands left of it was
-/// written by who knows whom.
+/// The address of the caller: from the right, the first that is not a trusted proxy. Anything to the left of it may
+/// have been written by anyone.
 pub(super) fn caller(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> IpAddr {
     let mut found = peer.to_canonical();
     let lines = headers.get_all(FORWARDED_FOR).iter().filter_map(|value| value.to_str().ok());
@@ -27,14 +27,14 @@ pub(super) fn caller(peer: IpAddr, headers: &HeaderMap, trusted: &Networks) -> I
     found
 }
 
-/// An address, also with a port as some proxies write it.
+/// An address, possibly with a port, as some proxies write it.
 fn address(text: &str) -> Option<IpAddr> {
     let bare = text.strip_prefix('[').and_then(|rest| rest.strip_suffix(']')).unwrap_or(text);
     let found = bare.parse::<IpAddr>().ok();
     found.or_else(|| text.parse::<SocketAddr>().ok().map(|address| address.ip())).map(|ip| ip.to_canonical())
 }
 
-/// By what failures are counted: the address, of IPv6 its network.
+/// The key by which failures are counted: the address, or for IPv6 its network.
 pub(super) fn counted(address: IpAddr) -> IpAddr {
     match address {
         IpAddr::V4(_) => address,

@@ -1,7 +1,7 @@
-//! API keys of this service: `xtwh_` + 8 characters that name it + `_` + 43 that are its secret.
+//! API keys of this service: `xtwh_` + 8 characters that name the key + `_` + 43 characters of its secret.
 //!
-//! The secret is 256 bits of the system's randomness, so its SHA-256 is all that need be kept: nobody guesses it,
-//! and a slow hash would only make each call slow. The name is looked up, the digest is compared in constant time.
+//! The secret is 256 bits of the system's randomness, so storing its SHA-256 is enough: it cannot be guessed, and a slow
+//! hash would only slow down each call. The name is looked up, the digest is compared in constant time.
 
 use std::time::Duration;
 
@@ -84,7 +84,7 @@ impl Keys {
 
     /// Whose key it is. It is looked up for each call, so one that was revoked is refused from then on.
     pub(super) async fn identify(&self, token: &str) -> Result<Principal, Problem> {
-        // The same words for every reason: which keys there are is nobody's business.
+        // The same text for every reason, so that callers cannot find out which keys exist.
         let unknown =
             || Problem::new(ProblemKind::Unauthenticated, "the key is unknown, has expired or was revoked");
         let (id, secret) = parts(token).ok_or_else(unknown)?;

@@ -1,8 +1,8 @@
-//! How many readings one has under way at once.
+//! Limits concurrent read requests of each company.
 //!
-//! Readings share few connections, and each may hold one for as long as a statement of theirs may take. With no more
-//! than half of them for any one company, another's first page does not wait behind its hundred slow lists. What
-//! exceeds the half waits for a turn of its own company, as long as a request may take.
+//! Read requests share few connections, and each may hold one until its statement times out. A company may use at most
+//! half of them, so that the first page of another company does not wait behind a hundred slow lists. Further requests
+//! wait for a turn of their own company, for up to the time limit of a request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -12,11 +12,11 @@ use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use super::{Caller, limits::TOLD_APART_MAX};
 use crate::model::CompanyId;
 
-/// Readings that one company has under way at once, or one who reads of all companies; there are twice as many
-/// connections for readings.
+/// Concurrent read requests of one company, or of one caller for all companies. There are twice as many connections for
+/// read requests.
 pub const READINGS_MAX: u32 = 4;
 
-/// How long after its last request a company's turns are kept; longer than any request takes.
+/// How long a company's turns are remembered after its last request; longer than any request takes.
 const KEPT: Duration = Duration::from_mins(10);
 
 /// Whose turns are counted together.
@@ -34,7 +34,7 @@ impl ReadingLimits {
         Self(Cache::builder().max_capacity(TOLD_APART_MAX as u64).time_to_idle(KEPT).build())
     }
 
-    /// Waits for a turn, which ends when what is returned is dropped.
+    /// Waits for a turn, which ends when the returned permit is dropped.
     pub(super) async fn take(&self, caller: &Caller) -> Option<OwnedSemaphorePermit> {
         let whose =
             caller.company.map_or_else(|| ReadingParty::Actor(caller.actor.clone()), ReadingParty::Company);

@@ -1,9 +1,9 @@
-//! JWTs: signed by a secret that we share (HS256), or by a key of which we know the public half (RS256, ES256, EdDSA;
-//! from a PEM file or a JWKS).
+//! JWTs, signed with a shared secret (HS256) or with a private key whose public key we have (RS256, ES256, EdDSA; from a
+//! PEM file or a JWKS).
 //!
-//! Which algorithm a token may have follows from the keys that are configured and never from the token: a public key
-//! verifies by its own family alone, so nobody can sign HS256 with it. A token that no key of ours has signed is
-//! not judged here; one that a key of ours has signed is judged here to the end.
+//! The configured keys determine the allowed algorithms, never the token: a public key verifies only algorithms of its own
+//! family, so it cannot be used to sign HS256. A token that none of our keys verifies is left to other methods; a token
+//! that one of our keys verifies is accepted or refused here.
 
 mod jwks;
 #[cfg(test)]

@@ -1,9 +1,9 @@
-//! How much one may ask: calls of each principal, and failures of each address.
+//! Rate limits: requests of each principal, and failed authentications of each address.
 //!
-//! A principal that is over its rate waits as long as `Retry-After` says. An address that failed too often is answered
-//! 429 for every further failure, and no other service is asked on its behalf; credentials that hold are still let in,
-//! or one bad client behind a shared address would shut everybody out. A call without any credentials is no failure:
-//! nothing was tried, and nothing had to be looked up.
+//! A principal above its rate gets 429 with `Retry-After`. An address with too many failures gets 429 for every further
+//! failure, and no other service is asked for it. Valid credentials from it are still accepted; otherwise one bad client
+//! behind a shared address would lock out all others. A request without credentials is not a failure, because nothing was
+//! tried and nothing had to be looked up.
 
 use std::{
     hash::Hash,

@@ -1,14 +1,14 @@
-//! Who may do what.
+//! Authentication and authorization.
 //!
 //! ```text
-//! Authorization: Bearer … ─▶ who (API key, JWT, XTSystems' token) ─▶ within its rate? ─▶ which company? ─▶ has the scope?
+//! Authorization: Bearer … ─▶ who (API key, JWT, XTSystems' token) ─▶ within the rate? ─▶ which company? ─▶ has the scope?
 //!                            │
-//!                            └─▶ nobody we know: 401, and 429 to an address that fails too often (limits.rs)
+//!                            └─▶ unknown: 401, and 429 to an address that fails too often (limits.rs)
 //! ```
 //!
-//! The scope that a call needs stands in the OpenAPI document, beside its operation, and nowhere else: [`Operations`]
-//! reads it there, and an operation without one can be called by nobody. What comes out is a [`Caller`]; a handler that
-//! works for one company takes a [`Tenant`].
+//! The scope that a request needs is declared only in the OpenAPI document, with its operation. [`Operations`] reads it
+//! from there, and an operation without a scope cannot be called. The result is a [`Caller`]; a handler for one company
+//! takes a [`Tenant`].
 
 mod address;
 mod api_key;
@@ -49,7 +49,7 @@ use crate::{
     model::{CompanyId, address::Networks},
 };
 
-/// The header by which a caller names a company.
+/// The header in which a caller names a company.
 pub(crate) const COMPANY: &str = "x-company-id";
 
 /// Who is let in.
@@ -111,7 +111,7 @@ fn service_url(setting: &'static str, text: &str) -> Result<Url, Error> {
     url.ok_or_else(|| Error::Url { setting, text: text.to_owned() })
 }
 
-/// Finds out who is calling.
+/// Authenticates and authorizes callers.
 pub(crate) struct Access {
     trusted_proxies: Networks,
     keys: Keys,
@@ -166,10 +166,10 @@ impl Access {
         Ok(Caller { actor: principal.actor, company, all_companies, scopes, address })
     }
 
-    /// Who brings these credentials: a key of ours, else a token that a key of ours has signed, else one that XTSystems
+    /// Identifies the caller by an API key, else by a JWT that one of our keys verifies, else by a token that XTSystems
     /// knows.
     async fn identify(&self, token: &str, address: IpAddr) -> Result<Principal, Problem> {
-        // What has the form of a key is one, and is shown to nobody else.
+        // Anything in the form of a key is treated as one and not passed to any other service.
         if token.starts_with(KEY_PREFIX) {
             return self.keys.identify(token).await;
         }
@@ -190,7 +190,7 @@ impl Access {
 #[derive(Clone, Copy, Debug)]
 pub(crate) struct Peer(pub IpAddr);
 
-/// What credentials hold for.
+/// What credentials are valid for.
 #[derive(Clone, Debug)]
 pub(crate) enum Grant {
     /// Every company, with the same scopes.
@@ -199,7 +199,7 @@ pub(crate) enum Grant {
     Companies(Vec<(CompanyId, Scopes)>),
 }
 
-/// Somebody we know.
+/// An authenticated caller.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
     /// How the audit log calls it: `key xtwh_ab12cd34`, `user <id>`.
@@ -234,10 +234,10 @@ pub(crate) struct Caller {
 }
 
 impl Caller {
-    /// Whose things it may reach without naming one of several: its company's, or (none) those of all.
+    /// The company whose objects the caller may reach; none means those of all companies.
     ///
     /// # Errors
-    /// Where the credentials hold for some companies and it does not say which is meant.
+    /// If the credentials are valid for several companies and the request names none.
     pub fn reach(&self) -> Result<Option<CompanyId>, Problem> {
         if self.company.is_some() || self.all_companies { Ok(self.company) } else { Err(which_company()) }
     }
@@ -263,7 +263,7 @@ impl<S: Send + Sync> FromRequestParts<S> for Caller {
 
     async fn from_request_parts(head: &mut Head, _state: &S) -> Result<Self, Problem> {
         let caller = head.extensions.get::<Self>().cloned();
-        // Only a route that asks for nobody in its documentation gets here without one.
+        // Only a route without a scope in the document gets here without a caller.
         caller.ok_or_else(|| Problem::new(ProblemKind::Unauthenticated, "credentials are required"))
     }
 }
@@ -285,7 +285,7 @@ fn which_company() -> Problem {
     )
 }
 
-/// Lets a request in, or answers why not.
+/// Admits a request, or responds with the problem.
 pub(super) async fn admit(
     State((access, operations)): State<(Arc<Access>, Operations)>,
     mut request: Request,
@@ -318,7 +318,7 @@ fn bearer(headers: &HeaderMap) -> Result<&str, Problem> {
     }
 }
 
-/// The company that is meant, and what may be done there.
+/// The company of the request, and the scopes in it.
 fn company(grant: &Grant, headers: &HeaderMap) -> Result<(Option<CompanyId>, Scopes), Problem> {
     let named = headers.get(COMPANY).map(|value| {
         let id = value.to_str().ok().and_then(|text| text.trim().parse::<CompanyId>().ok());
@@ -329,7 +329,7 @@ fn company(grant: &Grant, headers: &HeaderMap) -> Result<(Option<CompanyId>, Sco
         (Grant::All(scopes), named) => Ok((named, *scopes)),
         (Grant::Companies(held), Some(named)) => {
             let found = held.iter().find(|(company, _)| *company == named);
-            // The same whether there is such a company or not.
+            // The same text whether the company exists or not.
             let (company, scopes) = found.ok_or_else(|| {
                 Problem::new(
                     ProblemKind::Forbidden,
@@ -342,7 +342,7 @@ fn company(grant: &Grant, headers: &HeaderMap) -> Result<(Option<CompanyId>, Sco
             [] => Err(Problem::new(ProblemKind::Forbidden, "the credentials are not valid for any company")),
             [(company, scopes)] => Ok((Some(*company), *scopes)),
             several => {
-                // What may be done in every one of them; which is meant is asked by whoever needs to know.
+                // The scopes common to all of them; a handler that needs one company asks for it.
                 let common = several.iter().fold(Scopes::ALL, |common, (_, scopes)| common.and(*scopes));
                 Ok((None, common))
             }

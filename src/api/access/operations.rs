@@ -1,4 +1,4 @@
-//! What each operation needs, read from the OpenAPI document: the table that access is judged by.
+//! The scopes that each operation needs, read from the OpenAPI document.
 
 use std::{collections::HashMap, sync::Arc};
 
@@ -36,8 +36,8 @@ impl Operations {
         Self(Arc::new(found))
     }
 
-    /// What a request needs. Pages and the document are in no table: they are open. A path that is in it, by a method
-    /// that is not, leads to nobody who could be harmed: 405.
+    /// What a request needs. Pages and the document are not in the table: they are open. A path in the table with a method
+    /// that is not gets 405, so it needs nothing.
     pub(super) fn needs(&self, method: &Method, path: Option<&MatchedPath>) -> Needs {
         let method = if method == Method::HEAD { &Method::GET } else { method };
         path.and_then(|path| self.0.get(&(method.clone(), path.as_str().to_owned())))

@@ -1,4 +1,4 @@
-//! What a caller may do, in words that XTSystems' roles have too.
+//! Scopes: what a caller may do, in the words that XTSystems' roles use too.
 
 use std::str::FromStr;
 
@@ -7,7 +7,7 @@ pub const BEARER: &str = "bearer";
 
 macro_rules! scopes {
     ($($(#[$doc:meta])* $scope:ident = $word:literal;)+) => {
-        /// One thing that may be done.
+        /// A permission.
         #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
         #[repr(u16)]
         pub enum Scope { $($(#[$doc])* $scope),+ }
@@ -26,25 +26,25 @@ macro_rules! scopes {
 }
 
 scopes! {
-    /// To see webhooks, their lanes and what they would match.
+    /// Read webhooks and their lanes.
     WebhooksRead = "webhooks:read";
-    /// To make, change, pause, resume and test webhooks.
+    /// Create, change, pause, resume and test webhooks.
     WebhooksWrite = "webhooks:write";
-    /// To delete webhooks.
+    /// Delete webhooks.
     WebhooksDelete = "webhooks:delete";
-    /// To publish events.
+    /// Publish events.
     EventsWrite = "events:write";
-    /// To see events and their types.
+    /// Read events and event types.
     EventsRead = "events:read";
-    /// To see deliveries, dead letters and replays, without bodies.
+    /// Read deliveries, dead letters and replays, without bodies.
     DeliveriesRead = "deliveries:read";
-    /// To ask for deliveries anew.
+    /// Replay deliveries.
     DeliveriesReplay = "deliveries:replay";
-    /// To see the bodies of events and answers.
+    /// Read the bodies of events and responses.
     PayloadsRead = "payloads:read";
-    /// To make and revoke keys, and to read the audit log.
+    /// Create and revoke keys, and read the audit log.
     KeysManage = "keys:manage";
-    /// Everything, and what concerns all companies.
+    /// Everything, including operations for all companies.
     Admin = "admin";
 }
 
@@ -73,8 +73,8 @@ impl Scopes {
         Self(1 << scope as u16)
     }
 
-    /// What the words of a token allow: XTSystems' own, each with what goes along with it, and the words of keys.
-    /// `admin` is no word of tokens, for elsewhere it may mean anything.
+    /// The scopes that the words of a token allow: XTSystems' own words, each with the scopes it implies, and the words of
+    /// keys. `admin` is ignored in tokens, because it may have another meaning elsewhere.
     #[must_use]
     pub fn of_token<'a>(words: impl IntoIterator<Item = &'a str>) -> Self {
         const READ: &[Scope] =

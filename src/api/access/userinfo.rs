@@ -1,8 +1,8 @@
-//! XTSystems' own tokens: nothing in them says for which company they hold, so XTSystems is asked, with the token.
+//! XTSystems' own tokens. They do not name their companies, so XTSystems is asked, with the token.
 //!
-//! What it said is kept for a minute, that it refused or gave no answer for five seconds, both by the token's SHA-256.
-//! So a user who loses a role loses it here a minute later at most. Where XTSystems cannot be asked, nobody is
-//! called a stranger for it: the answer is 503, and what is known already goes on holding for its minute.
+//! Its answer is cached for a minute, and a refusal or failure for five seconds, both by the token's SHA-256. So a user who
+//! loses a role loses it here at most a minute later. If XTSystems cannot be reached, the response is 503 instead of 401,
+//! and cached answers stay valid for their minute.
 
 use std::{sync::Arc, time::Duration};
 
@@ -79,7 +79,7 @@ impl Userinfo {
         let answer = match (self.answers.get(&digest).await, instead) {
             (Some(answer), _) => answer,
             (None, Some(problem)) => return Err(problem),
-            // Those who bring the same token at once wait for one question.
+            // Concurrent requests with the same token share one question.
             (None, None) => self.answers.get_with(digest, self.ask(token)).await,
         };
         match answer {

@@ -1,4 +1,4 @@
-//! By what deliveries are chosen.
+//! Filters of deliveries.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

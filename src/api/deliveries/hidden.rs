@@ -1,8 +1,8 @@
-//! What is left of headers for whoever may not see bodies: all names, and those values that hold no secret.
+//! What callers without access to bodies see of headers: all names, and the values that contain no secret.
 //!
-//! A webhook's own headers are often tokens, and an answer may set cookies. What the service itself sends is shown, the
-//! signature too: it is of one body and one second, and whoever asks why a receiver refuses it needs it. So these are lists
-//! of what is shown, and everything else is not.
+//! A webhook's own headers are often tokens, and a response may set cookies. Headers of the service itself are shown, also
+//! the signature: it is valid for one body and one second, and is needed to find out why a receiver refuses it. So these
+//! lists say what is shown; everything else is hidden.
 
 /// Headers of requests whose values are shown, beside the service's own.
 const OF_REQUESTS: [&str; 6] =

@@ -1,4 +1,4 @@
-//! What is asked of the ledger for a list of events, and for one with what became of it.
+//! Queries for a list of events, and for one event with its deliveries.
 
 use chrono::{DateTime, Utc};
 use serde::Deserialize;

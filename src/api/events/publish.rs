@@ -1,8 +1,8 @@
 //! From the body of a request to confirmed messages.
 //!
-//! An event is judged by the rules of ingest ([`decode`]), which will judge it again; its bytes are published as they
-//! came, with the company as a header and the id as AMQP's message id. No time is filled in that the caller left out:
-//! who repeats, repeats company, message id and timestamp, and only so is it the same event.
+//! An event is checked by the rules of ingest ([`decode`]), which checks it again. Its bytes are published unchanged, with
+//! the company as a header and the id as AMQP's message id. A missing time is not filled in, because a repeated event is the
+//! same event only if company, message id and timestamp are the same.
 
 use std::{collections::HashMap, time::Duration};
 

@@ -1,4 +1,4 @@
-//! A lane as callers see it, with its state in a word.
+//! A lane as callers see it, with its state as one word.
 
 use chrono::{DateTime, Utc};
 use serde::{Deserialize, Serialize};
@@ -7,7 +7,7 @@ use uuid::Uuid;
 
 use crate::store::lane_report::{self as table, WAITING_COUNTED_MAX};
 
-/// The state of a lane. If several apply, the first of the list.
+/// The state of a lane. If several apply, the first one in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(rename_all = "snake_case")]
 pub enum LaneState {

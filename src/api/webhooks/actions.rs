@@ -1,4 +1,4 @@
-//! Pauses, their ends, and new secrets.
+//! Pausing, resuming and rotating secrets.
 
 use axum::{extract::State, http::StatusCode, response::Response};
 

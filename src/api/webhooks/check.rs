@@ -1,7 +1,7 @@
-//! What is taken for a webhook, and what is refused with the reason and the way out: the one place that says so.
+//! Validates the requests for webhooks.
 //!
-//! A body is taken field by field, so that a refusal names every field that is wrong. What is odd and allowed is told
-//! beside the answer; `warnings` knows of what.
+//! A body is read field by field, so that a refusal names every invalid field. What is unusual but allowed is reported in
+//! the response; see `warnings`.
 
 use std::{collections::BTreeSet, time::Duration};
 

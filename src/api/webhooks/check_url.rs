@@ -1,7 +1,7 @@
-//! A look at a URL, without a request: where its name leads, whether deliveries may go there, and what TLS says.
+//! Checks a URL without sending a request: what its host resolves to, whether deliveries may go there, and whether TLS works.
 //!
-//! It connects where a delivery would, under the same rules, and no more often than a key's rate allows; so many looks
-//! are under way at once, and each has its time.
+//! It connects where a delivery would, under the same rules, and no more often than the rate of a key allows. The number of
+//! concurrent checks is limited, and each has a timeout.
 
 use axum::extract::State;
 
@@ -72,7 +72,7 @@ pub(super) async fn check_url(
     Ok(axum::Json(checked))
 }
 
-/// An address that a name leads to and that is refused is not told: what internal names resolve to is nobody's business.
+/// An address that is not allowed and that a host name resolves to is hidden, so that internal addresses stay private.
 fn shown(address: Address) -> CheckedAddress {
     let Address { ip, forbidden } = address;
     CheckedAddress {

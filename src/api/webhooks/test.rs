@@ -1,12 +1,12 @@
-//! The test delivery: a real one, through the real pipeline, whose end somebody waits for.
+//! The test delivery: a real delivery through the pipeline, whose result the caller waits for.
 //!
 //! ```text
-//! event + delivery, one statement ─▶ job, confirmed ─▶ a worker claims and sends ─▶ the delivery's row says what came of it
+//! event + delivery, one statement ─▶ job, confirmed ─▶ a worker claims and sends ─▶ the delivery's row has the result
 //! ```
 //!
-//! It is sent also while its webhook is paused or inactive and whatever its lane says, has one attempt, leaves no dead
-//! letter, and changes nothing of the lane. What has not begun when the wait is over is taken back, so that nothing
-//! goes out when nobody waits for it any more; the job without a payload claims, and finds that there is nothing to do.
+//! It is sent also if the webhook is paused or inactive and whatever the state of the lane, has one attempt, leaves no dead
+//! letter, and does not change the lane. A test that has not started when the wait is over is cancelled, so that nothing is
+//! sent when the caller no longer waits; its job has no payload, so it must claim, and finds nothing to do.
 
 use std::time::Duration;
 
@@ -112,7 +112,7 @@ impl Test {
         Ok(Self { company, webhook, delivery, job })
     }
 
-    /// Publishes the job. What the broker does not take is left to feed.
+    /// Publishes the job. If the broker does not accept it, schedule makes it.
     async fn publish(&self, api: &Api) -> Result<Fate, Problem> {
         let job = api.jobs.encode([(&self.job, Destination::from(&self.job))]);
         let fates = api.jobs.publish(job).await;
@@ -123,7 +123,7 @@ impl Test {
         Ok(fate)
     }
 
-    /// Waits for what comes of it.
+    /// Waits for the result.
     async fn watch(&self, api: &Api, fate: Fate, end: Instant) -> Result<Tested, Problem> {
         let began = Instant::now();
         let (mut wait, mut is_looked_for) = (LOOK_MIN, false);
@@ -161,7 +161,7 @@ impl Test {
         standing.ok_or_else(not_found)
     }
 
-    /// How many deliveries stand before it: in the queue of its job, or in the lane of its webhook.
+    /// How many deliveries are ahead of it: in the queue of its job, or in the lane of its webhook.
     async fn ahead(&self, api: &Api) -> Result<i64, Problem> {
         let depth = api.parts.broker.depth(bucket(self.delivery.0)).await;
         let in_queue = depth.map_or(0, |depth| i64::from(depth.ready));
@@ -176,7 +176,7 @@ impl Test {
         Ok((in_queue.max(in_lane) - 1).max(0))
     }
 
-    /// Takes the test back for this reason, unless it has begun after all.
+    /// Cancels the test for this reason, unless it has started.
     async fn take_back(&self, api: &Api, reason: String) -> Result<Tested, Problem> {
         let is_back = test_delivery::cancel(&api.parts.changes, self.company, self.delivery).await?;
         let standing = self.standing(api).await?;

@@ -1,7 +1,7 @@
-//! The bodies of requests about webhooks, as the document describes them.
+//! The bodies of requests for webhooks, as the document describes them.
 //!
-//! What comes is taken field by field by `check`, so that every wrong one is named at once; these shapes say what may
-//! come.
+//! `check` reads the bodies field by field, so that every invalid field is named at once; these shapes describe what may be
+//! sent.
 
 use serde::{Deserialize, Serialize};
 use utoipa::{

@@ -1,4 +1,4 @@
-//! What is odd about a webhook, and allowed.
+//! Warnings: what is unusual about a webhook but allowed.
 
 use url::Url;
 

@@ -95,8 +95,9 @@ settings! {
     /// The event types to send: `ticket.created`, `ticket.*`, or `*` for all.
     events: Vec<String> = Vec::new(),
         patterns(EVENTS_MAX, EVENTS_GIVEN_MAX).required();
-    /// The secret that signs every request; no control characters. If it is null, a secret of the form `whsec_…` is
-    /// generated and shown only in this response. In an update, the new secret replaces the old one immediately.
+    /// The secret that signs every request; no control characters. If it is null, or omitted in a new webhook, a secret of
+    /// the form `whsec_…` is generated and shown only in this response. In an update, the new secret replaces the old one
+    /// immediately.
     #[serde(skip, default = "Secret::not_shown")]
     secret: Secret = Secret::generate(), secret();
     /// Additional request headers: `{"Authorization": "Bearer …"}`. An update replaces all of them.

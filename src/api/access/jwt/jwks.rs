@@ -1,8 +1,8 @@
-//! Public keys from a server (JWKS, RFC 7517), kept by their ids.
+//! Public keys from a server (JWKS, RFC 7517), by key id.
 //!
-//! They are fetched anew when they are old, in the background, and when a token names a key that is not among them,
-//! at most once a minute: tokens with invented ids must not become requests. One fetch is under way at a time. Where
-//! it fails, the keys that are known go on being used, for a server that is away takes nobody's key back.
+//! The keys are fetched again in the background when they are old, and when a token names an unknown key, but then at most
+//! once a minute, so that tokens with invented ids do not cause requests. Only one fetch runs at a time. If it fails, the
+//! known keys stay in use, because an unreachable server has not revoked any.
 
 use std::{
     sync::{Arc, PoisonError, RwLock},
