@@ -70,32 +70,32 @@ impl IdempotencyKey {
     }
 }
 
-/// What a request asks for, where its bytes are not at hand any more.
+/// The content of a request whose bytes are no longer available.
 ///
 /// # Errors
-/// Never: what came as JSON goes as JSON.
+/// Never: a value read from JSON can be written as JSON.
 pub fn asked(body: &impl Serialize) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(body).map_err(|error| Problem::internal(&error))
 }
 
-/// What a key stands for.
+/// What a key is used for.
 #[derive(Debug)]
 pub enum KeyClaim {
-    /// Nothing yet: the request is to be done.
+    /// Nothing yet: the request must be executed.
     First(Claim),
-    /// A request that was done, with this answer.
+    /// A request that was already executed, with its response.
     Again(Response),
 }
 
-/// A key that stands for the request under way; for none where the request has no key.
+/// The key of the current request, if it has one.
 #[derive(Debug)]
 pub struct Claim(Option<(Uuid, String)>);
 
 impl IdempotencyKey {
-    /// Claims the key for this request; `body` is what it is asked with.
+    /// Claims the key for this request with this body.
     ///
     /// # Errors
-    /// Where the key stands for another request.
+    /// If the key was used for a different request.
     pub async fn claim(
         self,
         tx: &mut PgConnection,
@@ -104,7 +104,7 @@ impl IdempotencyKey {
         body: &[u8],
     ) -> Result<KeyClaim, Problem> {
         let Some(key) = self.key else { return Ok(KeyClaim::First(Claim(None))) };
-        // What belongs to no company has the one that none has.
+        // A request for no company uses the nil id.
         let company = company.map_or(Uuid::nil(), CompanyId::uuid);
         let mut asked = Sha256::new();
         for part in [caller.actor.as_bytes(), self.operation.as_bytes(), body] {
@@ -127,10 +127,10 @@ impl IdempotencyKey {
 }
 
 impl Claim {
-    /// Keeps the answer under the key, and makes it.
+    /// Stores the response under the key, and returns it.
     ///
     /// # Errors
-    /// When the ledger does not take it.
+    /// If the ledger does not accept it.
     pub async fn keep(
         self,
         tx: &mut PgConnection,

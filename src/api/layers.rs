@@ -36,17 +36,17 @@ use crate::telemetry::labels::StatusClass;
 /// The header that names a request, both ways.
 pub const REQUEST_ID: HeaderName = HeaderName::from_static("x-request-id");
 
-/// The largest body of a request that brings neither events nor schemas, in bytes. Read as JSON it can take fifty times
-/// as much memory, so what needs little gets little.
+/// The largest body of a request without events or schemas, in bytes. Parsed JSON can take fifty times as much memory, so
+/// the limit is low.
 pub const BODY_BYTES_MAX: usize = 256 * 1024;
 
 /// The longest id that a caller may give its request.
 const REQUEST_ID_BYTES_MAX: usize = 128;
 
-/// What a test delivery may take besides the time of any other request: the longest timeout of a webhook, and its turn.
+/// The additional time limit of a test delivery: the longest timeout of a webhook, and the wait for its turn.
 pub const TEST_BESIDES: Duration = Duration::from_secs(65);
 
-/// The id of a request, as the log and its problem bear it.
+/// The id of a request, as in the log and in problems.
 #[derive(Clone, Debug)]
 pub struct RequestId(pub String);
 
@@ -83,7 +83,7 @@ pub(super) fn around(router: Router, api: &Api, document: &utoipa::openapi::Open
         .layer(from_fn(name))
 }
 
-/// Gives the request its id: the caller's where it is one, else a new one.
+/// Gives the request its id: the caller's if it is valid, else a new one.
 async fn name(mut request: Request, next: Next) -> Response {
     let given = request.headers().get(&REQUEST_ID).and_then(|value| value.to_str().ok());
     let usable = |id: &&str| {
@@ -101,8 +101,8 @@ async fn name(mut request: Request, next: Next) -> Response {
     response
 }
 
-/// Counts answers by route and class of status, and the time they took. What has no route is counted as none, or a
-/// stranger could make as many series as there are paths.
+/// Counts responses by route and class of status, and their duration. Requests without a route are counted as `none`;
+/// otherwise a stranger could create a series for any path.
 async fn count(State(api): State<Api>, request: Request, next: Next) -> Response {
     let route = request.extensions().get::<MatchedPath>().map(|path| path.as_str().to_owned());
     let method = known(request.method());
@@ -113,7 +113,7 @@ async fn count(State(api): State<Api>, request: Request, next: Next) -> Response
     response
 }
 
-/// A method as it is counted. Any word can stand there, and each would be a series of its own.
+/// A method as it is counted: an unknown one must not create a series of its own.
 fn known(method: &Method) -> &'static str {
     match *method {
         Method::GET => "GET",
@@ -126,7 +126,7 @@ fn known(method: &Method) -> &'static str {
     }
 }
 
-/// Writes problems with the id of the request, also those that no handler made.
+/// Writes problems with the id of the request, including those that no handler made.
 async fn write_problems(request: Request, next: Next) -> Response {
     let id = request.extensions().get::<RequestId>().map(|id| id.0.clone());
     let is_head = request.method() == Method::HEAD;
@@ -151,7 +151,7 @@ async fn write_problems(request: Request, next: Next) -> Response {
     written
 }
 
-/// The problem of a status that axum or a layer answers with by itself.
+/// The problem for a status that axum or a layer responds with.
 fn of_status(status: StatusCode) -> Option<Problem> {
     Some(match status {
         StatusCode::METHOD_NOT_ALLOWED => {
@@ -179,8 +179,8 @@ async fn in_time(State(timeout): State<Duration>, request: Request, next: Next) 
     })
 }
 
-/// Which pages may call from a browser: those of the setting, and none by default. No cookies are taken, so a page
-/// can only use what credentials it has itself.
+/// Which origins may call from a browser: those of the setting, none by default. Cookies are not accepted, so a page can
+/// only use its own credentials.
 fn cors(api: &Api) -> CorsLayer {
     CorsLayer::new()
         .allow_origin(AllowOrigin::list(api.config.api_cors_origins.iter().cloned()))

@@ -24,7 +24,7 @@ use super::{
 };
 use crate::{model::CompanyId, store};
 
-/// How a page is asked for.
+/// The parameters of a page.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct Paging {
@@ -56,7 +56,7 @@ impl<S: Send + Sync> FromRequestParts<S> for PageRequest {
 }
 
 impl PageRequest {
-    /// The page that is asked for of the list of a company; `company` is none where it goes over all.
+    /// The requested page of a list; `company` is none if the list is for all companies.
     pub(super) fn of<K: DeserializeOwned>(
         &self,
         company: Option<CompanyId>,
@@ -68,7 +68,7 @@ impl PageRequest {
     }
 }
 
-/// The page that is asked for.
+/// The requested page.
 #[derive(Debug)]
 pub(super) struct RequestedPage<K> {
     list: PageLinks,
@@ -79,12 +79,12 @@ pub(super) struct RequestedPage<K> {
 }
 
 impl<K: Serialize> RequestedPage<K> {
-    /// The most rows that it shows.
+    /// The maximum number of rows.
     pub(super) const fn rows(&self) -> u32 {
         self.rows
     }
 
-    /// How many rows the whole list has, if that is asked for.
+    /// The number of rows of the whole list, if requested.
     pub(super) async fn counted(
         &self,
         count: impl Future<Output = store::Result<Option<i64>>>,
@@ -92,8 +92,7 @@ impl<K: Serialize> RequestedPage<K> {
         if self.is_counted { Ok(count.await?) } else { Ok(None) }
     }
 
-    /// The page as it is answered: its rows, where the next one begins, and how many rows there are in all where that is
-    /// known.
+    /// The response: the rows of the page, where the next page begins, and the total number of rows if it is known.
     pub(super) fn answer<T: Serialize>(&self, rows: &[T], next: Option<K>, count: Option<i64>) -> Response {
         let mut headers = self.list.next(self.rows, next);
         if let Some(count) = count {
@@ -103,13 +102,13 @@ impl<K: Serialize> RequestedPage<K> {
     }
 }
 
-/// What a page consists of, as the document calls it.
+/// The items of a list, as the document describes them.
 pub(super) trait Listed: ToSchema {
     /// All of them.
     const ALL: &'static str;
 }
 
-/// How the document describes the answer of a list.
+/// How the document describes the response of a list.
 pub(super) struct PageOf<T>(PhantomData<T>);
 
 impl<T: Listed> IntoResponses for PageOf<T> {
@@ -130,17 +129,17 @@ impl<T: Listed> IntoResponses for PageOf<T> {
     }
 }
 
-/// Items of a list in a parameter: each row that a page goes through is compared with all of them.
+/// The maximum number of items in a parameter: every row that a page searches is compared with all of them.
 pub const LIST_ITEMS_MAX: usize = 100;
 
-/// Reads parameters, and gathers what is wrong with any of them.
+/// Reads parameters and collects the invalid ones.
 #[derive(Debug, Default)]
 pub(super) struct Reader {
     errors: Vec<FieldError>,
 }
 
 impl Reader {
-    /// The items of a list separated by commas; none where it names none.
+    /// The items of a list separated by commas; none if it is empty.
     pub(super) fn list<T>(&mut self, field: &'static str, text: Option<&str>) -> Option<Vec<T>>
     where
         T: FromStr<Err: Display>,
@@ -156,7 +155,7 @@ impl Reader {
         Some(read.collect())
     }
 
-    /// The words of a list separated by commas, each one of those there are.
+    /// The words of a list separated by commas, each of which must be known.
     pub(super) fn words(
         &mut self,
         field: &'static str,
@@ -171,7 +170,7 @@ impl Reader {
         Some(items.into_iter().map(ToOwned::to_owned).collect())
     }
 
-    /// Any texts of a list separated by commas. One with a NUL is in no row, and PostgreSQL would not even take it.
+    /// Any strings of a list separated by commas. One with a NUL matches no row, and PostgreSQL would refuse it.
     pub(super) fn texts(&mut self, field: &'static str, text: Option<&str>) -> Option<Vec<String>> {
         let items = self.items(field, text)?;
         Some(items.into_iter().filter(|item| !item.contains('\0')).map(ToOwned::to_owned).collect())
@@ -187,18 +186,18 @@ impl Reader {
         (!items.is_empty()).then_some(items)
     }
 
-    /// Takes note of a field that is wrong.
+    /// Records an invalid field.
     pub(super) fn wrong(&mut self, error: FieldError) {
         self.errors.push(error);
     }
 
-    /// What was read, or every field that is wrong.
+    /// Fails with every invalid field.
     pub(super) fn done(self) -> Result<(), Problem> {
         if self.errors.is_empty() { Ok(()) } else { Err(Problem::invalid(self.errors)) }
     }
 }
 
-/// A time within what the ledger can hold; what lies beyond is before or after everything there is.
+/// A time within the range of the ledger; a time beyond it is before or after every row.
 pub(super) fn within_reach(time: Option<DateTime<Utc>>) -> Option<DateTime<Utc>> {
     let edge =
         |year: i32| NaiveDate::from_yo_opt(year, 1).map(|day| day.and_time(chrono::NaiveTime::MIN).and_utc());

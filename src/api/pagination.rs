@@ -13,22 +13,22 @@ use sha2::{Digest, Sha256};
 use super::problem::Problem;
 use crate::model::CompanyId;
 
-/// The most rows of a page.
+/// The maximum number of rows on a page.
 pub const PAGE_MAX: u32 = 500;
-/// Rows of a page where nobody says how many: the guide's number.
+/// The default number of rows on a page, from the guide.
 pub const PAGE_DEFAULT: u32 = 50;
-/// Up to how many rows are counted for `count=capped`; more are told as `10000+`.
+/// Up to how many rows are counted for `count=capped`; more are reported as `10000+`.
 pub const COUNT_MAX: i64 = 10_000;
-/// How long counting may take; the number is left out where that is not enough.
+/// How long counting may take; after that the number is omitted.
 pub const COUNT_TIMEOUT: Duration = Duration::from_secs(1);
-/// The header that tells how many rows there are.
+/// The header with the number of rows.
 pub const TOTAL_COUNT: &str = "x-total-count";
 
-/// The list that cursors belong to: its company, its path, and all that narrows it.
+/// The list that cursors belong to: its company, path and filters.
 #[derive(Clone, Debug)]
 pub struct PageLinks {
     path: String,
-    /// The parameters that narrow it, as they came, without limit and cursor.
+    /// The query parameters as received, without limit and cursor.
     query: Vec<(String, String)>,
     mark: u64,
 }
@@ -42,7 +42,7 @@ struct SealedCursor<K> {
 }
 
 impl PageLinks {
-    /// The list that a request asks for; `company` is none where it goes over all.
+    /// The list of a request; `company` is none if it is for all companies.
     ///
     /// # Panics
     /// Never: texts always make JSON.
@@ -61,10 +61,10 @@ impl PageLinks {
         Self { path: uri.path().to_owned(), query, mark }
     }
 
-    /// The key that a cursor leads to.
+    /// The key in a cursor.
     ///
     /// # Errors
-    /// Where it is none, or one of another list.
+    /// If it is not a cursor, or one of another list.
     pub fn key<K: DeserializeOwned>(&self, cursor: Option<&str>) -> Result<Option<K>, Problem> {
         let Some(cursor) = cursor else { return Ok(None) };
         let wrong = || {
@@ -78,7 +78,7 @@ impl PageLinks {
         if sealed.l == self.mark { Ok(Some(sealed.k)) } else { Err(wrong()) }
     }
 
-    /// The headers that lead to the next page; none after the last.
+    /// The headers with the next page; empty after the last.
     ///
     /// # Panics
     /// Never: keys are numbers, times and texts, and those always make JSON.
@@ -100,10 +100,10 @@ impl PageLinks {
     }
 }
 
-/// The rows of a page: what was asked for within [`PAGE_MAX`], one at least.
+/// The number of rows of a page: the requested number, from 1 to [`PAGE_MAX`].
 ///
 /// # Errors
-/// Where it is out of range: a caller who is given less than it asked for would take the page for the last.
+/// If it is out of range: a caller that gets fewer rows than requested would take the page for the last.
 pub fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
     match wanted {
         None => Ok(PAGE_DEFAULT),
@@ -112,7 +112,7 @@ pub fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
     }
 }
 
-/// Cuts the row off that was read beyond the page, and gives the key of the last row shown if there is a next page.
+/// Removes the extra row read beyond the page, and returns the key of the last row shown if there is a next page.
 pub fn cut<T, K>(rows: &mut Vec<T>, limit: u32, key: impl Fn(&T) -> K) -> Option<K> {
     let limit = limit as usize;
     if rows.len() <= limit {

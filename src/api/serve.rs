@@ -20,9 +20,9 @@ use super::{access::Peer, state::Config};
 
 /// How long a client may take for the head of a request.
 pub const HEADERS_WITHIN: Duration = Duration::from_secs(10);
-/// How long a client may take none of its answer before it is cut off.
+/// How long a client may not read its response before it is disconnected.
 pub const TAKES_WITHIN: Duration = Duration::from_secs(30);
-/// How long to wait after the system refused a connection, as for want of descriptors.
+/// How long to wait after the system refused a connection, for example because it has no free descriptors.
 const ACCEPT_AGAIN: Duration = Duration::from_millis(100);
 /// The longest head of a request, in bytes.
 const HEAD_BYTES_MAX: usize = 64 * 1024;
@@ -36,10 +36,10 @@ pub struct ApiServer {
 }
 
 impl ApiServer {
-    /// Takes the port.
+    /// Binds the port.
     ///
     /// # Errors
-    /// When it cannot be had.
+    /// If the port cannot be bound.
     pub async fn bind(config: &Config) -> std::io::Result<Self> {
         let listener = TcpListener::bind(config.api_address).await?;
         let address = listener.local_addr()?;
@@ -47,13 +47,13 @@ impl ApiServer {
         Ok(Self { listener, address, connections })
     }
 
-    /// The address taken, where port 0 was asked for.
+    /// The bound address, which has the port if port 0 was requested.
     #[must_use]
     pub fn address(&self) -> SocketAddr {
         self.address
     }
 
-    /// Answers until `end`; then takes no more, and waits for what runs.
+    /// Serves until `end`, then accepts no more connections and waits for running requests.
     pub async fn serve(self, router: Router, end: impl Future<Output = ()> + Send) {
         let graceful = GracefulShutdown::new();
         let mut end = std::pin::pin!(end);
@@ -69,14 +69,14 @@ impl ApiServer {
             let (stream, peer) = match accepted {
                 Ok(accepted) => accepted,
                 Err(error) => {
-                    tracing::warn!(%error, "a connection to the API could not be taken");
+                    tracing::warn!(%error, "a connection to the API could not be accepted");
                     tokio::time::sleep(ACCEPT_AGAIN).await;
                     continue;
                 }
             };
             let mut stream = TimeoutStream::new(stream);
             stream.set_write_timeout(Some(TAKES_WITHIN));
-            // Answers are small and whole: waiting to fill a packet only delays them.
+            // Responses are small and complete: waiting to fill a packet only delays them.
             let _ = stream.get_ref().set_nodelay(true);
             let router = router.clone();
             let service = service_fn(move |request: Request<Incoming>| {
@@ -91,7 +91,7 @@ impl ApiServer {
                 .serve_connection(TokioIo::new(Box::pin(stream)), service);
             let connection = graceful.watch(connection);
             tokio::spawn(async move {
-                // A client that breaks off is nobody's trouble but its own.
+                // A client that disconnects is not an error of the service.
                 if let Err(error) = connection.await {
                     tracing::debug!(%error, "a connection to the API has ended");
                 }

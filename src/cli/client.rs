@@ -244,12 +244,7 @@ mod tests {
             assert_eq!(failure.to_string(), text);
         };
         check(404, r#"{"detail":"Webhook not found"}"#, "NotFound", "Webhook not found");
-        check(
-            403,
-            r#"{"detail":"this operation needs the scope admin"}"#,
-            "Refused",
-            "this operation needs the scope admin",
-        );
+        check(403, r#"{"detail":"this needs the scope admin"}"#, "Refused", "this needs the scope admin");
         let two = r#"{"detail":"x","errors":[{"field":"url","message":"is none"},{"field":"name","message":"is taken"}]}"#;
         check(422, two, "Refused", "`url`: is none; `name`: is taken");
         check(503, r#"{"detail":"the broker is away"}"#, "Unreachable", "the broker is away");

@@ -1,7 +1,6 @@
-//! The fields of a body, taken one by one, so that every wrong one is named at once.
+//! Reads the fields of a body one by one, so that every invalid one is named at once.
 //!
-//! A field is not there, null, or something; what its absence and its null mean is the caller's to say. What is left in
-//! the end was not asked for.
+//! A field is absent, null or a value; the caller decides what absence and null mean. Fields left at the end are unknown.
 
 use std::{borrow::Cow, fmt::Display};
 
@@ -21,17 +20,17 @@ pub struct FieldError {
 }
 
 impl FieldError {
-    /// This field, with what it must be.
+    /// This field, with what is wrong.
     pub fn new(field: impl Into<Cow<'static, str>>, message: impl Display) -> Self {
         Self { field: field.into(), message: format!("{message}") }
     }
 }
 
-/// Every field of a body that is wrong.
+/// Every invalid field of a body.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Invalid(pub Vec<FieldError>);
 
-/// What is wrong with a value: messages, each with the path inside the value, empty for the value itself.
+/// What is wrong with a value: messages, each with its path inside the value; the path is empty for the value itself.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Wrong(pub Vec<(String, String)>);
 
@@ -41,19 +40,19 @@ impl From<String> for Wrong {
     }
 }
 
-/// What stands in a body under a name.
+/// A field of a body.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Field<T> {
     /// Nothing.
     Absent,
-    /// `null`, which asks for the default.
+    /// `null`, which requests the default.
     Null,
     /// Something.
     Given(T),
 }
 
 impl<T> Field<T> {
-    /// What is given, for fields whose null is as good as nothing.
+    /// The value, for fields whose null means the same as absence.
     pub fn given(self) -> Option<T> {
         match self {
             Self::Given(value) => Some(value),
@@ -61,7 +60,7 @@ impl<T> Field<T> {
         }
     }
 
-    /// What a change makes of a setting: nothing, the default, or the value.
+    /// The new value of a setting: none if it stays unchanged, the default, or the value.
     pub fn or_default(self, default: impl FnOnce() -> T) -> Option<T> {
         match self {
             Self::Absent => None,
@@ -71,7 +70,7 @@ impl<T> Field<T> {
     }
 }
 
-/// A body while it is taken apart.
+/// A body while it is read.
 #[derive(Debug)]
 pub struct Fields {
     left: Map<String, Value>,
@@ -94,8 +93,7 @@ impl Fields {
         }
     }
 
-    /// Takes a field that `read` makes something of, or says what is wrong with. Wrong is as good as absent from there
-    /// on: the request fails in the end.
+    /// Takes a field and reads it. An invalid field is recorded and then treated as absent: the request fails in the end.
     pub fn read<T, E: Into<Wrong>>(
         &mut self,
         name: &'static str,
@@ -116,7 +114,7 @@ impl Fields {
         }
     }
 
-    /// The same where there must be something.
+    /// The same for a required field.
     pub fn need<T, E: Into<Wrong>>(
         &mut self,
         name: &'static str,
@@ -129,7 +127,7 @@ impl Fields {
         self.not_null(name, read)
     }
 
-    /// The same where there may be nothing, but no null: the field has no default.
+    /// The same for a field that may be absent but not null, because it has no default.
     pub fn not_null<T, E: Into<Wrong>>(
         &mut self,
         name: &'static str,
@@ -145,26 +143,26 @@ impl Fields {
         }
     }
 
-    /// Takes note that a field is wrong.
+    /// Records an invalid field.
     pub fn wrong(&mut self, name: impl Into<Cow<'static, str>>, message: impl Display) {
         self.errors.push(FieldError::new(name, message));
     }
 
-    /// The names of what nobody took.
+    /// The names of the fields that were not taken.
     pub fn unknown(&self) -> impl Iterator<Item = &str> {
         self.left.keys().map(String::as_str)
     }
 
-    /// Fails with everything that is wrong.
+    /// Fails with every invalid field.
     ///
     /// # Errors
-    /// Where anything is.
+    /// If any field is invalid.
     pub fn end(self) -> Result<(), Invalid> {
         if self.errors.is_empty() { Ok(()) } else { Err(Invalid(self.errors)) }
     }
 }
 
-/// A text.
+/// A string.
 pub fn text(value: Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
@@ -172,7 +170,7 @@ pub fn text(value: Value) -> Result<String, String> {
     }
 }
 
-/// A text of at most so many characters, without the one that cannot be kept.
+/// A string of at most so many characters, without U+0000, which cannot be stored.
 pub fn text_of(characters_max: usize) -> impl FnOnce(Value) -> Result<String, String> {
     move |value| {
         let text = text(value)?;
@@ -188,7 +186,7 @@ pub fn text_of(characters_max: usize) -> impl FnOnce(Value) -> Result<String, St
     }
 }
 
-/// One of a few words.
+/// One of the given words.
 pub fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl FnOnce(Value) -> Result<T, String> {
     move |value| {
         let text = text(value)?;
@@ -200,7 +198,7 @@ pub fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl FnOnce(Value) 
     }
 }
 
-/// Yes or no.
+/// A boolean.
 #[expect(clippy::needless_pass_by_value, reason = "readers of fields take what was taken out")]
 pub fn boolean(value: Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| format!("must be true or false, not {}", kind(&value)))
@@ -238,7 +236,7 @@ pub fn number(min: f64, max: f64) -> impl FnOnce(Value) -> Result<f64, String> {
     }
 }
 
-/// What a value is, in a word.
+/// The type of a value, in words.
 #[must_use]
 pub fn kind(value: &Value) -> &'static str {
     match value {

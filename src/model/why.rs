@@ -1,6 +1,6 @@
-//! Says in a sentence, with its facts, what an outcome, a state or a non-match means, and whose move is next.
+//! Explains outcomes, states and non-matches: a sentence with the facts, and who has to act next.
 //!
-//! API, command line, page and log take their words from here, so that they all say the same.
+//! API, command line, page and log use these sentences, so that they all say the same.
 
 use std::{fmt, time::Duration};
 
@@ -18,16 +18,16 @@ mod lane;
 
 pub use lane::{Paced, of_lane, of_turn};
 
-/// Who has to do something for it to go on.
+/// Who has to act next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 pub enum Move {
-    /// Whoever runs the receiving server.
+    /// The operator of the receiving server.
     Receiver,
     /// The company's admin, who owns the webhook's settings.
     Admin,
-    /// Nobody: it goes on by itself, or it is over.
+    /// Nobody: it continues by itself, or it has ended.
     Nobody,
-    /// Whoever runs this service.
+    /// The operator of this service.
     Operator,
 }
 
@@ -53,9 +53,9 @@ impl fmt::Display for Move {
 /// An explanation.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Why {
-    /// What is so, with its facts; no capital and no full stop, as it stands in lines and tables.
+    /// The sentence with its facts; no capital and no full stop, because it is used in lines and tables.
     pub sentence: String,
-    /// Whose move is next.
+    /// Who has to act next.
     pub next: Move,
 }
 
@@ -69,7 +69,7 @@ fn why(next: Move, sentence: impl Into<String>) -> Why {
     Why { sentence: sentence.into(), next }
 }
 
-/// Why an attempt ended as it did.
+/// Why an attempt ended with this outcome.
 #[must_use]
 pub fn of_outcome(outcome: &Outcome) -> Why {
     use Move::{Admin, Nobody, Receiver};
@@ -140,7 +140,7 @@ fn timed_out(after: Duration, waiting: AwaitedPhase) -> String {
 fn unreachable(how: Unreachable, target: &str, detail: &str) -> Why {
     match how {
         Unreachable::Dns => why(Move::Admin, format!("the host name does not resolve{}", behind(detail))),
-        // What connecting met is a sentence for each address tried, and names them itself.
+        // The detail has a sentence for each address tried, and names the addresses itself.
         Unreachable::Connect if !detail.is_empty() => why(Move::Receiver, detail),
         Unreachable::Connect => why(Move::Receiver, format!("could not connect to {target}")),
         Unreachable::Tls => {
@@ -157,7 +157,7 @@ fn behind(detail: &str) -> String {
     if detail.is_empty() { String::new() } else { format!(": {detail}") }
 }
 
-/// Why a delivery is where it is. `reason` is the ledger's; `queued` says whether a job for it is on its way.
+/// Why a delivery is in its state. `reason` is the ledger's; `queued` says whether it has a job.
 #[must_use]
 pub fn of_status(
     status: DeliveryStatus,
@@ -167,7 +167,7 @@ pub fn of_status(
     now: DateTime<Utc>,
 ) -> Why {
     use Move::{Admin, Nobody};
-    // The ledger's bare word for a delivery that is held says no more than the sentence does.
+    // The ledger's reason `paused` adds nothing to the sentence.
     let reason = reason.filter(|reason| status != DeliveryStatus::Held || *reason != "paused");
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     match status {
@@ -245,7 +245,7 @@ pub fn of_non_match(non_match: NonMatch, event_type: &EventType) -> Why {
     }
 }
 
-/// A length of time for a person: `250 ms`, `34 s`, `12 min`, `5 h`, `3 days`.
+/// A duration for human readers: `250 ms`, `34 s`, `12 min`, `5 h`, `3 days`.
 fn span(time: Duration) -> String {
     match time.as_secs() {
         0 => format!("{} ms", time.as_millis()),

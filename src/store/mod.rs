@@ -123,7 +123,7 @@ impl Error {
 /// in their own file.
 const CONSTRAINTS: &[(&str, &str, &str)] = &[
     ("company_erased", "company_id", "was erased, and nothing is kept for it any more"),
-    ("replays_rate_range", "rate", "must be from 1 to 10000 per second"),
+    ("replays_rate_range", "rate", "must be 1 to 10000 a second"),
 ];
 
 impl From<sqlx::Error> for Error {

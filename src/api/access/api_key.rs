@@ -20,7 +20,7 @@ use crate::{
     store::api_keys,
 };
 
-/// What every key begins with, so that scanners for leaked secrets know it.
+/// The prefix of every key, by which scanners for leaked secrets recognize it.
 pub const KEY_PREFIX: &str = "xtwh_";
 
 /// Bytes of the secret.
@@ -28,12 +28,12 @@ const SECRET_BYTES: usize = 32;
 /// Characters that name a key.
 const NAME_CHARS: usize = 8;
 
-/// How long a use of a key is not written down after one that was.
+/// How long after a recorded use of a key the next one is not recorded.
 const USED_FOR: Duration = Duration::from_mins(1);
-/// Keys whose last use is remembered; of others it is written with each use that is a minute after the last.
+/// The maximum number of keys whose last use is remembered; for others, each use a minute after the last is recorded.
 const USED_MAX: u64 = 10_000;
 
-/// A key as it is made: shown once, and kept as digest.
+/// A new key: shown once, and stored as a digest.
 pub struct ApiKey {
     /// The characters that name it.
     pub id: String,
@@ -67,7 +67,7 @@ impl std::fmt::Debug for ApiKey {
     }
 }
 
-/// Knows whose a key is.
+/// Identifies the caller of a key.
 pub struct Keys {
     /// Where keys are looked up: no list that takes long keeps anybody out.
     lookups: PgPool,
@@ -82,7 +82,7 @@ impl Keys {
         Self { lookups, changes, clock, used: Used::default() }
     }
 
-    /// Whose key it is. It is looked up for each call, so one that was revoked is refused from then on.
+    /// The caller of a key. It is looked up for each request, so a revoked key is refused from then on.
     pub(super) async fn identify(&self, token: &str) -> Result<Principal, Problem> {
         // The same text for every reason, so that callers cannot find out which keys exist.
         let unknown =
@@ -109,7 +109,7 @@ impl Keys {
         })
     }
 
-    /// Sees that a use gets written down, behind the call and not within it.
+    /// Records a use in the background, not within the request.
     async fn note(&self, key: &api_keys::KeyRow) {
         let now = self.clock.now();
         let is_noted = key.last_used_at.is_some_and(|at| (now - at).to_std().is_ok_and(|ago| ago < USED_FOR));
@@ -119,13 +119,13 @@ impl Keys {
         let (pool, id) = (self.changes.clone(), key.id.clone());
         tokio::spawn(async move {
             if let Err(error) = api_keys::used(&pool, &id).await {
-                tracing::debug!(%error, "the use of a key could not be written down");
+                tracing::debug!(%error, "the use of a key could not be recorded");
             }
         });
     }
 }
 
-/// Which keys were used within the last minute, as far as this process wrote it down.
+/// The keys whose use this process recorded within the last minute.
 struct Used(Cache<String, ()>);
 
 impl Default for Used {
@@ -134,7 +134,7 @@ impl Default for Used {
     }
 }
 
-/// The two parts of a key; none where it has not the form of one.
+/// The two parts of a key; none if it does not have the form of one.
 fn parts(token: &str) -> Option<(&str, SecretString)> {
     let (id, secret) = token.strip_prefix(KEY_PREFIX)?.split_once('_')?;
     (id.len() == NAME_CHARS && !secret.is_empty()).then(|| (id, secret.into()))

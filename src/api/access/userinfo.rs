@@ -19,13 +19,13 @@ use crate::{
     model::CompanyId,
 };
 
-/// How long an answer holds.
+/// How long an answer is cached.
 const KNOWN_FOR: Duration = Duration::from_mins(1);
-/// How long a refusal or a failure holds.
+/// How long a refusal or a failure is cached.
 const FAILED_FOR: Duration = Duration::from_secs(5);
-/// Companies that are kept over all users, each user counting for one more.
+/// The maximum number of cached companies over all users; each user counts as one more.
 const KEPT_MAX: u64 = 100_000;
-/// Questions that are under way at once; further ones wait, and fail after the time of a question.
+/// The maximum number of concurrent questions; further ones wait, and fail after the timeout of a question.
 const ASKING_MAX: usize = 32;
 
 /// What XTSystems said of a token.
@@ -52,7 +52,7 @@ impl Expiry<[u8; 32], UserinfoAnswer> for Holds {
     }
 }
 
-/// Asks XTSystems whose a token is.
+/// Asks XTSystems which user a token belongs to.
 pub(super) struct Userinfo {
     url: Url,
     client: OperatorClient,
@@ -73,7 +73,7 @@ impl Userinfo {
         Self { url, client, answers, asking: Semaphore::new(ASKING_MAX) }
     }
 
-    /// Whose a token is. Where `instead` is given, XTSystems is not asked anew, and that is answered.
+    /// The user of a token. If `instead` is given, XTSystems is not asked again, and this problem is returned.
     pub(super) async fn identify(&self, token: &str, instead: Option<Problem>) -> Result<Principal, Problem> {
         let digest: [u8; 32] = Sha256::digest(token.as_bytes()).into();
         let answer = match (self.answers.get(&digest).await, instead) {
@@ -88,14 +88,14 @@ impl Userinfo {
                 Err(Problem::new(ProblemKind::Unauthenticated, "XTSystems does not accept the token"))
             }
             UserinfoAnswer::Failed => Err(Problem::unavailable(
-                "the token cannot be verified: XTSystems cannot be reached at the moment",
+                "the token cannot be verified: XTSystems is unavailable or gave no usable answer",
             )),
         }
     }
 
     async fn ask(&self, token: &str) -> UserinfoAnswer {
         let Ok(Ok(_turn)) = tokio::time::timeout(ASK_TIMEOUT, self.asking.acquire()).await else {
-            tracing::warn!("too many tokens wait for AUTH_USERINFO_URL");
+            tracing::warn!("too many requests are waiting for AUTH_USERINFO_URL");
             return UserinfoAnswer::Failed;
         };
         let said = match self.client.get(&self.url, Some(token)).await {
@@ -106,14 +106,14 @@ impl Userinfo {
         match said {
             Ok(principal) => UserinfoAnswer::Known(Arc::new(principal)),
             Err(reason) => {
-                tracing::warn!(reason, "AUTH_USERINFO_URL does not say whose a token is");
+                tracing::warn!(reason, "AUTH_USERINFO_URL gave no usable answer about a token");
                 UserinfoAnswer::Failed
             }
         }
     }
 }
 
-/// Whom an answer speaks of: `{"id": …, "companies": [{"id": …, "scopes": […]}]}`, and more that is of no interest.
+/// The user that an answer describes: `{"id": …, "companies": [{"id": …, "scopes": […]}]}`; other fields are ignored.
 fn read(body: &[u8]) -> Option<Principal> {
     let body: Value = serde_json::from_slice(body).ok()?;
     let companies = body.get("companies")?.as_array()?.iter().filter_map(|company| {

@@ -19,7 +19,7 @@ use crate::model::{
 /// Text without control characters.
 const PRINTABLE: &str = r"^[^\x00-\x1f\x7f-\x9f]*$";
 
-/// What a schema states besides the type.
+/// The bounds that a schema may have.
 const BOUNDS: [&str; 8] =
     ["minLength", "maxLength", "pattern", "minItems", "maxItems", "minimum", "maximum", "maxProperties"];
 
@@ -42,16 +42,16 @@ type Read<T> = Box<dyn Fn(Value, &Receivers<'_>) -> Result<T, Wrong>>;
 
 /// A kind of value that is read as a `T`.
 pub(super) struct Kind<T> {
-    /// Reads what a request gives, or says what is wrong with it.
+    /// Reads a value of a request, or says what is wrong with it.
     pub read: Read<T>,
     /// How the document describes it in a request.
     pub schema: Box<dyn Fn() -> Value>,
-    /// How the document describes it in an answer, where that is more than the schema without its bounds: what was
-    /// accepted once is shown, whatever the bounds are by then.
+    /// How the document describes it in a response, if that differs from the schema without its bounds: an accepted value
+    /// is shown even if the bounds have changed since.
     shown: Option<Value>,
-    /// Whether there must be one, since it has no default.
+    /// Whether it is required, because it has no default.
     pub is_required: bool,
-    /// Whether the settings may have none.
+    /// Whether the setting may have no value.
     is_optional: bool,
 }
 
@@ -73,13 +73,13 @@ impl<T: 'static> Kind<T> {
         Self { is_required: true, ..self }
     }
 
-    /// The same kind, of which the settings may have none.
+    /// The same kind for a setting that may have no value.
     pub(super) fn or_none(self) -> Kind<Option<T>> {
         let read: Read<Option<T>> = Box::new(move |value, receivers| (self.read)(value, receivers).map(Some));
         Kind { read, schema: self.schema, shown: self.shown, is_required: false, is_optional: true }
     }
 
-    /// How the document describes it in an answer.
+    /// How the document describes it in a response.
     pub(super) fn in_an_answer(&self) -> Value {
         let mut schema = self.shown.clone().unwrap_or_else(&self.schema);
         if let Some(schema) = schema.as_object_mut() {
@@ -95,7 +95,7 @@ impl<T: 'static> Kind<T> {
     }
 }
 
-/// The same schema, which takes null as well.
+/// The same schema, which also allows null.
 fn nullable(mut schema: Value) -> Value {
     match schema.get_mut("type") {
         Some(of) => *of = json!([of, "null"]),
@@ -145,7 +145,7 @@ pub(super) fn note(characters_max: usize) -> Kind<String> {
     Kind::new(move |value| fields::text_of(characters_max)(value), schema)
 }
 
-/// A URL that deliveries may go to, as far as that shows without a look-up.
+/// A URL that deliveries may go to, as far as can be checked without resolving the host.
 pub(super) fn url() -> Kind<String> {
     const EXAMPLE: &str = "https://bot.example.com/webhooks/xtsystems";
     let schema = || {
@@ -165,10 +165,11 @@ pub(super) fn url() -> Kind<String> {
     Kind { read, schema: Box::new(schema), shown, is_required: false, is_optional: false }
 }
 
-/// Of so many wrong patterns it is told what is wrong with each.
+/// The maximum number of invalid patterns that an error describes.
 const WRONG_PATTERNS_TOLD_MAX: usize = 10;
 
-/// Patterns of event types, each once. Of `given_max` entries some may be repeats; each is compared with those before it.
+/// Patterns of event types without repeats. Some of the `given_max` entries may be repeats; each is compared with those
+/// before it.
 pub(super) fn patterns(max: usize, given_max: usize) -> Kind<Vec<String>> {
     let schema = move || {
         json!({"type": "array", "items": reference(EVENT_PATTERN), "minItems": 1, "maxItems": max,
@@ -207,7 +208,7 @@ fn read_patterns(value: Value, max: usize, given_max: usize) -> Result<Vec<Strin
     Ok(once)
 }
 
-/// A secret that something can be signed with.
+/// A secret for signatures.
 pub(super) fn secret() -> Kind<Secret> {
     let read = |value| {
         let text = fields::text(value)?;
@@ -220,7 +221,7 @@ pub(super) fn secret() -> Kind<Secret> {
     })
 }
 
-/// Headers by their names. Each that is wrong is named by itself.
+/// Headers by name. Each invalid header is named separately.
 pub(super) fn headers(max: usize) -> Kind<BTreeMap<String, String>> {
     Kind::new(
         move |value| read_headers(value, max),
@@ -260,7 +261,7 @@ fn read_headers(value: Value, max: usize) -> Result<BTreeMap<String, String>, Wr
     if wrong.is_empty() { Ok(headers) } else { Err(Wrong(wrong)) }
 }
 
-/// Waits in seconds, as a list or by the name of a preset.
+/// Waits in seconds, as an array or the name of a preset.
 pub(super) fn waits() -> Kind<Vec<i32>> {
     Kind::new(read_waits, || reference(RETRY_SCHEDULE))
         .shown_as(json!({"type": "array", "items": {"type": "integer", "format": "int32"}}))
@@ -303,7 +304,7 @@ fn reference(name: &str) -> Value {
     json!({"$ref": format!("#/components/schemas/{name}")})
 }
 
-/// What the schemas refer to, by name.
+/// The schemas that other schemas refer to, by name.
 pub(super) fn referred_to() -> [(&'static str, Value); 4] {
     let pattern = json!({"type": "string",
         "description": "An event type, all types with a common prefix (`ticket.*`), or all types (`*`).", "example": "ticket.*",

@@ -1,4 +1,4 @@
-//! What the owner of a webhook may set: one table for the type, the default, the bounds and the description of each field.
+//! The settings of a webhook: one table for the type, the default, the bounds and the description of each field.
 //!
 //! The table makes the struct that ledger, API and command line share, the reader of requests, and the schemas of the
 //! document. A creation and a change are read the same way: each field is absent, null or a value. An absent field stays
@@ -29,25 +29,25 @@ use crate::model::{
 pub const NAME_CHARACTERS_MAX: usize = 255;
 /// The longest description, in characters.
 pub const DESCRIPTION_CHARACTERS_MAX: usize = 2_000;
-/// The most patterns of one webhook.
+/// The maximum number of patterns of one webhook.
 pub const EVENTS_MAX: usize = 100;
-/// The most entries of `events` that are looked at, some of which may be repeats.
+/// The maximum number of entries of `events` in a request, some of which may be repeats.
 pub const EVENTS_GIVEN_MAX: usize = 10 * EVENTS_MAX;
-/// The most bytes of a webhook's metadata, written as JSON.
+/// The maximum size of a webhook's metadata, in bytes of JSON.
 pub const METADATA_BYTES_MAX: usize = 8 * 1024;
-/// The whole time of an attempt, in seconds: by default, and at most.
+/// The timeout of an attempt, in seconds: by default, and at most.
 pub const TIMEOUT_SECONDS_DEFAULT: i32 = 30;
 pub const TIMEOUT_SECONDS_MAX: i32 = 60;
 /// The range of the age at which a retry may still start, in seconds: a minute to 30 days.
 pub const MAX_ATTEMPT_AGE_SECONDS_MIN: i32 = 60;
 pub const MAX_ATTEMPT_AGE_SECONDS_MAX: i32 = 30 * 24 * 60 * 60;
-/// The most requests at once that a webhook may ask for.
+/// The maximum of concurrent requests that a webhook may set.
 pub const MAX_IN_FLIGHT_MAX: i32 = 10_000;
-/// The range of a pace, in requests a second.
+/// The range of a rate limit, in requests per second.
 pub const RATE_LIMIT_MIN: f64 = 0.01;
 pub const RATE_LIMIT_MAX: f64 = 100_000.0;
 
-/// Makes of each row a field: its description, name, type and default, and the kind that reads and describes it.
+/// Makes a field of each row: its description, name, type and default, and the kind that reads and describes it.
 macro_rules! settings {
     ($($(#[doc = $doc:literal])+ $(#[serde($($serde:tt)+)])? $name:ident: $type:ty = $default:expr, $kind:expr;)+) => {
         /// Everything that the owner of a webhook may set.
@@ -64,8 +64,8 @@ macro_rules! settings {
         }
 
         impl Settings {
-            /// Takes from a request what it sets. A field that is wrong is noted, and stays as it is; in a new webhook,
-            /// so is one that is missing.
+            /// Reads the settings in a request. An invalid field is recorded and stays unchanged; in a new webhook, a
+            /// missing required field is recorded too.
             pub fn read(&mut self, fields: &mut Fields, is_new: bool, receivers: &Receivers<'_>) {
                 $(
                     let read = take(fields, stringify!($name), &$kind, is_new, receivers, || $default);
@@ -130,7 +130,7 @@ settings! {
 }
 
 impl Settings {
-    /// Attempts and waits; the default where somebody wrote into the table what is no policy.
+    /// The retry policy; the default if the table contains an invalid one.
     #[must_use]
     pub fn retry(&self) -> RetryPolicy {
         let count = u32::try_from(self.retry_count).unwrap_or(0);
@@ -140,7 +140,7 @@ impl Settings {
         RetryPolicy::from_schedule(waits).unwrap_or_else(|_| by_count())
     }
 
-    /// The whole time that an attempt may take.
+    /// The timeout of an attempt.
     #[must_use]
     pub fn timeout(&self) -> Duration {
         Duration::from_secs(u64::try_from(self.timeout_seconds).unwrap_or_default())
@@ -152,13 +152,13 @@ impl Settings {
         made.checked_add_signed(TimeDelta::seconds(self.max_attempt_age_seconds?.into()))
     }
 
-    /// Requests at once from a worker; `None` where the service's default holds.
+    /// The maximum of concurrent requests from a worker; `None` for the service's default.
     #[must_use]
     pub fn in_flight_max(&self) -> Option<usize> {
         self.max_in_flight.and_then(|max| usize::try_from(max).ok())
     }
 
-    /// The schema of a body that makes a webhook, and with `is_new` false that of one that changes a webhook.
+    /// The schema of a body that creates a webhook, or with `is_new` false, of one that updates a webhook.
     #[must_use]
     pub fn request_schema(is_new: bool) -> RefOr<Schema> {
         let table = Self::table();
@@ -179,7 +179,7 @@ impl ToSchema for Settings {
 }
 
 impl PartialSchema for Settings {
-    /// As an answer shows them.
+    /// The schema of a response.
     fn schema() -> RefOr<Schema> {
         let mut table = Self::table();
         table.retain(|row| row.name != "secret");
@@ -229,7 +229,7 @@ fn schema(value: Value) -> RefOr<Schema> {
     serde_json::from_value(value).expect("what is written here as a schema is one")
 }
 
-/// What a request makes of a field; `None` where it stays as it is.
+/// The new value of a field after a request; `None` if it stays unchanged.
 fn take<T>(
     fields: &mut Fields,
     name: &'static str,
@@ -246,12 +246,12 @@ fn take<T>(
     }
 }
 
-/// Reads a URL as the setting of that name is read; it must be there.
+/// Reads a required URL like the setting of that name.
 pub fn read_url(fields: &mut Fields, receivers: &Receivers<'_>) -> Option<String> {
     fields.need("url", |value| (url().read)(value, receivers))
 }
 
-/// Reads a secret as the setting of that name is read.
+/// Reads a secret like the setting of that name.
 pub fn read_secret(fields: &mut Fields, receivers: &Receivers<'_>) -> Option<Secret> {
     fields.read("secret", |value| (secret().read)(value, receivers)).given()
 }

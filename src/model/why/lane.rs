@@ -1,4 +1,4 @@
-//! Why a lane sends nothing now, or no faster: its breaker is open, its receiver asked to wait, it has a pace.
+//! Why a lane sends nothing now, or not faster: its breaker is open, its receiver asked to wait, or it has a rate limit.
 
 use std::time::Duration;
 
@@ -7,17 +7,17 @@ use chrono::{DateTime, SecondsFormat, Utc};
 use super::{Move, Why, span, why};
 use crate::model::lane::{OpenBreaker, Standing};
 
-/// A lane with a pace, and how many deliveries go before one.
+/// A lane with a rate limit, and how many deliveries are ahead of one.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Paced {
-    /// Requests a second, over all workers.
+    /// Requests per second, over all workers.
     pub rate: f64,
-    /// Deliveries whose turn comes first.
+    /// Deliveries that are ahead.
     pub ahead: u64,
 }
 
-/// Why nothing is sent in a lane; `None` where nothing holds it up. `failing_since` is the first failure since the last
-/// success, `reason` what stands in the ledger of the opening; either may be unknown to who asks.
+/// Why nothing is sent in a lane; `None` if nothing blocks it. `failing_since` is the first failure since the last
+/// success, `reason` is the ledger's reason for opening the breaker; the caller may know neither.
 #[must_use]
 pub fn of_lane(
     standing: &Standing,
@@ -41,11 +41,11 @@ pub fn of_lane(
     }
 }
 
-/// Why a delivery waits in a lane that has a pace: `waiting for its turn: 10/s, 340 ahead, about 34 s`.
+/// Why a delivery waits in a lane with a rate limit: `waiting for its turn: 10/s, 340 ahead, about 34 s`.
 #[must_use]
 pub fn of_turn(paced: Paced) -> Why {
     let Paced { rate, ahead } = paced;
-    // Exact enough for a person, and a rate is never that of a lane that stands still.
+    // Exact enough for a person, and a rate limit is never zero.
     #[expect(clippy::cast_precision_loss, reason = "a guess of how long it takes")]
     let seconds = ahead as f64 / rate.max(f64::MIN_POSITIVE);
     let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
@@ -61,13 +61,13 @@ fn opened(
 ) -> String {
     let since = failing_since.unwrap_or(open.since).to_rfc3339_opts(SecondsFormat::Secs, true);
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
-    // A probe waits for what the receiver asked for, too.
+    // A probe also waits until the receiver's rate limiting ends.
     let probe = ahead(open.next_probe_at, now).max(held_back);
     let probe = probe.map_or_else(|| "is due".to_owned(), |wait| format!("is due in {}", span(wait)));
     format!("the receiver has been failing since {since}{because}; the next probe {probe}")
 }
 
-/// `10/s`; a pace below one a second is told by the minute or the hour.
+/// `10/s`; a rate below one per second is given per minute or per hour.
 fn pace(rate: f64) -> String {
     let rounded = |rate: f64| (rate * 10.0).round() / 10.0;
     match rate {

@@ -20,13 +20,13 @@ use url::Url;
 
 use crate::{api::problem::Problem, egress::OperatorClient};
 
-/// How old keys become before they are fetched anew.
+/// How old keys become before they are fetched again.
 const FRESH_FOR: Duration = Duration::from_mins(10);
-/// How long after a fetch for an unknown key another one may make the next; so long also between those for age.
+/// The minimum time between two fetches for unknown keys, and between two fetches for age.
 const ASK_AGAIN_AFTER: Duration = Duration::from_mins(1);
-/// How long after a first fetch that failed the next one is made.
+/// How long after a failed first fetch the next one is made.
 const BEGIN_AGAIN_AFTER: Duration = Duration::from_secs(5);
-/// Keys that are taken of a set; no issuer has so many.
+/// The maximum number of keys of a set; no issuer has so many.
 const KEYS_MAX: usize = 100;
 
 /// The keys of a server.
@@ -37,7 +37,7 @@ pub(super) struct Jwks {
     fetching: Mutex<()>,
 }
 
-/// What is known, and since when.
+/// The known keys, and when they were fetched.
 #[derive(Clone, Default)]
 struct KeySet {
     keys: Arc<Vec<SigningKey>>,
@@ -53,7 +53,7 @@ struct Times {
     tried: Option<Instant>,
     /// Last because a key was not known.
     missed: Option<Instant>,
-    /// How often at all, by which those who wait for the same fetch know that it was made.
+    /// The number of attempts, by which waiters for the same fetch know that it was made.
     count: u64,
 }
 
@@ -67,11 +67,11 @@ struct SigningKey {
 /// Whether to ask the server.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Refresh {
-    /// What is known is good enough, or all there is.
+    /// The known keys are recent enough, or all there is.
     Not,
-    /// While what is known is used.
+    /// In the background, while the known keys are used.
     Meanwhile,
-    /// Before anything can be said.
+    /// Before the token can be checked.
     First,
 }
 
@@ -98,7 +98,7 @@ impl Jwks {
         Self { url, client, known: RwLock::default(), fetching: Mutex::new(()) }
     }
 
-    /// The key that a token names, or the only one there is for its algorithm where it names none.
+    /// The key that a token names, or the only key for its algorithm if it names none.
     pub(super) async fn find(
         self: &Arc<Self>,
         algorithm: Algorithm,
@@ -110,7 +110,7 @@ impl Jwks {
             Refresh::Not => {}
             Refresh::Meanwhile => drop(self.fetch(known.times.count, false)),
             Refresh::First => {
-                // A task of its own: the caller may give up, and others wait for the same.
+                // A separate task: the caller may give up while others wait for the same fetch.
                 let _ = self.fetch(known.times.count, found.is_none()).await;
                 return self.settled(algorithm, id);
             }
@@ -121,11 +121,13 @@ impl Jwks {
         }
     }
 
-    /// What can be said without asking any more.
+    /// The result without asking again.
     fn settled(&self, algorithm: Algorithm, id: Option<&str>) -> Result<Option<DecodingKey>, Problem> {
         let known = self.known();
         if known.times.fetched.is_none() {
-            return Err(Problem::unavailable("the keys that tokens are signed by cannot be had just now"));
+            return Err(Problem::unavailable(
+                "the keys that tokens are signed by cannot be fetched at the moment",
+            ));
         }
         Ok(pick(&known.keys, algorithm, id))
     }
@@ -138,7 +140,7 @@ impl Jwks {
         change(&mut self.known.write().unwrap_or_else(PoisonError::into_inner));
     }
 
-    /// Asks the server, unless somebody did since the count was read.
+    /// Asks the server, unless another fetch was made since the count was read.
     fn fetch(self: &Arc<Self>, count: u64, is_missed: bool) -> tokio::task::JoinHandle<()> {
         let this = Arc::clone(self);
         tokio::spawn(async move {
@@ -152,7 +154,7 @@ impl Jwks {
             this.change(|known| {
                 known.times.tried = Some(now);
                 known.times.count += 1;
-                // The first fetch was for want of any key, not of one.
+                // The first fetch was needed for any key, not for a particular one.
                 if is_missed && known.times.fetched.is_some() {
                     known.times.missed = Some(now);
                 }
@@ -165,7 +167,7 @@ impl Jwks {
                         tracing::warn!(
                             reason,
                             kept = known.keys.len(),
-                            "the keys of JWT_JWKS_URL cannot be had; those that are known stay"
+                            "the keys of JWT_JWKS_URL cannot be fetched; the known keys stay in use"
                         );
                     }
                 }
@@ -180,25 +182,25 @@ fn pick(keys: &[SigningKey], algorithm: Algorithm, id: Option<&str>) -> Option<D
         .iter()
         .filter(|key| key.algorithm == algorithm && id.is_none_or(|id| key.id.as_deref() == Some(id)));
     let first = usable.next()?;
-    // Where a token names no key, or two have one name, there must be one alone: nothing is found by trying.
+    // If a token names no key, or two keys have the same id, exactly one key must match: keys are never tried in turn.
     usable.next().is_none().then(|| first.verifies.clone())
 }
 
-/// The keys of an answer that we can verify by; others are passed over, as RFC 7517 wants.
+/// The keys of an answer that are usable here; others are skipped, as RFC 7517 requires.
 fn read(answer: &[u8]) -> Result<Vec<SigningKey>, String> {
     #[derive(Deserialize)]
     struct JwksDocument {
         keys: Vec<Value>,
     }
     let set: JwksDocument =
-        serde_json::from_slice(answer).map_err(|error| format!("it is no JWKS: {error}"))?;
+        serde_json::from_slice(answer).map_err(|error| format!("it is not a JWKS: {error}"))?;
     let keys: Vec<SigningKey> = set.keys.into_iter().filter_map(key).take(KEYS_MAX).collect();
-    if keys.is_empty() { Err("it holds no key for RS256, ES256 or EdDSA".to_owned()) } else { Ok(keys) }
+    if keys.is_empty() { Err("it has no key for RS256, ES256 or EdDSA".to_owned()) } else { Ok(keys) }
 }
 
 fn key(value: Value) -> Option<SigningKey> {
     let jwk: Jwk = serde_json::from_value(value).ok()?;
-    // A symmetric key has no place in a public list, and is none here whatever it says of itself.
+    // A symmetric key does not belong in a public list, so it is ignored whatever it declares.
     let algorithm = match &jwk.algorithm {
         AlgorithmParameters::RSA(_) => Algorithm::RS256,
         AlgorithmParameters::EllipticCurve(key) if key.curve == EllipticCurve::P256 => Algorithm::ES256,
