@@ -57,7 +57,7 @@ impl Destination {
             Self::Queue(Queue::Prompt(_)) => QueueKind::Prompt,
             Self::Retry { .. } | Self::Queue(Queue::Retry(_)) => QueueKind::Retry,
             Self::Queue(Queue::DeadLetters) => QueueKind::DeadLetters,
-            Self::Queue(Queue::SuspectEvents | Queue::SuspectJobs) => QueueKind::Suspects,
+            Self::Queue(Queue::QuarantineEvents | Queue::QuarantineJobs) => QueueKind::Suspects,
             Self::Events { .. } | Self::Queue(Queue::Events) => QueueKind::Events,
         }
     }
@@ -248,7 +248,7 @@ mod tests {
         check(Destination::Deliveries { bucket: 63 }, "xtwebhooks.deliveries", "b63");
         check(Destination::Retry { tier: RetryTier::S8, bucket: 0 }, "xtwebhooks.retry.8s", "b00");
         check(Destination::Queue(Queue::DeadLetters), "", "xtwebhooks.dead-letters");
-        check(Destination::Queue(Queue::SuspectJobs), "", "xtwebhooks.suspects.jobs");
+        check(Destination::Queue(Queue::QuarantineJobs), "", "xtwebhooks.suspects.jobs");
         check(Destination::Queue(Queue::Prompt(3)), "", "xtwebhooks.prompt.3");
         check(
             Destination::Events { event_type: "ticket.created".into() },

@@ -12,7 +12,7 @@ use crate::model::{id::BUCKETS, retry_policy::RetryTier};
 pub const UNLIMITED_DELIVERIES: u32 = 1_000_000;
 
 /// How often a message is tried in quarantine before it counts as poison.
-pub const SUSPECT_DELIVERY_LIMIT: u32 = 3;
+pub const QUARANTINE_DELIVERY_LIMIT: u32 = 3;
 
 /// A queue of ours, by what it is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -28,9 +28,9 @@ pub enum Queue {
     /// What was given up.
     DeadLetters,
     /// Events that may have ended the ingest that took them; consumed one at a time.
-    SuspectEvents,
+    QuarantineEvents,
     /// Jobs that may have ended their worker; consumed one at a time.
-    SuspectJobs,
+    QuarantineJobs,
 }
 
 /// The value of an argument.
@@ -87,8 +87,8 @@ impl Topology {
             Queue::Prompt(shard) => self.prefixed(&format!("prompt.{shard}")),
             Queue::Retry(tier) => self.retry(tier),
             Queue::DeadLetters => self.prefixed("dead-letters"),
-            Queue::SuspectEvents => self.prefixed("suspects.events"),
-            Queue::SuspectJobs => self.prefixed("suspects.jobs"),
+            Queue::QuarantineEvents => self.prefixed("suspects.events"),
+            Queue::QuarantineJobs => self.prefixed("suspects.jobs"),
         }
     }
 
@@ -156,8 +156,8 @@ impl Topology {
         let config = &self.config;
         let mut all = vec![
             self.queue(Queue::DeadLetters).with("x-delivery-limit", UNLIMITED_DELIVERIES),
-            self.queue(Queue::SuspectEvents).suspects(self),
-            self.queue(Queue::SuspectJobs).suspects(self),
+            self.queue(Queue::QuarantineEvents).suspects(self),
+            self.queue(Queue::QuarantineJobs).suspects(self),
             self.queue(Queue::Events)
                 .with("x-delivery-limit", config.delivery_limit)
                 .with("x-max-length-bytes", i64::try_from(config.events_queue_bytes_max).unwrap_or(i64::MAX))
@@ -273,7 +273,7 @@ impl QueueSpec {
     }
 
     fn suspects(self, topology: &Topology) -> Self {
-        self.with("x-delivery-limit", SUSPECT_DELIVERY_LIMIT).dead_lettering(topology).safely()
+        self.with("x-delivery-limit", QUARANTINE_DELIVERY_LIMIT).dead_lettering(topology).safely()
     }
 }
 
@@ -380,8 +380,8 @@ mod tests {
             [("x-overflow", json!("reject-publish")), ("x-dead-letter-strategy", json!("at-least-once"))];
         check(Queue::DeadLetters, &[quorum.clone(), ("x-delivery-limit", json!(1_000_000))]);
         let limited = |limit: u32| vec![quorum.clone(), ("x-delivery-limit", json!(limit))];
-        check(Queue::SuspectJobs, &[&limited(3)[..], &dead_lettering, &safely].concat());
-        check(Queue::SuspectEvents, &[&limited(3)[..], &dead_lettering, &safely].concat());
+        check(Queue::QuarantineJobs, &[&limited(3)[..], &dead_lettering, &safely].concat());
+        check(Queue::QuarantineEvents, &[&limited(3)[..], &dead_lettering, &safely].concat());
         let bytes_max = [("x-max-length-bytes", json!(1 << 30))];
         check(Queue::Events, &[&limited(100)[..], &bytes_max, &dead_lettering, &safely].concat());
         check(Queue::Deliveries(0), &[&limited(100)[..], &dead_lettering].concat());

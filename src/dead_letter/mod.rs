@@ -20,7 +20,7 @@ use sqlx::types::Uuid;
 use crate::{
     broker::{
         Broker, CONTENT_TYPE_KEPT, Consumer, Death, Destination, Fate, Message, Outgoing, Publisher, Queue,
-        Topology, jobs, topology::SUSPECT_DELIVERY_LIMIT, watermarks,
+        Topology, jobs, topology::QUARANTINE_DELIVERY_LIMIT, watermarks,
     },
     model::{DeadReason, DeliveryId, DeliveryStatus, Incoming, Job, envelope::company_of},
     shutdown::Shutdown,
@@ -92,7 +92,8 @@ impl DeadLetterStage {
     fn cause(&self, message: &Message) -> Cause {
         let deaths = message.headers.x_death();
         let at_limit = |death: &&Death| death.reason == "delivery_limit";
-        let suspects = [Queue::SuspectEvents, Queue::SuspectJobs].map(|queue| self.topology.name(queue));
+        let suspects =
+            [Queue::QuarantineEvents, Queue::QuarantineJobs].map(|queue| self.topology.name(queue));
         match deaths.iter().find(at_limit) {
             // The header keeps every death, the latest first.
             Some(_) if deaths.first().is_some_and(|death| death.reason != "delivery_limit") => {
@@ -149,7 +150,7 @@ impl DeadLetterStage {
         let asked = job.deliveries.iter();
         let alone: Vec<Job> =
             asked.map(|delivery| Job { deliveries: vec![*delivery], payload: None, ..job.clone() }).collect();
-        let alone = alone.iter().map(|job| (job, Destination::Queue(Queue::SuspectJobs)));
+        let alone = alone.iter().map(|job| (job, Destination::Queue(Queue::QuarantineJobs)));
         self.publish(self.publisher.encode(alone)).await
     }
 
@@ -174,10 +175,10 @@ impl DeadLetterStage {
             Cause::Suspect => return Ok(self.ask_event_alone(message, 1).await),
             Cause::DiedAlone => {
                 let round = message.headers.get_i64(ROUND_HEADER).unwrap_or(1);
-                if round < SUSPECT_ROUNDS {
+                if round < QUARANTINE_ROUNDS {
                     return Ok(self.ask_event_alone(message, round + 1).await);
                 }
-                let times = i64::from(SUSPECT_DELIVERY_LIMIT) * SUSPECT_ROUNDS;
+                let times = i64::from(QUARANTINE_DELIVERY_LIMIT) * QUARANTINE_ROUNDS;
                 let reason = format!("{} {times} times", DeadReason::EndedTheWorker);
                 self.keep(message, reason, None, "event").await?;
             }
@@ -196,7 +197,7 @@ impl DeadLetterStage {
             headers.set_str(CONTENT_TYPE_KEPT, content_type);
         }
         let alone = Outgoing {
-            to: Destination::Queue(Queue::SuspectEvents),
+            to: Destination::Queue(Queue::QuarantineEvents),
             message_id: message.message_id.clone().unwrap_or_default(),
             kind: "",
             timestamp: message.timestamp,
@@ -289,7 +290,7 @@ impl DeadLetterStage {
 
 /// How often an event goes through quarantine. More than once: with others queued before it, it seldom comes first
 /// twice while processes restart.
-pub const SUSPECT_ROUNDS: i64 = 3;
+pub const QUARANTINE_ROUNDS: i64 = 3;
 
 /// How many times it has gone there.
 const ROUND_HEADER: &str = "xt-alone";

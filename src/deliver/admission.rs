@@ -51,7 +51,7 @@ impl DeliverWorker {
     }
 
     /// Records that a watermark has passed. If that fails, the next one says the same.
-    fn tide_mark(&self, mark: Watermark, message: Message) {
+    fn watermark(&self, mark: Watermark, message: Message) {
         let pool = self.ledger.pool().clone();
         self.shutdown.spawn(async move {
             if let Err(error) = watermarks::through(&pool, mark.shard, mark.number).await {

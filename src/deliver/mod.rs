@@ -217,7 +217,7 @@ impl Deliver {
             .deliveries_queues()
             .into_iter()
             .map(|queue| (queue, parts.prefetch))
-            .chain([(Queue::SuspectJobs, 1)])
+            .chain([(Queue::QuarantineJobs, 1)])
             .map(|(queue, prefetch)| {
                 let prompt = matches!(queue, Queue::Prompt(_));
                 (parts.broker.consumer(&queue, prefetch), prompt)

@@ -143,7 +143,7 @@ impl Ingest {
             job_deliveries_max: config.job_deliveries_max.into(),
             shutdown: parts.shutdown.clone(),
         };
-        [(Queue::Events, parts.prefetch), (Queue::SuspectEvents, 1)].map(|(queue, prefetch)| Self {
+        [(Queue::Events, parts.prefetch), (Queue::QuarantineEvents, 1)].map(|(queue, prefetch)| Self {
             consumer: parts.broker.consumer(&queue, prefetch),
             worker: worker.clone(),
         })

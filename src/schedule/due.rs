@@ -184,7 +184,7 @@ impl Scheduler {
             self.window.took(job.bucket(), 1);
         }
         let messages = self.publisher.encode(jobs.iter().zip(alone).map(|(job, alone)| {
-            (job, if alone { Destination::Queue(Queue::SuspectJobs) } else { job.into() })
+            (job, if alone { Destination::Queue(Queue::QuarantineJobs) } else { job.into() })
         }));
         let fates = self.publisher.publish(messages).await;
         let confirmed = fates.iter().filter(|fate| **fate == Fate::Confirmed).count();

@@ -89,8 +89,8 @@ pub struct Config {
     pub rescue_grace: Duration,
 
     /// How often a watermark is published to each deliveries queue
-    #[arg(long, env = "TIDE_MARK_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
-    pub tide_mark_every: Duration,
+    #[arg(long, env = "WATERMARK_EVERY", default_value = "10s", value_parser = humantime::parse_duration)]
+    pub watermark_every: Duration,
 
     /// How long a delivery may wait for its webhook, counted from its last attempt or else from its intake
     #[arg(long, env = "PARK_MAX", default_value = "3d", value_parser = humantime::parse_duration)]
@@ -220,7 +220,7 @@ impl Scheduler {
             match lease::take(self.ledger.pool(), LEASE, &self.holder, LEASE_LASTS).await {
                 Ok(Some(_since)) => {
                     tracing::info!("schedule is active in this process");
-                    self.metrics.feed_active.set(true);
+                    self.metrics.schedule_active.set(true);
                     if let Err(error) = self.feed().await {
                         tracing::warn!(%error, "schedule was interrupted; the grace of rescues starts again");
                         self.ledger.leave_read_only(&error).await;

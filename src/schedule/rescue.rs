@@ -35,7 +35,7 @@ impl Scheduler {
         let rescued = watermarks::rescue(pool, round.low, &before, ROWS_MAX).await?;
         if rescued > 0 {
             tracing::warn!(rescued, "deliveries had lost their job; making new jobs");
-            self.metrics.feed_rescued.inc_by(rescued);
+            self.metrics.schedule_rescued.inc_by(rescued);
             round.seen.forget_all();
         }
         watermarks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await

@@ -77,7 +77,7 @@ impl Scheduler {
             if transitions::recover(pool, &row.changed, rate(row)).await? {
                 let WebhookStatus { company, webhook, .. } = row.changed;
                 tracing::info!(%company, %webhook, "an outage ended; the deliveries given up during it will be sent again");
-                self.metrics.feed_recoveries.inc();
+                self.metrics.schedule_recoveries.inc();
             }
         }
         let news = rows.iter().map(|row| {
@@ -143,7 +143,7 @@ impl Scheduler {
         };
         for webhook in &paused {
             tracing::warn!(%webhook, "a webhook failed for too long and was paused; its events are held");
-            self.metrics.feed_auto_paused.inc();
+            self.metrics.schedule_auto_paused.inc();
         }
         if !paused.is_empty() {
             round.next.tell = Instant::now();

@@ -6,7 +6,7 @@ use crate::model::DeliveryId;
 
 /// Deaths after which a delivery is asked for alone. Few, for unlike the broker's count these are of workers that had
 /// claimed it: a restart with a backlog adds none for what only waited.
-pub const SUSPECT_AFTER_DEATHS: u32 = 3;
+pub const QUARANTINE_AFTER_DEATHS: u32 = 3;
 
 /// Counts that deliveries were handed out alone as often as the broker does it and nobody got as far as to claim them,
 /// and gives them back to feed, which asks for them alone from now on.
@@ -25,7 +25,7 @@ pub async fn died_unclaimed(pool: &PgPool, deliveries: &[DeliveryId], attempt: u
           and coalesce(d.claimed_until, '-infinity') < now()",
         &ids,
         i32::try_from(attempt).unwrap_or(i32::MAX),
-        i32::try_from(SUSPECT_AFTER_DEATHS).unwrap_or(i32::MAX),
+        i32::try_from(QUARANTINE_AFTER_DEATHS).unwrap_or(i32::MAX),
     )
     .execute(pool)
     .await?;

@@ -253,23 +253,31 @@ impl Metrics {
             ),
             record_retries: names
                 .counter("record_retries", "Batches of attempts that had to be written again"),
-            feed_fed: names.counter("feed_fed", "Jobs made for deliveries that waited in the ledger"),
-            feed_rescued: names.counter("feed_rescued", "Deliveries rescued because their job was lost"),
-            feed_waiting: names.gauge(
-                "feed_waiting",
+            schedule_jobs: names
+                .counter("schedule_jobs", "Jobs made for deliveries that waited in the ledger"),
+            schedule_rescued: names
+                .counter("schedule_rescued", "Deliveries rescued because their job was lost"),
+            schedule_waiting: names.gauge(
+                "schedule_waiting",
                 "Webhooks with a backlog, whose new deliveries wait in the ledger for schedule",
             ),
-            feed_told: names.counts("feed_told", "Operational events, by result", Told::ALL),
-            feed_recoveries: names.counter("feed_recoveries", "Recoveries started because an outage ended"),
-            feed_auto_paused: names
-                .counter("feed_auto_paused", "Webhooks paused because they failed for too long"),
-            feed_active: names.flag("feed_active", "1 in the process whose schedule role is active, else 0"),
-            tide_mark_age_seconds: names.seconds(
-                "tide_mark_age",
+            schedule_announced: names.counts(
+                "schedule_announced",
+                "Operational events, by result",
+                Told::ALL,
+            ),
+            schedule_recoveries: names
+                .counter("schedule_recoveries", "Recoveries started because an outage ended"),
+            schedule_auto_paused: names
+                .counter("schedule_auto_paused", "Webhooks paused because they failed for too long"),
+            schedule_active: names
+                .flag("schedule_active", "1 in the process whose schedule role is active, else 0"),
+            watermark_age_seconds: names.seconds(
+                "watermark_age",
                 "Age of the latest watermark that has passed every deliveries queue",
             ),
-            keep_dead_letters: names.counts(
-                "keep_dead_letters",
+            dead_letter_stored: names.counts(
+                "dead_letter_stored",
                 "Dead letters stored, by kind",
                 DeadLetterKind::ALL,
             ),

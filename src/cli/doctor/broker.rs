@@ -51,9 +51,9 @@ fn of_topology(inspection: &Inspection) -> Vec<Finding> {
 fn of_queue(depth: &Depth) -> Option<Finding> {
     let Depth { queue, name, ready, consumers } = depth;
     let role = match queue {
-        Queue::Events | Queue::SuspectEvents => "ingest",
-        Queue::Deliveries(_) | Queue::Prompt(_) | Queue::SuspectJobs => "deliver",
-        Queue::DeadLetters => "keep",
+        Queue::Events | Queue::QuarantineEvents => "ingest",
+        Queue::Deliveries(_) | Queue::Prompt(_) | Queue::QuarantineJobs => "deliver",
+        Queue::DeadLetters => "dead-letter",
         // These have no consumers: their messages move on when their time is over.
         Queue::Retry(_) => return None,
     };
@@ -61,7 +61,7 @@ fn of_queue(depth: &Depth) -> Option<Finding> {
     let warn = |remedy: String| Some(Finding::bad(Severity::Warning, "queues", found.clone(), remedy));
     match queue {
         _ if *consumers == 0 => warn(format!("make sure that a process with the role {role} is running")),
-        Queue::SuspectEvents | Queue::SuspectJobs if *ready > 0 => warn(format!(
+        Queue::QuarantineEvents | Queue::QuarantineJobs if *ready > 0 => warn(format!(
             "processes died while they held these messages: find out why processes with the role {role} crash. Each \
              message is tried alone; one that crashes its process again becomes a dead letter"
         )),
@@ -101,8 +101,8 @@ mod tests {
         check(Queue::Deliveries(3), 1_000, 2, Some(Severity::Ok));
         check(Queue::Prompt(3), 500, 2, Some(Severity::Ok));
         check(Queue::Prompt(3), 0, 0, Some(Severity::Warning));
-        check(Queue::SuspectJobs, 1, 2, Some(Severity::Warning));
-        check(Queue::SuspectEvents, 0, 2, Some(Severity::Ok));
+        check(Queue::QuarantineJobs, 1, 2, Some(Severity::Warning));
+        check(Queue::QuarantineEvents, 0, 2, Some(Severity::Ok));
         check(Queue::DeadLetters, 5, 0, Some(Severity::Warning));
         check(Queue::Retry(crate::model::RetryTier::ALL[0]), 7, 0, None);
     }

@@ -16,7 +16,7 @@ const OVERDUE_WARNED: Duration = Duration::from_mins(1);
 /// A job so old is behind a long backlog, or lost and about to be rescued.
 const JOB_AGE_WARNED: Duration = Duration::from_mins(10);
 /// This many watermarks may be missing.
-const TIDE_MARKS_MISSED: u32 = 6;
+const WATERMARKS_MISSED: u32 = 6;
 
 /// The server and those of its settings that keep what was committed.
 pub(super) fn of_server(server: &ServerReport) -> Vec<Finding> {
@@ -190,7 +190,7 @@ pub(super) fn of_late(late: &Late, watermark_every: Duration) -> Vec<Finding> {
         }
     };
     let mark = match late.tide_mark_seconds.map(age) {
-        Some(age) if age <= tide_mark_every * TIDE_MARKS_MISSED => {
+        Some(age) if age <= watermark_every * WATERMARKS_MISSED => {
             Finding::ok("watermarks", format!("the latest passed through {} ago", told(age)))
         }
         other => {
