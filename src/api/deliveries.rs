@@ -127,7 +127,7 @@ async fn get(
     Ok(axum::Json(delivery))
 }
 
-/// A page of what is wanted.
+/// A page of the requested deliveries.
 async fn answer(
     api: &Api,
     tenant: &Tenant,

@@ -29,7 +29,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get, put, delete))
 }
 
-/// The type in the path. A text that cannot be one is the name of nothing.
+/// The type in the path. An invalid name gets the same response as an unknown one.
 struct Name(String);
 
 impl<S: Send + Sync> FromRequestParts<S> for Name {
@@ -46,7 +46,7 @@ fn not_found() -> Problem {
     Problem::not_found("Event type not found")
 }
 
-/// Whose counts are shown. Who may see every company need not name one, and is shown none.
+/// The company whose counts are shown. Credentials for all companies need not name one, and then see no counts.
 fn counted(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     if caller.company.is_none() && !caller.all_companies {
         return Err(Problem::new(
@@ -57,7 +57,7 @@ fn counted(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     Ok(caller.company)
 }
 
-/// Lets only those in who administer every company: what they change holds for all.
+/// Admits only administrators of all companies, because a change affects every company.
 fn of_all_companies(caller: &Caller) -> Result<(), Problem> {
     if caller.all_companies {
         return Ok(());
@@ -68,7 +68,7 @@ fn of_all_companies(caller: &Caller) -> Result<(), Problem> {
     ))
 }
 
-/// How a page is asked for.
+/// The parameters of a page.
 #[derive(Debug, Deserialize)]
 struct EventTypesQuery {
     limit: Option<u32>,

@@ -28,7 +28,7 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(list)).routes(routes!(get)).routes(routes!(transitions))
 }
 
-/// The company that is meant; none where the credentials hold for all and none is named.
+/// The company of the request; none if the credentials are for all companies and none is named.
 fn company(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     if caller.company.is_none() && !caller.all_companies {
         return Err(Problem::new(
@@ -39,7 +39,7 @@ fn company(caller: &Caller) -> Result<Option<CompanyId>, Problem> {
     Ok(caller.company)
 }
 
-/// What a list of lanes is asked with.
+/// The parameters of a list of lanes.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]
@@ -114,7 +114,7 @@ async fn get(
     Ok(axum::Json(lane.into()))
 }
 
-/// How many transitions are asked for.
+/// The parameters of a list of transitions.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]

@@ -5,11 +5,12 @@
 //!            (layers.rs)    (access/: key, token, limit, scope)    (a file per resource)
 //! ```
 //!
-//! The contract is XTSystems' integration guide with its paths, shapes and codes, plus the other operations of the product.
-//! Guarantees: an operation without a scope in the OpenAPI document cannot be called, because access is checked against the
-//! document ([`openapi`]); every statement names the company, and an object of another company gets the same response as one
-//! that does not exist; an error is an RFC 9457 problem of a closed list ([`problem`]) and discloses nothing internal; read
-//! requests cannot slow deliveries, because they have their own connections and their statements have a time limit.
+//! The contract is XTSystems' integration guide with its paths, shapes and codes, plus the other operations of the
+//! product. Guarantees: an operation without a scope in the OpenAPI document cannot be called, because access is
+//! checked against the document ([`openapi`]); every statement names the company, and an object of another company gets
+//! the same response as one that does not exist; an error is an RFC 9457 problem of a closed list ([`problem`]) and
+//! discloses nothing internal; read requests cannot slow deliveries, because they have their own connections and their
+//! statements have a time limit.
 //!
 //! Begin with `webhooks.rs`, the first resource: each is a file of handlers with their documentation, and a shape.
 
@@ -52,9 +53,9 @@ impl Api {
     }
 }
 
-/// The routes of every resource. A handler that is not named here is not there, and the document knows no other.
+/// The routes of every resource. A handler that is not listed here does not exist, also not in the document.
 ///
-/// Who publishes a thousand events at once, or registers schemas, may send as much as the setting says.
+/// Only requests that publish events or register schemas may be as large as the setting allows.
 fn routes(large_body_bytes_max: usize) -> OpenApiRouter<Api> {
     let large = || DefaultBodyLimit::max(large_body_bytes_max);
     OpenApiRouter::with_openapi(openapi::head())
@@ -76,7 +77,7 @@ pub fn document() -> utoipa::openapi::OpenApi {
     finish(routes(0).into_openapi())
 }
 
-/// The document with what no single operation says of itself.
+/// The document with what is common to all operations.
 fn finish(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
     events::describe_problem(&mut document);
     openapi::finish(document)

@@ -31,7 +31,7 @@ pub const DOCUMENT_PATH: &str = "/v1/openapi.json";
 /// Where the page is that shows it.
 pub const PAGE_PATH: &str = "/v1/docs";
 
-/// What stands above the operations.
+/// The head of the document.
 pub(super) fn head() -> OpenApi {
     let bearer = HttpBuilder::new().scheme(HttpAuthScheme::Bearer).description(Some(
         "An API key of this service (`xtwh_…`), a JWT, or a token of XTSystems. Every operation lists the scope that it \
@@ -52,7 +52,7 @@ pub(super) fn head() -> OpenApi {
     OpenApiBuilder::new().info(info).components(Some(components)).build()
 }
 
-/// Adds to every operation what can happen to each: the problems, and the header with the request's id.
+/// Adds the common responses to every operation: the problems, and the header with the request's id.
 pub(super) fn finish(mut document: OpenApi) -> OpenApi {
     for item in document.paths.paths.values_mut() {
         for operation in operations(item) {
@@ -69,15 +69,15 @@ pub(super) fn finish(mut document: OpenApi) -> OpenApi {
     document
 }
 
-/// The one object that a schema describes, where it is one or is put together from objects: shapes share fields by that,
-/// and callers need not know.
+/// The single object that a schema describes, if it is one or is composed of objects. Shapes share fields that way, which
+/// callers need not know.
 fn as_one(schema: &RefOr<Schema>) -> Option<Object> {
     match schema {
         RefOr::T(Schema::Object(object)) => Some(object.clone()),
         RefOr::T(Schema::AllOf(all)) => {
             let mut one = Object::new();
             one.description.clone_from(&all.description);
-            // What a shape has of its own comes last there.
+            // A shape's own fields come last there.
             for part in all.items.iter().rev() {
                 let part = as_one(part)?;
                 one.required.extend(part.required);
@@ -96,7 +96,7 @@ fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
         .filter_map(Option::as_mut)
 }
 
-/// The problems that an operation can answer with, from what it takes.
+/// The problems that an operation can respond with, derived from its parameters.
 fn complete(operation: &mut Operation) {
     let mut kinds = vec![
         ProblemKind::Malformed,
@@ -125,7 +125,7 @@ fn complete(operation: &mut Operation) {
     }
     for (status, response) in described.iter_mut() {
         if let RefOr::T(response) = response {
-            // What an operation says of its own of a refusal is a problem all the same.
+            // A refusal that an operation describes itself is a problem too.
             if status.starts_with(['4', '5']) && response.content.is_empty() {
                 response.content.insert(CONTENT_TYPE.to_owned(), problem_content().into());
             }
@@ -135,7 +135,7 @@ fn complete(operation: &mut Operation) {
     }
 }
 
-/// The header that names a company, which `access` reads for every operation that asks who calls.
+/// The header that names a company; `access` reads it for every operation with a scope.
 fn company() -> RefOr<Parameter> {
     let id = ObjectBuilder::new()
         .schema_type(Type::String)
@@ -150,7 +150,7 @@ fn company() -> RefOr<Parameter> {
         .into()
 }
 
-/// A problem as an answer.
+/// A problem as a response.
 pub(super) fn problem(kind: ProblemKind) -> Described {
     let described = ResponseBuilder::new().description(kind.title()).content(CONTENT_TYPE, problem_content());
     match kind {
@@ -172,9 +172,9 @@ fn problem_content() -> Content {
     Content::new(Some(RefOr::Ref(Ref::from_schema_name(ProblemBody::name()))))
 }
 
-/// The document, its page, and the pages that explain problems: open to everybody, for they tell nothing of anybody.
+/// The document, its page, and the pages that explain problems. They are public, because they contain no data.
 pub(super) fn pages(document: &OpenApi) -> Router {
-    // Written once: everybody may ask for it.
+    // Written once, because it is public.
     let text = Bytes::from(serde_json::to_vec(document).expect("the document is JSON"));
     let swagger = utoipa_swagger_ui::SwaggerUi::new(PAGE_PATH).config(
         utoipa_swagger_ui::Config::from(DOCUMENT_PATH)

@@ -108,7 +108,7 @@ pub const PROBLEMS_PATH: &str = "/v1/problems";
 /// The media type of problems.
 pub const CONTENT_TYPE: &str = "application/problem+json";
 
-/// How long a caller waits after a 503 where nothing better is known.
+/// How long a caller waits after a 503 by default.
 pub const UNAVAILABLE_FOR: Duration = Duration::from_secs(5);
 
 /// A problem, on its way to the caller.
@@ -145,7 +145,7 @@ pub(super) struct ProblemBody<'a> {
     pub errors: &'a [FieldError],
 }
 
-/// A body with what an operation adds to it: extension members (section 3.2), which its own file describes.
+/// A body with the extension members (section 3.2) of an operation, which the operation's file describes.
 #[derive(Debug, Serialize)]
 struct Extended<'a> {
     #[serde(flatten)]
@@ -155,7 +155,7 @@ struct Extended<'a> {
 }
 
 impl Problem {
-    /// A problem of a kind, with what happened this time.
+    /// A problem of a kind, with what went wrong this time.
     pub fn new(kind: ProblemKind, detail: impl Into<Cow<'static, str>>) -> Self {
         Self { kind, detail: detail.into(), errors: Vec::new(), extensions: Map::new(), retry_after: None }
     }
@@ -202,7 +202,7 @@ impl Problem {
         Self { retry_after: Some(retry_after), ..self }
     }
 
-    /// With an extension: a member of this name beside those that every problem has.
+    /// With an extension: an additional member of this name.
     #[must_use]
     pub(super) fn with(mut self, name: &'static str, value: Value) -> Self {
         self.extensions.insert(name.to_owned(), value);
@@ -236,7 +236,7 @@ impl Problem {
         let mut response = (self.kind.status(), [(header::CONTENT_TYPE, CONTENT_TYPE)], text).into_response();
         let headers = response.headers_mut();
         if let Some(wait) = self.retry_after {
-            // Whole seconds, and never too soon.
+            // Whole seconds, rounded up.
             let seconds = (wait.as_secs() + u64::from(wait.subsec_nanos() > 0)).max(1);
             headers.insert(header::RETRY_AFTER, HeaderValue::from(seconds));
         }
@@ -285,7 +285,7 @@ impl From<store::Error> for Problem {
                     "a string in the request has a character that cannot be stored, such as U+0000",
                 )
             }
-            // A time that the parser knows and PostgreSQL does not, as a forged cursor may bear.
+            // A time that the parser accepts and PostgreSQL does not, for example in a forged cursor.
             E::Database(sqlx::Error::Database(refusal)) if refusal.code().as_deref() == Some("22008") => {
                 Self::new(
                     ProblemKind::Malformed,

@@ -36,9 +36,9 @@ use crate::{
     },
 };
 
-/// Deliveries a second where nobody says how many.
+/// The default number of deliveries per second.
 pub const RATE_DEFAULT: i32 = 50;
-/// The most ids that one order lists; beyond that a filter says it better.
+/// The maximum number of ids in one order; more need a filter.
 pub const IDS_MAX: usize = 1_000;
 
 pub(super) fn routes() -> OpenApiRouter<Api> {
@@ -221,15 +221,15 @@ async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<ReplayFil
     }
 }
 
-/// What is to be sent again.
+/// An order to send deliveries again.
 pub(super) struct Order<'a> {
-    /// Of whom.
+    /// The company.
     pub company: CompanyId,
-    /// To which webhook, where it is about one.
+    /// The webhook, if it is for one.
     pub webhook: Option<WebhookId>,
-    /// Which deliveries or messages.
+    /// The deliveries or messages.
     pub filter: &'a ReplayFilter,
-    /// Deliveries a second.
+    /// Deliveries per second.
     pub rate: i32,
 }
 

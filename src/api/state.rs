@@ -14,9 +14,10 @@ use crate::{
     telemetry::Metrics,
 };
 
-/// Looks at URLs that are under way at once in a process; the next ones wait.
+/// The maximum number of concurrent checks of URLs in a process; further ones wait.
 const URL_CHECKS_MAX: usize = 16;
-/// Requests that publish under an `Idempotency-Key` at once, each with a connection to the ledger in hand; others wait.
+/// The maximum number of concurrent publish requests with an `Idempotency-Key`, each of which holds a connection to the
+/// ledger; others wait.
 const KEYED_PUBLISHES_MAX: usize = 2;
 
 /// How the API answers.
@@ -59,19 +60,19 @@ fn origin(text: &str) -> Result<axum::http::HeaderValue, String> {
 
 /// What the API is built from.
 pub struct Parts {
-    /// For what changes.
+    /// The pool for changes.
     pub changes: PgPool,
-    /// For who is calling: no list that takes long keeps anybody out.
+    /// The pool for authentication, so that slow lists lock nobody out.
     pub access: PgPool,
-    /// For what only reads; see [`crate::store::pool::reading_pool`].
+    /// The pool for read requests; see [`crate::store::pool::reading_pool`].
     pub reads: PgPool,
-    /// Where events go.
+    /// The broker.
     pub broker: Broker,
-    /// Looks at receivers without sending anything.
+    /// Checks receivers without sending anything.
     pub client: egress::ReceiverClient,
-    /// Which receivers are taken.
+    /// Which receivers are allowed.
     pub receivers: egress::Config,
-    /// Which events are taken: the same as by any other door.
+    /// Which events are accepted: the same limits as for messages.
     pub limits: EnvelopeLimits,
     /// The database's time.
     pub clock: SystemClock,
@@ -92,9 +93,9 @@ pub struct Inner {
     pub(crate) publisher: Publisher,
     /// For the jobs of tests.
     pub(crate) jobs: Publisher,
-    /// Looks at URLs that are under way.
+    /// The running checks of URLs.
     pub(crate) url_checks: Semaphore,
-    /// Requests under way that publish events under a key.
+    /// The running publish requests with a key.
     pub(crate) keyed_publishes: Semaphore,
 }
 
@@ -110,7 +111,7 @@ impl Api {
     /// What answers requests. Must be called on a tokio runtime.
     ///
     /// # Errors
-    /// Where nobody can be let in as the settings say.
+    /// If the settings for access cannot be applied.
     pub fn new(config: Config, parts: Parts) -> Result<Self, access::Error> {
         let keys = Keys::new(parts.access.clone(), parts.changes.clone(), parts.clock.clone());
         let access = Arc::new(Access::new(&config.access, &parts.receivers, keys)?);

@@ -52,10 +52,10 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
         .routes(routes!(check_url::check_url))
 }
 
-/// A webhook with the name of its state.
+/// A webhook with its ETag.
 type Answer = (HeaderMap, axum::Json<WebhookBody>);
 
-/// The guide's answer where there is none, or none of this company.
+/// The guide's response if the webhook does not exist in this company.
 fn not_found() -> Problem {
     Problem::not_found(WebhookId::NOT_FOUND)
 }
@@ -65,8 +65,7 @@ fn answer(row: table::WebhookRow, warnings: Vec<Warning>) -> Answer {
     (headers, axum::Json(WebhookBody { warnings, ..row.into() }))
 }
 
-/// The webhook as it is, which nobody else changes until the transaction ends, if it is in the state that the caller
-/// has seen.
+/// The webhook, locked until the transaction ends, if it is in the state that the caller has seen.
 async fn locked(
     tx: &mut PgConnection,
     tenant: &Tenant,
@@ -78,7 +77,7 @@ async fn locked(
     Ok(row)
 }
 
-/// Writes down what a change made of a webhook. Secrets are never in it; that one changed is.
+/// Records a change of a webhook in the audit log. It never contains secrets, only that one changed.
 async fn written_down(
     tx: &mut PgConnection,
     caller: &Caller,
@@ -99,7 +98,7 @@ async fn written_down(
     audit::write(tx, caller, Some(company), action, &subject, (before_shown, after_shown)).await
 }
 
-/// What a list of webhooks is asked with.
+/// The parameters of a list of webhooks.
 #[derive(Clone, Debug, Default, Deserialize, utoipa::IntoParams)]
 #[serde(default)]
 #[into_params(parameter_in = Query)]
@@ -310,7 +309,7 @@ async fn delete(
     Ok(axum::Json(MessageBody { message: "Webhook deleted successfully".to_owned() }))
 }
 
-/// Warns of subscriptions to what has not been seen.
+/// Adds warnings for subscribed types that have not been seen.
 async fn unknown_types(
     api: &Api,
     company: CompanyId,

@@ -24,16 +24,16 @@ use crate::{
     model::CompanyId,
 };
 
-/// A secret shorter than this can be guessed from one token (RFC 7518, section 3.2).
+/// A shorter secret can be guessed from one token (RFC 7518, section 3.2).
 const SECRET_BYTES_MIN: usize = 32;
 /// The bytes of a point of P-256, uncompressed.
 const P256_POINT_BYTES: usize = 65;
-/// The longest name of a user that is written down, in characters.
+/// The longest user name that is recorded, in characters.
 pub(super) const USER_CHARS_MAX: usize = 200;
-/// More allowance for clocks than this is a mistake.
+/// A larger tolerance for clock differences is a mistake.
 const LEEWAY_MAX: Duration = Duration::from_hours(24);
 
-/// Which JWTs are taken.
+/// Which JWTs are accepted.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub struct Config {
@@ -77,14 +77,14 @@ fn leeway(text: &str) -> Result<Duration, String> {
     if leeway <= LEEWAY_MAX { Ok(leeway) } else { Err("must be at most 24h".to_owned()) }
 }
 
-/// What is known of a token.
+/// The result of checking a token.
 #[derive(Debug)]
 pub(super) enum Judged {
-    /// Whose it is.
+    /// The user and the companies.
     Known(Principal),
-    /// Whose it is, though it names no company.
+    /// The user; the token names no company.
     WithoutCompany(Principal),
-    /// No key of ours has signed it.
+    /// None of our keys verifies it.
     NotOurs,
 }
 
@@ -108,7 +108,7 @@ enum Public {
 impl Jwt {
     /// Follows these settings.
     pub(super) fn new(config: &Config, client: &OperatorClient) -> Result<Self, Error> {
-        // A variable that is set to nothing is as good as one that is not set; and an empty secret would let in anybody.
+        // An empty variable counts as not set; an empty secret would let anyone in.
         let secret = config.jwt_hs256_secret.as_ref().filter(|secret| !secret.expose_secret().is_empty());
         if secret.is_some_and(|secret| secret.expose_secret().len() < SECRET_BYTES_MIN) {
             tracing::warn!(
@@ -131,7 +131,7 @@ impl Jwt {
                 let url = super::service_url("JWT_JWKS_URL", url)?;
                 Public::Set(Arc::new(Jwks::new(url, client.clone())))
             }
-            // A token could be meant for either, and which key verifies it must never be a matter of trying.
+            // A token could be meant for either, and keys must never be tried in turn.
             (Some(_), Some(_)) => return Err(Error::TwoPublicKeys),
         };
         Ok(Self {
@@ -141,7 +141,7 @@ impl Jwt {
         })
     }
 
-    /// Whose a token is.
+    /// The user of a token.
     pub(super) async fn judge(&self, token: &str) -> Result<Judged, Problem> {
         let Ok(header) = jsonwebtoken::decode_header(token) else { return Ok(Judged::NotOurs) };
         let Some(key) = self.key(header.alg, header.kid.as_deref()).await? else {
@@ -150,7 +150,7 @@ impl Jwt {
         let refused = |detail: String| Err(Problem::new(ProblemKind::Unauthenticated, detail));
         let claims = match jsonwebtoken::decode::<Map<String, Value>>(token, &key, &self.rules(header.alg)) {
             Ok(token) => token.claims,
-            // The signature is verified before any of these is looked at.
+            // The signature is verified before any of these is checked.
             Err(error) => match error.kind() {
                 ErrorKind::ExpiredSignature => return refused("the token has expired".to_owned()),
                 ErrorKind::ImmatureSignature => return refused("the token is not valid yet".to_owned()),
@@ -167,7 +167,7 @@ impl Jwt {
                 _ => return Ok(Judged::NotOurs),
             },
         };
-        // What a token says must be understood (RFC 7515, section 4.1.11) we do not.
+        // We support no critical headers (RFC 7515, section 4.1.11).
         if header.crit.is_some_and(|names| !names.is_empty()) {
             return refused("the token has critical headers that this service does not support".to_owned());
         }
@@ -186,7 +186,7 @@ impl Jwt {
         }
     }
 
-    /// What a token must say of itself.
+    /// The claims that a token must have.
     fn rules(&self, algorithm: Algorithm) -> Validation {
         let mut rules = Validation::new(algorithm);
         rules.leeway = self.config.jwt_leeway.as_secs();
@@ -196,7 +196,7 @@ impl Jwt {
             rules.required_spec_claims.insert("exp".to_owned());
         }
         let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
-        // Being right is not enough, for a claim that is not there is never wrong: it must be there.
+        // A missing claim is never wrong, so it must be required as well.
         if let Some(issuer) = given(&self.config.jwt_issuer) {
             rules.set_issuer(&[issuer]);
             rules.required_spec_claims.insert("iss".to_owned());
@@ -211,7 +211,7 @@ impl Jwt {
         rules
     }
 
-    /// Whom the claims speak of.
+    /// The principal that the claims describe.
     fn principal(&self, claims: &Map<String, Value>) -> Result<Judged, Problem> {
         let subject = &self.config.jwt_subject_claim;
         let user = claims.get(subject).and_then(user).ok_or_else(|| {
@@ -231,7 +231,7 @@ impl Jwt {
     }
 }
 
-/// Who a claim says it is.
+/// The user named by a claim.
 pub(super) fn user(claim: &Value) -> Option<String> {
     let text = match claim {
         Value::String(text) => text.clone(),
@@ -242,7 +242,7 @@ pub(super) fn user(claim: &Value) -> Option<String> {
     (!text.trim().is_empty()).then_some(text)
 }
 
-/// The words of a claim: a list's, or a text's.
+/// The words of a claim: an array, or a string with separators.
 pub(super) fn words(claim: &Value) -> Vec<&str> {
     match claim {
         Value::String(text) => text.split([' ', ',']).filter(|word| !word.is_empty()).collect(),
@@ -257,7 +257,7 @@ fn public_key(pem: &[u8]) -> Option<(Algorithm, DecodingKey)> {
     let ec = || DecodingKey::from_ec_pem(pem).map(|key| (Algorithm::ES256, key));
     let ed = || DecodingKey::from_ed_pem(pem).map(|key| (Algorithm::EdDSA, key));
     let (algorithm, key) = rsa.or_else(|_| ec()).or_else(|_| ed()).ok()?;
-    // A key of another curve is read as well, and would never verify anything.
+    // A key of another curve can be read too, but would never verify anything.
     let is_p256 = || key.try_get_as_bytes().is_ok_and(|point| point.len() == P256_POINT_BYTES);
     (algorithm != Algorithm::ES256 || is_p256()).then_some((algorithm, key))
 }

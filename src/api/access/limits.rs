@@ -22,12 +22,13 @@ use moka::future::Cache;
 use super::address;
 use crate::api::problem::{Problem, ProblemKind};
 
-/// Principals and addresses that are told apart, each; with so many, all share one allowance until some are quiet again.
+/// The maximum number of principals, and of addresses, that are counted separately; further ones share one allowance until
+/// some are quiet again.
 pub const TOLD_APART_MAX: usize = 100_000;
-/// How often what is quiet is forgotten.
+/// How often quiet keys are forgotten.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
-/// How much one may ask.
+/// The rate limits.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub struct Config {
@@ -42,7 +43,7 @@ pub struct Config {
     pub api_failures_per_minute_max: u32,
 }
 
-/// What everybody has asked lately.
+/// The recent requests and failures.
 pub(super) struct RateLimits {
     calls: Option<Allowances<String>>,
     failures: Option<Allowances<IpAddr>>,
@@ -71,7 +72,7 @@ impl RateLimits {
         })
     }
 
-    /// Counts a failure of an address; the problem to be answered instead, where there were too many.
+    /// Counts a failure of an address; returns the problem to respond with instead if there were too many.
     pub(super) async fn failure(&self, address: IpAddr) -> Option<Problem> {
         let address = address::counted(address);
         let wait = self.failures.as_ref()?.take(address).err()?;
@@ -79,7 +80,7 @@ impl RateLimits {
         Some(too_many_failures(wait))
     }
 
-    /// Whether an address is over its allowance of failures; the problem to be answered, if so.
+    /// Whether an address has exceeded its allowance of failures; returns the problem to respond with, if so.
     pub(super) async fn is_failing(&self, address: IpAddr) -> Option<Problem> {
         let until = self.failing.get(&address::counted(address)).await?;
         let wait = until.checked_duration_since(Instant::now())?;
@@ -96,11 +97,11 @@ fn too_many_failures(wait: Duration) -> Problem {
 struct Allowances<K: Hash + Eq + Clone> {
     limiter: DefaultKeyedRateLimiter<K>,
     clock: DefaultClock,
-    /// Whose allowance those share who cannot be told apart.
+    /// The key whose allowance is shared by those that are not counted separately.
     others: K,
     told_apart_max: usize,
     began: Instant,
-    /// When what is quiet was last forgotten, in milliseconds since the beginning.
+    /// When quiet keys were last forgotten, in milliseconds since `began`.
     forgotten_ms: AtomicU64,
 }
 
@@ -123,7 +124,8 @@ impl<K: Hash + Eq + Clone> Allowances<K> {
         self.limiter.check_key(&key).map_err(|refused| refused.wait_time_from(self.clock.now()))
     }
 
-    /// Forgets whose allowance is whole again, when it is time. Whoever calls then does it: without calls nothing grows.
+    /// Forgets keys whose allowance is complete again, when it is time. A caller does this, because nothing grows without
+    /// calls.
     fn forget_the_quiet(&self, every: Duration) {
         let now = u64::try_from(self.began.elapsed().as_millis()).unwrap_or(u64::MAX);
         let last = self.forgotten_ms.load(Ordering::Relaxed);

@@ -52,7 +52,7 @@ use crate::{
 /// The header in which a caller names a company.
 pub(crate) const COMPANY: &str = "x-company-id";
 
-/// Who is let in.
+/// The settings for access.
 #[derive(clap::Args, Clone, Debug)]
 #[group(skip)]
 pub(crate) struct Config {
@@ -65,10 +65,10 @@ pub(crate) struct Config {
         hide_default_value = true
     )]
     pub trusted_proxies: Networks,
-    /// How much each may ask.
+    /// The rate limits.
     #[command(flatten)]
     pub limits: limits::Config,
-    /// Which JWTs are taken.
+    /// Which JWTs are accepted.
     #[command(flatten)]
     pub jwt: jwt::Config,
     /// XTSystems' endpoint that tells which user a token belongs to: `https://xtsystems.example.com/v1/user?light=true&include_scopes=true`
@@ -76,10 +76,10 @@ pub(crate) struct Config {
     pub auth_userinfo_url: Option<String>,
 }
 
-/// Why nobody can be let in as the settings say.
+/// Why the settings for access cannot be applied.
 #[derive(Debug, thiserror::Error)]
 pub(crate) enum Error {
-    /// The file with the public key is of no use.
+    /// The file with the public key cannot be used.
     #[error("JWT_PUBLIC_KEY_FILE {path}: {reason}")]
     PublicKey {
         /// The file.
@@ -87,7 +87,7 @@ pub(crate) enum Error {
         /// What is wrong with it.
         reason: String,
     },
-    /// Two settings say by which public key tokens are signed.
+    /// Two settings name the public key.
     #[error(
         "JWT_PUBLIC_KEY_FILE and JWT_JWKS_URL are both set; set only the one that has the keys of your tokens"
     )]
@@ -100,12 +100,12 @@ pub(crate) enum Error {
         /// What it says.
         text: String,
     },
-    /// Other services cannot be asked.
+    /// The client for other services cannot be created.
     #[error(transparent)]
     Egress(#[from] egress::Error),
 }
 
-/// An address of the operator's own service.
+/// The URL of one of the operator's own services.
 fn service_url(setting: &'static str, text: &str) -> Result<Url, Error> {
     let url = Url::parse(text).ok().filter(|url| ["http", "https"].contains(&url.scheme()));
     url.ok_or_else(|| Error::Url { setting, text: text.to_owned() })
@@ -122,10 +122,10 @@ pub(crate) struct Access {
 }
 
 impl Access {
-    /// Follows these settings.
+    /// From these settings.
     ///
     /// # Errors
-    /// Where they cannot be followed.
+    /// If they cannot be applied.
     pub fn new(config: &Config, receivers: &egress::Config, keys: Keys) -> Result<Self, Error> {
         let client = OperatorClient::new(receivers)?;
         let url = config.auth_userinfo_url.as_deref().filter(|url| !url.is_empty());
@@ -202,34 +202,34 @@ pub(crate) enum Grant {
 /// An authenticated caller.
 #[derive(Clone, Debug)]
 pub(crate) struct Principal {
-    /// How the audit log calls it: `key xtwh_ab12cd34`, `user <id>`.
+    /// Its name in the audit log: `key xtwh_ab12cd34`, `user <id>`.
     pub actor: String,
-    /// What it may do.
+    /// Its companies and scopes.
     pub grant: Grant,
-    /// By what its rate is counted.
+    /// The key by which its requests are counted.
     pub limited_by: String,
 }
 
 impl Principal {
-    /// A user of XTSystems, by whatever way it was learned who it is.
+    /// A user of XTSystems, however it was authenticated.
     fn user(id: &str, grant: Grant) -> Self {
         let actor = format!("user {id}");
         Self { limited_by: actor.clone(), actor, grant }
     }
 }
 
-/// A call that is let in.
+/// An authenticated request.
 #[derive(Clone, Debug)]
 pub(crate) struct Caller {
-    /// How the audit log calls whoever calls.
+    /// The name of the caller in the audit log.
     pub actor: String,
-    /// The company that is meant; none where the credentials hold for several and none is named.
+    /// The company; none if the credentials are valid for several and the request names none.
     pub company: Option<CompanyId>,
-    /// Whether the credentials hold for every company.
+    /// Whether the credentials are valid for every company.
     pub all_companies: bool,
-    /// What may be done.
+    /// The scopes.
     pub scopes: Scopes,
-    /// Where the call comes from.
+    /// The address of the caller.
     pub address: IpAddr,
 }
 
@@ -242,7 +242,7 @@ impl Caller {
         if self.company.is_some() || self.all_companies { Ok(self.company) } else { Err(which_company()) }
     }
 
-    /// Whether it may also do this.
+    /// Whether the caller has this scope.
     #[must_use]
     pub fn may(&self, scope: Scope) -> bool {
         self.scopes.has(scope)
@@ -252,7 +252,7 @@ impl Caller {
 /// A call for one company.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
-    /// Whose things are meant.
+    /// The company.
     pub company: CompanyId,
     /// Who calls.
     pub caller: Caller,

@@ -69,7 +69,7 @@ pub struct DeadLetter {
 }
 
 impl DeadLetter {
-    /// As whoever asks may see it.
+    /// As the caller may see it.
     #[must_use]
     pub fn shown(mut row: dead_letters::DeadLetterRow, bodies: bool) -> Self {
         let body = if bodies { row.take_standard_body() } else { None };

@@ -14,7 +14,7 @@ use crate::{
     store::search::Deliveries,
 };
 
-/// Whose deliveries.
+/// The webhooks of the deliveries.
 #[derive(Clone, Debug, Default, Deserialize, IntoParams)]
 #[into_params(parameter_in = Query)]
 pub struct OfWebhooks {
@@ -77,7 +77,7 @@ fn outcomes() -> Schema {
 }
 
 impl DeliveriesQuery {
-    /// What is to be looked for, of all webhooks.
+    /// The query, over all webhooks.
     pub(super) fn read(&self) -> Result<Deliveries, Problem> {
         let mut reader = Reader::default();
         let wanted = Deliveries {

@@ -4,12 +4,12 @@
 //! the signature: it is valid for one body and one second, and is needed to find out why a receiver refuses it. So these
 //! lists say what is shown; everything else is hidden.
 
-/// Headers of requests whose values are shown, beside the service's own.
+/// Request headers whose values are shown, in addition to the service's own.
 const OF_REQUESTS: [&str; 6] =
     ["content-type", "content-length", "host", "user-agent", "traceparent", "accept"];
-/// What the service's own headers begin with.
+/// The prefixes of the service's own headers.
 const OWN: [&str; 2] = ["x-xtsystems-", "webhook-"];
-/// Headers of answers whose values are shown.
+/// Response headers whose values are shown.
 const OF_ANSWERS: [&str; 12] = [
     "allow",
     "connection",
@@ -24,7 +24,7 @@ const OF_ANSWERS: [&str; 12] = [
     "x-ratelimit-remaining",
     "x-ratelimit-reset-after",
 ];
-/// What stands for a value.
+/// The placeholder for a hidden value.
 const LEFT_OUT: &str = "…";
 
 /// The headers of a request.

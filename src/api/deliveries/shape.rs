@@ -76,7 +76,7 @@ pub struct Delivery {
 }
 
 impl Delivery {
-    /// As it stands at `now`.
+    /// As it is at `now`.
     #[must_use]
     pub fn at(now: DateTime<Utc>, row: history::DeliveryRow) -> Self {
         let status = row.status;
@@ -116,14 +116,14 @@ impl Delivery {
         }
     }
 
-    /// Says something better of where it is than its own row can.
+    /// Replaces the explanation by a better one than its own row gives.
     pub(super) fn explain(&mut self, why: why::Why) {
         why.next.as_str().clone_into(&mut self.next_move);
         self.why = why.sentence;
     }
 }
 
-/// The bytes that are posted, put together from the event as the worker does.
+/// The bytes that are posted, built from the event as the worker builds them.
 fn payload(row: &history::DeliveryRow) -> Option<Box<RawValue>> {
     let event_type: EventType = row.event_type.parse().ok()?;
     let body =
@@ -131,7 +131,7 @@ fn payload(row: &history::DeliveryRow) -> Option<Box<RawValue>> {
     json(&body)
 }
 
-/// Bytes as the JSON that they are.
+/// Bytes parsed as JSON.
 pub(super) fn json(bytes: &[u8]) -> Option<Box<RawValue>> {
     serde_json::from_slice(bytes).ok()
 }
@@ -180,7 +180,7 @@ pub struct AttemptBody {
 }
 
 impl AttemptBody {
-    /// As whoever asks may see it.
+    /// As the caller may see it.
     #[must_use]
     pub fn shown(row: history::RecordedAttempt, bodies: bool) -> Self {
         let head = |head: Option<String>, hidden: fn(&str) -> String| {
@@ -210,7 +210,7 @@ impl AttemptBody {
     }
 }
 
-/// The header of that name among those sent.
+/// The header `traceparent` of those sent.
 fn traceparent(head: &str) -> Option<String> {
     head.lines().find_map(|line| {
         let (name, value) = line.split_once(':')?;

@@ -107,12 +107,12 @@ fn versions() -> Schema {
         .into()
 }
 
-/// A field that is there, null as well: that is another thing than one left out.
+/// A field that is present, even if null, which differs from an omitted one.
 fn named<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<Box<RawValue>>, D::Error> {
     Box::<RawValue>::deserialize(deserializer).map(Some)
 }
 
-/// What a type is registered with after a change.
+/// The registration after a change.
 #[derive(Debug)]
 pub(super) struct Changed {
     pub description: String,
@@ -122,7 +122,7 @@ pub(super) struct Changed {
 }
 
 impl EventTypeUpdate {
-    /// What comes of it; every wrong field is named.
+    /// The result of the change, or every invalid field.
     pub(super) fn apply(self, before: Option<&EventTypeBody>) -> Result<Changed, Problem> {
         let mut wrong = Vec::new();
         let former = before.and_then(|before| before.description.clone());
@@ -139,7 +139,7 @@ impl EventTypeUpdate {
             Some(sample) => Some(sample.get().to_owned()),
         };
         if let Some(sample) = &sample {
-            // So that whoever shows it need not be prepared for more than PostgreSQL's parser, and ours, can take.
+            // A sample must be readable by PostgreSQL's parser and by ours.
             let readable = serde_json::from_str::<serde_json::Value>(sample).is_ok();
             if sample.len() > SAMPLE_BYTES_MAX || !readable {
                 let said = format!(
@@ -170,7 +170,7 @@ impl EventTypeUpdate {
     }
 }
 
-/// Schemas by version, as they are kept.
+/// Schemas by version, as they are stored.
 fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -> String {
     let mut say = |version: Option<u32>, said: String| {
         let field = version.map_or_else(|| "schemas".to_owned(), |version| format!("schemas.{version}"));

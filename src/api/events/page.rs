@@ -15,10 +15,10 @@ use crate::{
     store::events as table,
 };
 
-/// The most webhooks that are told why they did not get an event.
+/// The maximum number of webhooks in `not_sent`.
 const NOT_SENT_MAX: i64 = 100;
 
-/// What narrows the list.
+/// The filters of the list.
 #[derive(Debug, Deserialize)]
 pub(super) struct Filters {
     event_type: Option<String>,
@@ -32,7 +32,7 @@ pub(super) struct Filters {
     pub(super) count: Option<CountMode>,
 }
 
-/// The rows that filters ask for; every wrong one is named.
+/// The query for the filters, or every invalid filter.
 pub(super) fn page(filters: Filters) -> Result<table::EventsPage, Problem> {
     let mut wrong = Vec::new();
     let mut page = table::EventsPage {
@@ -68,7 +68,7 @@ pub(super) fn page(filters: Filters) -> Result<table::EventsPage, Problem> {
         }
     }
     if let Some(message_id) = filters.event_id {
-        // Nothing with such an id was ever taken in, and PostgreSQL would refuse U+0000.
+        // No event has such an id, and PostgreSQL would refuse U+0000.
         if message_id.chars().any(char::is_control) {
             wrong.push(FieldError::new("event_id", "must not contain control characters"));
         }

@@ -1,8 +1,8 @@
 //! From the body of a request to confirmed messages.
 //!
-//! An event is checked by the rules of ingest ([`decode`]), which checks it again. Its bytes are published unchanged, with
-//! the company as a header and the id as AMQP's message id. A missing time is not filled in, because a repeated event is the
-//! same event only if company, message id and timestamp are the same.
+//! An event is checked by the rules of ingest ([`decode`]), which checks it again. Its bytes are published unchanged,
+//! with the company as a header and the id as AMQP's message id. A missing time is not filled in, because a repeated
+//! event is the same event only if company, message id and timestamp are the same.
 
 use std::{collections::HashMap, time::Duration};
 
@@ -24,17 +24,17 @@ use crate::{
     },
 };
 
-/// Events that are on their way at a time; each of them must be confirmed within the broker's bound.
+/// The maximum number of unconfirmed events at a time; each must be confirmed within the broker's time limit.
 const CHUNK_MAX: usize = 200;
 /// How long a caller waits while the queue of events is full.
 const FULL_FOR: Duration = Duration::from_secs(5);
 
-/// For whom a caller may publish.
+/// The companies for which a caller may publish.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PublishScope {
     /// For this company.
     Company(CompanyId),
-    /// For the one that each event names.
+    /// For the company that each event names.
     Named,
 }
 
@@ -42,7 +42,7 @@ pub(super) enum PublishScope {
 #[derive(Debug)]
 pub(super) struct PublishBatch {
     events: Vec<CheckedEvent>,
-    /// For each event of the request its place among `events`: two that are one are published once.
+    /// The index in `events` of each event of the request: two identical ones are published once.
     places: Vec<usize>,
     is_list: bool,
 }
@@ -55,7 +55,7 @@ struct CheckedEvent {
 }
 
 impl PublishBatch {
-    /// Reads the events of a body; every wrong one is named with its place.
+    /// Reads the events of a body; every invalid one is reported with its index.
     pub(super) fn read(
         body: &Bytes,
         whose: PublishScope,
@@ -113,7 +113,7 @@ impl PublishBatch {
         if wrong.is_empty() { Ok(batch) } else { Err(Problem::invalid(wrong)) }
     }
 
-    /// Publishes all of them, and answers with their ids once they are confirmed.
+    /// Publishes all of them, and returns their ids when they are confirmed.
     pub(super) async fn publish(
         &self,
         publisher: &Publisher,
@@ -140,7 +140,7 @@ impl PublishBatch {
         Err(self.not_taken(&fates))
     }
 
-    /// What a caller is told where not everything was confirmed.
+    /// The problem for a request in which not all events were confirmed.
     fn not_taken(&self, fates: &[Fate]) -> Problem {
         let events: Vec<Published> = self
             .places
@@ -180,7 +180,7 @@ fn read_one(
         PublishScope::Company(company) => Some(company.to_string()),
         PublishScope::Named => None,
     };
-    // Told apart from whatever a body may say: a fresh id stands in the answer only where the event has none.
+    // Distinct from anything in a body: the response has a fresh id only if the event has none.
     let fresh = Uuid::new_v4().to_string();
     let incoming = Incoming {
         body: item.get().as_bytes(),
@@ -221,8 +221,8 @@ fn read_one(
     Ok(decoded)
 }
 
-/// The id of the nth event of a request that bears a key. Its bytes are part of it: a key may be used anew when it
-/// stands for nothing any more, and what comes then is another event.
+/// The id of the nth event of a request with a key. It includes the bytes, because a key may be reused after it has
+/// expired, and then the event is a different one.
 fn of_key(company: CompanyId, key: &str, n: usize, bytes: &[u8]) -> String {
     let mut hash = Sha256::new();
     hash.update(company.uuid().as_bytes());
@@ -235,7 +235,7 @@ fn of_key(company: CompanyId, key: &str, n: usize, bytes: &[u8]) -> String {
     id
 }
 
-/// The field as the request has it.
+/// The field as named in the request.
 fn named(n: usize, is_list: bool, rejected: &Rejected) -> FieldError {
     let field = match (is_list, &*rejected.field) {
         (false, field) => field.to_owned(),

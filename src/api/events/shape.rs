@@ -21,7 +21,7 @@ use crate::{
 /// The most events of one request.
 pub const EVENTS_MAX: usize = 1_000;
 
-/// What is published: an event, or an array of some; only described here, for the bytes of each are what is published.
+/// One event or an array of events. This type only describes them: the received bytes are published.
 pub struct NewEvents;
 
 impl PartialSchema for NewEvents {
@@ -39,7 +39,7 @@ impl ToSchema for NewEvents {
     }
 }
 
-/// A time as publishers write it: what every calendar can show.
+/// A time as publishers write it, within the range of common calendars.
 fn timestamp() -> Schema {
     let seconds = ObjectBuilder::new()
         .schema_type(Type::Number)
@@ -124,10 +124,10 @@ pub struct Published {
     pub fate: &'static str,
 }
 
-/// The member that a problem has besides, where some events of a request were not confirmed.
+/// The additional member of a problem if some events of a request were not confirmed.
 const PUBLISHED: &str = "events";
 
-/// The problem of a request that the broker did not confirm as a whole.
+/// The problem for a request that was not confirmed completely.
 pub(super) fn not_confirmed(detail: String, events: &[Published]) -> Problem {
     let events = serde_json::to_value(events).expect("texts always make JSON");
     Problem::unavailable(detail).with(PUBLISHED, events)
@@ -196,7 +196,7 @@ impl<'de> Deserialize<'de> for EventShown {
             deliveries: Vec<EventDelivery>,
             not_sent: Vec<NotSent>,
         }
-        // In two readings, for no bare JSON can be read out of what is flattened.
+        // Read twice, because raw JSON cannot be read from a flattened struct.
         let whole = Box::<RawValue>::deserialize(deserializer)?;
         let event = serde_json::from_str(whole.get()).map_err(D::Error::custom)?;
         let Rest { deliveries, not_sent } = serde_json::from_str(whole.get()).map_err(D::Error::custom)?;
@@ -253,7 +253,7 @@ impl From<events::EventRow> for EventBody {
             event_id: row.message_id,
             timestamp: row.timestamp,
             received_at: row.received_at,
-            // Taken out of a column of JSON, so it is JSON.
+            // It comes from a JSON column, so it is JSON.
             data: row.data.and_then(|data| RawValue::from_string(data).ok()),
             matched: row.matched,
             matched_as_of: row.matched_as_of,

@@ -15,9 +15,9 @@ use crate::{
 
 /// The longest name of a key, in characters.
 pub const NAME_CHARS_MAX: usize = 255;
-/// The most scopes that are named; there are fewer.
+/// The maximum number of named scopes; there are fewer.
 const SCOPES_MAX: usize = 100;
-/// How far ahead a key may end, in months; one that shall never end has no end.
+/// How far in the future a key may expire, in months.
 const EXPIRY_MONTHS_MAX: u32 = 1_200;
 
 /// An API key.
@@ -91,10 +91,10 @@ pub struct NewKey {
 }
 
 impl NewKey {
-    /// The scopes that are asked for, or every field that is wrong.
+    /// The requested scopes.
     ///
     /// # Errors
-    /// Where a field is wrong.
+    /// With every invalid field.
     pub fn check(&self, now: DateTime<Utc>) -> Result<Scopes, Problem> {
         let mut errors = Vec::new();
         let chars = self.name.trim().chars().count();

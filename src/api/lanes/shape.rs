@@ -33,7 +33,7 @@ impl LaneState {
             Self::Inactive => "inactive",
             Self::Paused => "paused",
             Self::Open => "open",
-            Self::HeldBack => "held back",
+            Self::HeldBack => "rate-limited",
             Self::Failing => "failing",
             Self::Healthy => "healthy",
         }

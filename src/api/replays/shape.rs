@@ -107,7 +107,7 @@ pub struct NewReplay {
 }
 
 impl NewReplay {
-    /// What is asked for, and how fast; or every field that is wrong.
+    /// The requested filter and rate, or every invalid field.
     pub(super) fn read(self) -> Result<(ReplayFilter, i32), Problem> {
         let mut errors = Vec::new();
         let is_narrowed = self.webhook_id.is_some()

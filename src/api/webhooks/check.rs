@@ -23,15 +23,15 @@ use crate::{
 
 /// The longest reason of a pause, in characters.
 pub const REASON_CHARACTERS_MAX: usize = 1_000;
-/// Unknown fields that are named in warnings.
+/// The maximum number of unknown fields named in warnings.
 pub const UNKNOWN_TOLD_MAX: usize = 20;
-/// How many of what was held are sent a second, where nobody says, and at most.
+/// Held deliveries sent per second after a resume: by default, and at most.
 const RESUME_RATE_DEFAULT: i32 = 50;
 const RESUME_RATE_MAX: i32 = 10_000;
-/// How long an old secret signs too, where nobody says, and at most, in seconds.
+/// How long an old secret also signs, in seconds: by default, and at most.
 const GRACE_SECONDS_DEFAULT: i64 = 24 * 60 * 60;
 const GRACE_SECONDS_MAX: i64 = 30 * 24 * 60 * 60;
-/// The reason of a pause where nobody gives one.
+/// The default reason of a pause.
 const PAUSED_BY_HAND: &str = "paused by hand";
 
 /// The receivers that this service delivers to.
@@ -39,20 +39,20 @@ pub(super) fn receivers(rules: &egress::Config) -> Receivers<'_> {
     Receivers { allowed: &rules.allowed_networks, require_https: rules.require_https }
 }
 
-/// Settings that may be saved.
+/// Validated settings.
 #[derive(Debug)]
 pub(super) struct Checked {
     pub settings: Settings,
-    /// Whether the request names a secret, or asks for one.
+    /// Whether the request gives or requests a secret.
     pub replaces_secret: bool,
-    /// Whether the secret was made here, and so is shown.
+    /// Whether the secret was generated here and is therefore shown.
     pub shows_secret: bool,
-    /// The event types, where the request names them.
+    /// The event types, if the request names them.
     pub events: Option<Vec<String>>,
     pub warnings: Vec<Warning>,
 }
 
-/// What a request makes of the settings that a webhook has, or of the defaults for a new one.
+/// Applies a request to the settings of a webhook, or to the defaults for a new one.
 pub(super) fn settings(
     body: Map<String, Value>,
     before: Option<Settings>,
@@ -80,7 +80,7 @@ pub(super) fn settings(
     Ok(Checked { settings, replaces_secret: names("secret"), shows_secret, events, warnings })
 }
 
-/// Why somebody pauses.
+/// The reason of a pause.
 pub(super) fn pause(body: Map<String, Value>) -> Result<String, Problem> {
     let mut fields = Fields::of(body);
     let reason = fields.read("reason", fields::text_of(REASON_CHARACTERS_MAX)).given();
@@ -88,7 +88,7 @@ pub(super) fn pause(body: Map<String, Value>) -> Result<String, Problem> {
     Ok(reason.filter(|reason| !reason.trim().is_empty()).unwrap_or_else(|| PAUSED_BY_HAND.to_owned()))
 }
 
-/// What becomes of what was held, and how many of it are sent a second.
+/// What happens to the held deliveries, and how many are sent per second.
 pub(super) fn resume(body: Map<String, Value>) -> Result<(Held, i32), Problem> {
     let mut fields = Fields::of(body);
     let held = fields.read("held", fields::word(Held::WORDS)).given();
@@ -105,7 +105,7 @@ pub(super) struct Rotation {
     pub guide_signature_is_previous: bool,
 }
 
-/// A rotation that may be done.
+/// A validated rotation.
 pub(super) fn rotation(body: Map<String, Value>, rules: &egress::Config) -> Result<Rotation, Problem> {
     const SIGNS: &[(&str, GuideSignature)] =
         &[("new", GuideSignature::New), ("previous", GuideSignature::Previous)];

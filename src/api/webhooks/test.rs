@@ -28,11 +28,11 @@ use crate::{
     },
 };
 
-/// How much longer than its timeout a test is waited for.
+/// How much longer than its timeout a test is awaited.
 const TURN: Duration = Duration::from_secs(5);
-/// How long somebody may take to take the job; then it is looked whether there is anybody.
+/// How long a worker may take to claim the job before the number of workers is checked.
 const TAKEN_WITHIN: Duration = Duration::from_secs(3);
-/// How often the delivery is looked at: at first, and at last.
+/// The interval between looks at the delivery: the first, and the longest.
 const LOOK_MIN: Duration = Duration::from_millis(20);
 const LOOK_MAX: Duration = Duration::from_millis(500);
 /// The type of the event that is sent, as the guide has it.
@@ -67,7 +67,7 @@ pub(super) async fn test(
     Ok(axum::Json(test.watch(&api, fate, end).await?))
 }
 
-/// A test under way.
+/// A running test.
 struct Test {
     company: CompanyId,
     webhook: WebhookId,
@@ -76,7 +76,7 @@ struct Test {
 }
 
 impl Test {
-    /// Writes what is owed.
+    /// Writes the event and its delivery.
     async fn write(api: &Api, company: CompanyId, webhook: WebhookId) -> Result<Self, Problem> {
         let now = api.parts.clock.now();
         let message_id = format!("test {}", Uuid::new_v4());
@@ -92,7 +92,7 @@ impl Test {
             message_id,
             timestamp: now.timestamp(),
             data: data.to_string(),
-            // Nobody publishes this again, so there is no other body to tell it from.
+            // This event is never published again, so there is no other body to distinguish.
             body_hash: 0,
             traceparent: None,
         };
@@ -172,7 +172,7 @@ impl Test {
         };
         let lane = lane_report::list(&api.parts.reads, &wanted, 1).await?.pop();
         let in_lane = lane.map_or(0, |lane| lane.queued + lane.waiting);
-        // It is one of them itself.
+        // The test itself is one of them.
         Ok((in_queue.max(in_lane) - 1).max(0))
     }
 
@@ -200,7 +200,7 @@ impl Test {
 
     fn ended(&self, standing: TestProgress) -> Tested {
         let success = standing.status == DeliveryStatus::Delivered;
-        // What ended without an attempt has its reason in the row: its webhook is deleted.
+        // A test that ended without an attempt has its reason in the row, for example a deleted webhook.
         let was_sent = standing.attempts > 0;
         let reason = standing.reason.unwrap_or_else(|| standing.status.to_string());
         let message = if was_sent { SENT.to_owned() } else { format!("the test was not sent: {reason}") };

@@ -5,10 +5,10 @@ use url::Url;
 use super::shape::Warning;
 use crate::model::{Secret, address, signature, subscription};
 
-/// How alike two names must be for one to be taken for the other misspelt; 1 is the same (Jaro and Winkler).
+/// How similar two names must be to suggest one for the other; 1 is equality (Jaro-Winkler).
 const ALIKE: f64 = 0.8;
 
-/// Of what stands in the request itself.
+/// Warnings about the request itself.
 pub(super) fn of(
     url: Option<&str>,
     events: Option<&[String]>,
@@ -42,7 +42,7 @@ pub(super) fn of(
     odd
 }
 
-/// Of a URL.
+/// Warnings about a URL.
 pub(super) fn of_url(url: &Url) -> Vec<Warning> {
     let mut odd = Vec::new();
     if url.scheme() == "http" {
@@ -57,21 +57,21 @@ pub(super) fn of_url(url: &Url) -> Vec<Warning> {
     odd
 }
 
-/// A count that says nothing, for there is a schedule.
+/// A count that has no effect because of a schedule.
 pub(super) fn count_beside_schedule() -> Warning {
     Warning::new("retry_count", "is stored but not followed while retry_schedule is set")
 }
 
-/// A field that is none of ours.
+/// An unknown field.
 pub(super) fn unknown_field(name: &str) -> Warning {
     let name: String = name.chars().take(NAME_TOLD_MAX).collect();
     Warning::new(name, "is not a known field and was ignored")
 }
 
-/// The characters of an unknown field's name that are told.
+/// The maximum length of an unknown field's name in a warning, in characters.
 const NAME_TOLD_MAX: usize = 100;
 
-/// Subscriptions to what is not known, each with the name that is nearest to it.
+/// Warnings about subscriptions to unknown types, each with the most similar known name.
 pub(super) fn unknown_types(events: &[String], known: &[String]) -> Vec<Warning> {
     let mut odd = Vec::new();
     for (at, pattern) in events.iter().enumerate() {
