@@ -76,7 +76,7 @@ pub enum ConnectionState {
     Connected,
     /// A connection is missing.
     Connecting {
-        /// Since when.
+        /// When it was requested.
         since: Instant,
         /// Why, if known.
         error: Option<Error>,

@@ -89,7 +89,7 @@ impl fmt::Display for EventType {
     }
 }
 
-/// An event as it stands in the ledger.
+/// An event as it is in the ledger.
 #[derive(Clone, Debug)]
 pub struct Event {
     /// Derived from time, company and message id.

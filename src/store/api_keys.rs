@@ -7,12 +7,12 @@ use uuid::Uuid;
 use super::Result;
 use crate::model::CompanyId;
 
-/// A key as it stands.
+/// A key as it is.
 #[derive(Clone, Debug)]
 pub struct KeyRow {
     /// The characters that name it.
     pub id: String,
-    /// The company it holds for; `None` for all.
+    /// The company it is valid for; `None` for all.
     pub company_id: Option<Uuid>,
     /// What people call it.
     pub name: String,
@@ -23,11 +23,11 @@ pub struct KeyRow {
     /// When it was made.
     pub created_at: DateTime<Utc>,
     pub created_by: Option<String>,
-    /// When it ends by itself.
+    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
-    /// When it was used last, to the minute.
+    /// When it was last used, to the minute.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When it was ended.
+    /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -36,7 +36,7 @@ pub struct KeyRow {
 pub struct KeyToInsert<'a> {
     /// The characters that name it.
     pub id: &'a str,
-    /// The company it holds for; `None` for all.
+    /// The company it is valid for; `None` for all.
     pub company: Option<Uuid>,
     /// What people call it.
     pub name: &'a str,
@@ -46,7 +46,7 @@ pub struct KeyToInsert<'a> {
     pub scopes: &'a [String],
     /// By whom it is made.
     pub created_by: Option<&'a str>,
-    /// When it ends by itself.
+    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
 
@@ -96,7 +96,7 @@ pub async fn create(db: impl PgExecutor<'_>, new: KeyToInsert<'_>) -> Result<Key
     Ok(row.fetch_one(db).await?)
 }
 
-/// The key of that name, whether it still holds or not.
+/// The key of that name, valid or not.
 pub async fn find(db: impl PgExecutor<'_>, id: &str) -> Result<Option<KeyRow>> {
     let row = keys!(
         "
@@ -128,7 +128,7 @@ pub async fn used(db: impl PgExecutor<'_>, id: &str) -> Result<()> {
     Ok(())
 }
 
-/// One key within reach: of this company, or any where `company` is none.
+/// One key in scope: of this company, or any if `company` is `None`.
 pub async fn get(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: &str) -> Result<Option<KeyRow>> {
     let row = keys!(
         "
@@ -145,7 +145,7 @@ pub async fn get(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: &str) 
     Ok(row.fetch_optional(db).await?)
 }
 
-/// A page of keys within reach, newest first, from behind the one that was made then and has that name.
+/// A page of keys in scope, newest first, after the one with that time and name.
 pub async fn list(
     db: impl PgExecutor<'_>,
     company: Option<CompanyId>,
@@ -171,7 +171,7 @@ pub async fn list(
     Ok(rows.fetch_all(db).await?)
 }
 
-/// How many keys there are within reach, counted up to a bound.
+/// How many keys are in scope, counted up to a bound.
 pub async fn count(db: impl PgExecutor<'_>, company: Option<CompanyId>, most: i64) -> Result<i64> {
     let count = sqlx::query_scalar!(
         r#"
@@ -190,7 +190,7 @@ pub async fn count(db: impl PgExecutor<'_>, company: Option<CompanyId>, most: i6
     Ok(count.fetch_one(db).await?)
 }
 
-/// Ends a key that holds; none where there is no such key within reach, or it was ended before.
+/// Revokes a valid key; `None` if there is no such key in scope, or it was revoked before.
 pub async fn revoke(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: &str) -> Result<Option<KeyRow>> {
     let row = keys!(
         "

@@ -12,7 +12,7 @@ use crate::model::CompanyId;
 /// One change. Secrets are not in it.
 #[derive(Clone, Debug)]
 pub struct AuditRow {
-    /// Whose thing was changed; `None` where it is nobody's.
+    /// The company whose object was changed; `None` if it belongs to no company.
     pub company: Option<Uuid>,
     /// Who did it.
     pub actor: String,
@@ -20,9 +20,9 @@ pub struct AuditRow {
     pub action: String,
     /// The id of what it was done to.
     pub subject: String,
-    /// What was, as JSON.
+    /// The object before, as JSON.
     pub before: Option<String>,
-    /// What is, as JSON.
+    /// The object after, as JSON.
     pub after: Option<String>,
     /// Where the call came from.
     pub address: Option<String>,
@@ -56,7 +56,7 @@ pub struct Written {
     pub id: Uuid,
     /// When it was written.
     pub at: DateTime<Utc>,
-    /// Whose thing was changed; `None` where it is nobody's.
+    /// The company whose object was changed; `None` if it belongs to no company.
     pub company_id: Option<Uuid>,
     /// Who did it.
     pub actor: String,
@@ -64,18 +64,18 @@ pub struct Written {
     pub action: String,
     /// The id of what it was done to.
     pub subject: String,
-    /// What was, as JSON.
+    /// The object before, as JSON.
     pub before: Option<String>,
-    /// What is, as JSON.
+    /// The object after, as JSON.
     pub after: Option<String>,
     /// Where the call came from.
     pub address: Option<String>,
 }
 
-/// Which entries are wanted; what is none narrows nothing.
+/// Which entries are wanted; `None` does not filter.
 #[derive(Clone, Debug, Default)]
 pub struct AuditQuery {
-    /// Of this company; `None` for all, and for what is nobody's.
+    /// Of this company; `None` for all, including entries without a company.
     pub company: Option<CompanyId>,
     pub actor: Option<String>,
     /// What was done.
@@ -88,7 +88,7 @@ pub struct AuditQuery {
     pub until: Option<DateTime<Utc>>,
 }
 
-/// A page of entries, newest first, from behind the one with that time and id.
+/// A page of entries, newest first, after the one with that time and id.
 pub async fn list(
     db: impl PgExecutor<'_>,
     wanted: &AuditQuery,
@@ -133,7 +133,7 @@ pub async fn list(
     Ok(rows.fetch_all(db).await?)
 }
 
-/// How many entries are wanted, counted up to a bound of rows; none where that takes longer than a bound of time.
+/// How many entries match, counted up to a bound of rows; `None` if that takes longer than a bound of time.
 pub async fn count(
     db: &PgPool,
     wanted: &AuditQuery,

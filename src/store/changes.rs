@@ -29,9 +29,9 @@ use crate::{
 const CHANNEL: &str = "webhooks_changed";
 /// What the trigger on `event_types` notifies there.
 const EVENT_TYPES: &str = "event_types";
-/// A connection that was cut without a word is noticed by asking it something this often.
+/// How often the connection is queried, so that a silently lost one is noticed.
 const PING_EVERY: Duration = Duration::from_secs(10);
-/// Changes that may wait for a slow cache; it is told to reload everything when there are more.
+/// The most changes that may wait for a slow cache; if there are more, it is told to reload everything.
 pub const CHANGES_MAX: usize = 1024;
 
 /// What changed.
@@ -39,13 +39,13 @@ pub const CHANGES_MAX: usize = 1024;
 pub enum WebhookChange {
     /// One webhook of a company.
     Webhook(CompanyId, WebhookId),
-    /// What is registered of event types.
+    /// The registered event types.
     EventTypes,
     /// Anything: notifications may have been lost.
     Everything,
 }
 
-/// Wakes every cache's entries of webhooks whose lanes have changed; a change of a webhook itself does so by its trigger.
+/// Notifies every cache of webhooks whose lanes have changed; for a change of the webhook itself its trigger does so.
 ///
 /// NOTIFY takes a global lock at commit, so it is one statement for many, and never part of a hot one.
 pub async fn notify_all(pool: &PgPool, changed: &[(CompanyId, WebhookId)]) -> sqlx::Result<()> {
@@ -79,7 +79,7 @@ pub async fn listen(
             ended = follow(&options, &changes) => ended,
             () = shutdown.asked() => return,
         };
-        // Whatever changed while nobody listened is made up for here.
+        // This makes up for whatever changed while not listening.
         let _ = changes.send(WebhookChange::Everything);
         match ended {
             Ok(()) => waits = backoff(),
@@ -97,7 +97,7 @@ pub async fn listen(
 
 /// Passes on notifications until the connection is lost.
 async fn follow(options: &PgConnectOptions, changes: &broadcast::Sender<WebhookChange>) -> sqlx::Result<()> {
-    // A pool for its one connection, for only that takes options: a URL alone would lose the application's name.
+    // A pool for its one connection, because only a pool takes options: a URL alone would lose the application's name.
     let pool = PgPoolOptions::new().max_connections(1).max_lifetime(None).idle_timeout(None);
     let mut listener = PgListener::connect_with(&pool.connect_lazy_with(options.clone())).await?;
     listener.listen(CHANNEL).await?;
@@ -122,13 +122,13 @@ async fn follow(options: &PgConnectOptions, changes: &broadcast::Sender<WebhookC
     }
 }
 
-/// Entries of a cache share this many epochs; sharing one costs a needless reading, never a stale entry.
+/// Entries of a cache share this many epochs; sharing one costs an unnecessary read, never a stale entry.
 const EPOCHS: usize = 1024;
 
 /// Tells a cache which of its entries are stale.
 ///
-/// A load that began before a change must not outlive it. So an entry bears the epoch that was current *before* it
-/// was read, and counts only while that epoch still is.
+/// A load that began before a change must not outlive it. So an entry has the epoch that was current *before* it was
+/// read, and is valid only while that epoch is current.
 #[derive(Clone, Debug)]
 pub struct Epochs(Arc<[AtomicU64]>);
 

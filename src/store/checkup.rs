@@ -5,7 +5,7 @@ use sqlx::PgPool;
 
 use super::Result;
 
-/// So many webhooks are looked at for the delivery that is overdue the longest.
+/// How many webhooks are checked for the most overdue delivery.
 pub const WEBHOOKS_LOOKED_AT_MAX: i32 = 1_000;
 
 /// The server and its settings that matter here.
@@ -19,7 +19,7 @@ pub struct ServerReport {
     pub full_page_writes: String,
     pub autovacuum: String,
     pub max_connections: i32,
-    /// Kept for superusers.
+    /// Reserved for superusers.
     pub reserved: i32,
     /// Connections of clients now, ours included.
     pub connected: i64,
@@ -27,7 +27,7 @@ pub struct ServerReport {
     pub ours: i64,
 }
 
-/// Asks what server it is.
+/// Queries which server it is.
 pub async fn server(pool: &PgPool) -> Result<ServerReport> {
     let server = sqlx::query_as!(
         ServerReport,
@@ -72,13 +72,13 @@ pub async fn days_ahead(pool: &PgPool) -> Result<(NaiveDate, Vec<NaiveDate>)> {
     Ok((day(&row.today).unwrap_or_default(), row.days.iter().filter_map(day).collect()))
 }
 
-/// Who holds a lease.
+/// The holder of a lease.
 #[derive(Clone, Debug)]
 pub struct Lease {
     pub name: String,
     pub holder: String,
     pub taken_at: DateTime<Utc>,
-    /// Whether it has not run out.
+    /// Whether it has not expired.
     pub is_held: bool,
 }
 
@@ -97,16 +97,16 @@ pub async fn leases(pool: &PgPool) -> Result<Vec<Lease>> {
 /// What is late, in seconds by the database's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Late {
-    /// How long the delivery is overdue that is so the longest, of those that nothing holds: neither a pause nor a
-    /// breaker nor a `Retry-After`.
+    /// How long the most overdue delivery is overdue, of those that nothing holds back: neither a pause nor a breaker
+    /// nor a rate limit of the receiver.
     pub overdue_seconds: Option<f64>,
-    /// How long the oldest job should have been met by a worker.
+    /// How long ago the oldest job should have been consumed by a worker.
     pub oldest_job_seconds: Option<f64>,
-    /// How long ago the latest watermark came through its queue.
+    /// How long ago the latest watermark passed its queue.
     pub tide_mark_seconds: Option<f64>,
 }
 
-/// Asks what is late. Walks indexes and stops; a backlog is not counted.
+/// Queries what is late. Walks indexes and stops; a backlog is not counted.
 pub async fn late(pool: &PgPool) -> Result<Late> {
     let late = sqlx::query_as!(
         Late,

@@ -9,13 +9,13 @@ use sqlx::{PgPool, types::Uuid};
 
 use crate::model::{CompanyId, DeliveryId, DeliveryStatus, EventId, Payload, WebhookId};
 
-/// A job's question.
+/// The claim of a job.
 #[derive(Clone, Copy, Debug)]
 pub struct Question {
     pub delivery: DeliveryId,
-    /// The attempt asked for, from 1.
+    /// The attempt to claim, from 1.
     pub attempt: u32,
-    /// How long nobody else may start it: the webhook's timeout and a margin.
+    /// How long no other task may start it: the webhook's timeout and a margin.
     pub lease: Duration,
 }
 
@@ -24,7 +24,7 @@ pub struct Question {
 pub enum ClaimAnswer {
     /// The attempt may start.
     Granted {
-        /// What to send, from the event, else from a dead letter. `None` where neither has it any more.
+        /// What to send, from the event, else from a dead letter. `None` if neither has it any more.
         payload: Option<Payload>,
         /// The trace context of the event.
         traceparent: Option<String>,
@@ -33,21 +33,21 @@ pub enum ClaimAnswer {
     Superseded,
     /// Its time has not come.
     NotYetDue,
-    /// Another holds it.
+    /// Another task holds it.
     Claimed,
 }
 
-/// A delivery as the ledger tells it to a claim.
+/// The ledger's answer to one claim.
 #[derive(Clone, Debug)]
 pub struct GrantedClaim {
-    /// The delivery asked for.
+    /// The delivery claimed.
     pub delivery: DeliveryId,
     /// The answer.
     pub answer: ClaimAnswer,
 }
 
-/// Puts a batch of questions; answers in the order of the ids, in which the rows are locked as well, so that two
-/// batches cannot dead-lock.
+/// Claims a batch; answers in the order of the ids, in which the rows are also locked, so that two batches cannot
+/// deadlock.
 pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<GrantedClaim>> {
     let mut sorted = questions.to_vec();
     sorted.sort_unstable_by_key(|q| q.delivery);
@@ -140,7 +140,7 @@ pub struct DeliveryStanding {
     pub attempts: u32,
 }
 
-/// How deliveries stand. One that is missing from the answer is not in the ledger.
+/// The state of deliveries. One that is missing from the answer is not in the ledger.
 pub async fn standing(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<Vec<DeliveryStanding>> {
     let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     let rows = sqlx::query!(

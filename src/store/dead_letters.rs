@@ -18,18 +18,18 @@ use crate::model::{
     request,
 };
 
-/// A row of `dead_letters`; what it carries only where one row was asked for.
+/// A row of `dead_letters`; its content only if one row was asked for.
 #[derive(Clone, Debug)]
 pub struct DeadLetterRow {
     /// For a delivery the delivery's id.
     pub id: Uuid,
     pub kind: DeadLetterKind,
     pub status: DeadLetterStatus,
-    /// Whose it is; `None` for a message that does not say.
+    /// The company; `None` for a message that does not say.
     pub company_id: Option<Uuid>,
     /// The webhook, for a delivery.
     pub webhook_id: Option<Uuid>,
-    /// The event, where there is one.
+    /// The event, if there is one.
     pub event_id: Option<Uuid>,
     pub event_type: Option<String>,
     /// Why it was given up.
@@ -42,8 +42,7 @@ pub struct DeadLetterRow {
     pub outcome: Option<OutcomeClass>,
     /// The status of the last answer.
     pub response_status: Option<i32>,
-    /// For a message the bytes that came; for a delivery that was given up by release 0.3.0 or before those that were to be
-    /// posted.
+    /// For a message the bytes that came; for a delivery given up by release 0.3.0 or earlier the bytes to be posted.
     pub body: Option<Vec<u8>>,
     /// For a delivery the event's `data`, as text.
     pub data: Option<String>,
@@ -57,7 +56,7 @@ pub struct DeadLetterRow {
     pub message_id: Option<String>,
     /// When it was given up.
     pub created_at: DateTime<Utc>,
-    /// When it was asked for anew.
+    /// When it was replayed.
     pub replayed_at: Option<DateTime<Utc>>,
     /// By which replay.
     pub replay_id: Option<Uuid>,
@@ -78,7 +77,7 @@ impl DeadLetterRow {
     }
 }
 
-/// These dead letters, newest first, without their bodies; of a company, or for whoever runs the service without one.
+/// These dead letters, newest first, without their bodies; of a company, or of all for the operator.
 pub async fn by_ids(
     db: impl PgExecutor<'_>,
     company: Option<CompanyId>,
@@ -121,7 +120,7 @@ pub async fn by_ids(
     Ok(rows.fetch_all(db).await?)
 }
 
-/// One dead letter with its body; of a company, or for whoever runs the service without one.
+/// One dead letter with its body; of a company, or of any for the operator.
 pub async fn get(
     db: impl PgExecutor<'_>,
     company: Option<CompanyId>,
@@ -163,7 +162,7 @@ pub async fn get(
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Takes note that nobody wants an open dead letter any more; says whether it was open.
+/// Discards an open dead letter; says whether it was open.
 pub async fn discard(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: Uuid) -> Result<bool> {
     let done = sqlx::query!(
         "
@@ -180,16 +179,16 @@ pub async fn discard(db: impl PgExecutor<'_>, company: Option<CompanyId>, id: Uu
     Ok(done.execute(db).await?.rows_affected() > 0)
 }
 
-/// A message given up, as `keep` found it on the queue of dead letters.
+/// A message given up, as dead-letter found it in the queue of dead letters.
 #[derive(Clone, Debug)]
 pub struct NewMessage {
-    /// Derived from what the message is, so that the same one is kept once.
+    /// Derived from the message, so that the same one is stored once.
     pub id: Uuid,
     /// `message`, or `event` for one that could be read.
     pub kind: &'static str,
-    /// Whose it is, where it says so.
+    /// The company, if it says so.
     pub company: Option<CompanyId>,
-    /// Its type, where it says so.
+    /// Its type, if it says so.
     pub event_type: Option<String>,
     /// Why it was given up.
     pub reason: String,
@@ -204,7 +203,7 @@ pub struct NewMessage {
     pub message_id: Option<String>,
 }
 
-/// Keeps a message; says whether it was not there yet. One that was replayed and has died again is open again.
+/// Stores a message; says whether it was new. One that was replayed and given up again is open again.
 pub async fn insert_message(db: impl PgExecutor<'_>, message: &NewMessage) -> Result<bool> {
     let done = sqlx::query!(
         "
@@ -230,9 +229,10 @@ pub async fn insert_message(db: impl PgExecutor<'_>, message: &NewMessage) -> Re
     Ok(done.execute(db).await?.rows_affected() > 0)
 }
 
-/// Keeps attempts whose delivery the ledger does not know, as it was set back; returns how many were not there yet.
+/// Stores attempts of deliveries that the ledger does not know because it was restored from a backup; returns how many
+/// were new.
 pub async fn insert_unknown(db: impl PgExecutor<'_>, attempts: &[Attempt]) -> Result<u64> {
-    // By id, so that two writers lock in the same order; once each, as the statement may not meet a row twice.
+    // By id, so that two writers lock in the same order; each once, because the statement may not touch a row twice.
     let mut attempts: Vec<&Attempt> = attempts.iter().collect();
     attempts.sort_by_key(|attempt| (attempt.delivery, std::cmp::Reverse(attempt.number)));
     attempts.dedup_by_key(|attempt| attempt.delivery);

@@ -12,21 +12,21 @@ use crate::model::DeliveryId;
 /// Where a delivery goes instead of to its receiver.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Disposition {
-    /// Back to the ledger; feed brings it again no sooner than after this time.
+    /// Back to the ledger; schedule makes a job for it after this time at the earliest.
     Parked(Duration),
     /// Its webhook is paused.
     Held,
     /// Its webhook is deleted or inactive.
     Cancelled(&'static str),
-    /// There is nothing left to send.
+    /// Its data is gone.
     Expired,
 }
 
-/// One delivery to set aside.
+/// One delivery to park, hold or cancel.
 #[derive(Clone, Copy, Debug)]
 pub struct Disposed {
     pub delivery: DeliveryId,
-    /// The attempt its job asked for.
+    /// The attempt of its job.
     pub attempt: u32,
     /// Where it goes.
     pub aside: Disposition,
@@ -34,7 +34,7 @@ pub struct Disposed {
     pub holds_claim: bool,
 }
 
-/// Sets a batch aside. Rows that have moved on stay as they are.
+/// Parks, holds or cancels a batch. Rows that have moved on stay as they are.
 pub async fn set_aside(pool: &PgPool, batch: &[Disposed]) -> sqlx::Result<()> {
     let mut sorted = batch.to_vec();
     sorted.sort_unstable_by_key(|s| s.delivery);
@@ -84,7 +84,7 @@ pub async fn set_aside(pool: &PgPool, batch: &[Disposed]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Leaves a delivery that another holds to feed, from the end of that lease on.
+/// Leaves a delivery that another task has claimed to schedule, from the end of that lease on.
 pub async fn await_lease(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sqlx::Result<()> {
     let mut sorted = deliveries.to_vec();
     sorted.sort_unstable();
@@ -105,7 +105,7 @@ pub async fn await_lease(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sql
     Ok(())
 }
 
-/// Takes note that no job was made after all: the ledger alone holds these deliveries, and feed takes over.
+/// Records that no job was made after all: these deliveries wait in the ledger, and schedule takes over.
 pub async fn unqueue(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sqlx::Result<()> {
     let mut sorted = deliveries.to_vec();
     sorted.sort_unstable();

@@ -18,7 +18,7 @@ use crate::model::{
     id::{first_of_day, time_of},
 };
 
-/// A delivery that was marked as queued: its job is to be published now.
+/// A delivery that was marked as queued: its job is published next.
 #[derive(Clone, Debug)]
 pub struct DueDelivery {
     pub delivery: DeliveryId,
@@ -28,15 +28,15 @@ pub struct DueDelivery {
     /// What it carries.
     pub event: EventId,
     pub event_type: EventType,
-    /// The attempt to ask for.
+    /// The attempt that is due.
     pub attempt: u32,
     /// Why it exists.
     pub trigger: Trigger,
     /// When it was marked.
     pub queued_at: DateTime<Utc>,
-    /// When its time had come.
+    /// When it was due.
     pub due_at: DateTime<Utc>,
-    /// How often in a row a worker was gone that had claimed it.
+    /// How many workers in a row died that had claimed it.
     pub deaths: u32,
 }
 
@@ -50,8 +50,8 @@ pub struct LaneRoom {
     pub since: Since,
 }
 
-/// Marks what is due as queued, up to `room` for each webhook, and gives it in the order in which it is to be published:
-/// oldest first, replays and recoveries last.
+/// Marks what is due as queued, up to `room` for each webhook, and returns it in the order of publishing: oldest first,
+/// replays and recoveries last.
 pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<Vec<DueDelivery>> {
     let webhooks: Vec<Uuid> = rooms.iter().map(|room| room.webhook.0).collect();
     let sinces: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.since.unwrap_or(BEGINNING)).collect();
@@ -96,7 +96,7 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<
     )
     .fetch_all(pool)
     .await?;
-    // An update returns its rows in no order of ours.
+    // An update returns its rows in no particular order.
     rows.sort_unstable_by_key(|row| (row.replay_id.is_some(), row.due_at, row.id));
     Ok(rows
         .into_iter()
@@ -179,12 +179,12 @@ pub async fn cancel(
     Ok(done.rows_affected())
 }
 
-/// Gives up what has waited for its webhook longer than it may: counted from the last attempt, else from intake,
-/// and never from before the end of a pause, for a pause is no fault of the delivery.
+/// Gives up what has waited too long for its webhook: counted from the last attempt, else from intake, and never from
+/// before the end of a pause, because a pause is not the delivery's fault.
 ///
-/// Looks at the next `rows_max` deliveries behind `after` that were placed before `high`; returns the last of them,
-/// where there may be others behind it. What has waited so long was placed long ago, so only old days are looked at,
-/// and as a rule they owe nothing and `low` is behind them.
+/// Checks the next `rows_max` deliveries after `after` that were placed before `high`; returns the last of them if
+/// there may be more after it. What has waited this long was placed long ago, so only old days are read; as a rule they
+/// owe nothing, and `low` is after them.
 pub async fn expire_parked(
     pool: &PgPool,
     after: Uuid,
@@ -237,7 +237,7 @@ pub async fn expire_parked(
     Ok(looked.map(|last| last.id))
 }
 
-/// The first of `days` in which something is open; the days before owe nothing.
+/// The first of `days` with something open; the days before owe nothing.
 pub async fn oldest_open_day(pool: &PgPool, days: &[NaiveDate]) -> sqlx::Result<Option<NaiveDate>> {
     let first: Vec<Uuid> = days.iter().map(|day| first_of_day(*day)).collect();
     let end: Vec<Uuid> =

@@ -14,26 +14,26 @@ use crate::model::CompanyId;
 
 pub mod work;
 
-/// What stands in place of a text that was erased.
+/// What replaces an erased text.
 pub const ERASED: &str = "erased";
 
-/// How an erasure stands.
+/// The state of an erasure.
 #[derive(Clone, Debug)]
 pub struct ErasureRow {
-    /// Whose things go.
+    /// The company to erase.
     pub company_id: Uuid,
-    /// Since when.
+    /// When it was requested.
     pub asked_at: DateTime<Utc>,
     pub asked_by: String,
-    /// What is being worked on.
+    /// The current stage of the work.
     pub stage: String,
-    /// When nothing was left.
+    /// When it was finished.
     pub done_at: Option<DateTime<Utc>>,
     /// Webhooks removed.
     pub webhooks: i64,
     /// Deliveries emptied.
     pub deliveries: i64,
-    /// Those of them that were still owed, and were cancelled.
+    /// Of these, those that were still owed and were cancelled.
     pub cancelled: i64,
     /// Events removed.
     pub events: i64,
@@ -43,11 +43,12 @@ pub struct ErasureRow {
     pub records: i64,
     /// Messages that arrived since and were dropped.
     pub dropped: i64,
-    /// When the last of them did.
+    /// When the last of them arrived.
     pub dropped_at: Option<DateTime<Utc>>,
 }
 
-/// Asks for a company to be erased. One that is done begins anew, one that is under way goes on; who asked first stays.
+/// Requests the erasure of a company. One that is done starts again, one in progress continues; the first requester
+/// stays.
 pub async fn ask(db: &mut PgConnection, company: CompanyId, by: &str) -> Result<()> {
     sqlx::query!(
         "
@@ -84,7 +85,7 @@ pub async fn ask(db: &mut PgConnection, company: CompanyId, by: &str) -> Result<
     Ok(())
 }
 
-/// How the erasure of a company stands, where one was asked for.
+/// The state of a company's erasure, if one was requested.
 pub async fn get(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Option<ErasureRow>> {
     let row = sqlx::query_as!(
         ErasureRow,
@@ -100,7 +101,7 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Option<E
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Companies whose erasure was asked for so long ago and is not done, those that wait longest first.
+/// Companies whose erasure was requested at least this long ago and is not done, longest waiting first.
 pub async fn open(pool: &PgPool, after: Duration, rows_max: i64) -> sqlx::Result<Vec<CompanyId>> {
     let ids = sqlx::query_scalar!(
         "-- erasures.open
@@ -132,10 +133,10 @@ pub async fn done_since(pool: &PgPool, since: DateTime<Utc>) -> sqlx::Result<Vec
     Ok(ids.into_iter().map(CompanyId).collect())
 }
 
-/// Counts what arrived for companies that are erased, so many messages each.
+/// Counts the messages that arrived for erased companies.
 pub async fn dropped(pool: &PgPool, counts: &[(CompanyId, i64)]) -> sqlx::Result<()> {
     let mut counts = counts.to_vec();
-    // Two ingests that count for the same companies in different orders would dead-lock.
+    // Two ingest processes that count for the same companies in different orders would deadlock.
     counts.sort_unstable_by_key(|(company, _)| *company);
     let (companies, counts): (Vec<Uuid>, Vec<i64>) =
         counts.into_iter().map(|(company, n)| (company.0, n)).unzip();

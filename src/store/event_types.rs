@@ -10,21 +10,21 @@ use sqlx::{PgConnection, PgExecutor};
 use super::Result;
 use crate::model::CompanyId;
 
-/// The most types beside the registered ones that a company is known by, for suggestions.
+/// The most types of a company besides the registered ones, for suggestions.
 pub const SEEN_MAX: i64 = 1_000;
 
 /// How far back the counts of a type go.
 pub const COUNTED_DAYS: u8 = 7;
 
-/// A type, with what a company had of it.
+/// A type, with a company's counts.
 #[derive(Clone, Debug)]
 pub struct EventTypeRow {
     pub name: String,
-    /// Whether somebody registered it; if not, it was only seen, and has nothing of what follows but counts.
+    /// Whether it is registered; if not, it was only seen, and has only counts of what follows.
     pub registered: bool,
-    /// What it tells.
+    /// What it announces.
     pub description: Option<String>,
-    /// `data` as such an event bears it, as JSON text.
+    /// A sample of such an event's `data`, as JSON text.
     pub sample: Option<String>,
     /// JSON Schemas by version, as JSON text.
     pub schemas: Option<String>,
@@ -34,11 +34,11 @@ pub struct EventTypeRow {
     pub created_at: Option<DateTime<Utc>>,
     /// When it was changed last.
     pub updated_at: Option<DateTime<Utc>>,
-    /// How many such events the company had within [`COUNTED_DAYS`]; none where no company is meant.
+    /// How many such events the company had within [`COUNTED_DAYS`]; `None` without a company.
     pub events: Option<i64>,
     /// How many of them no webhook wanted.
     pub unmatched: Option<i64>,
-    /// To the minute, when the last one was taken in.
+    /// When the last one was taken in, to the minute.
     pub last_seen_at: Option<DateTime<Utc>>,
 }
 
@@ -78,7 +78,7 @@ macro_rules! types {
     };
 }
 
-/// A page of the types there are for a company, by name: those registered, and those it was seen to publish.
+/// A page of the types of a company, by name: the registered ones, and those it has published.
 pub async fn list(
     db: impl PgExecutor<'_>,
     company: Option<CompanyId>,
@@ -115,7 +115,7 @@ pub async fn list(
     Ok(rows.fetch_all(db).await?)
 }
 
-/// What is known of a type; nothing where it is neither registered nor was seen.
+/// What is known about a type; `None` if it is neither registered nor seen.
 pub async fn get(
     db: impl PgExecutor<'_>,
     company: Option<CompanyId>,
@@ -134,7 +134,7 @@ pub async fn get(
     Ok(row.fetch_optional(db).await?)
 }
 
-/// The names that a company may mean: those registered, and those it was seen to publish, up to [`SEEN_MAX`].
+/// The names that a company may mean: the registered ones, and those it has published, up to [`SEEN_MAX`].
 pub async fn known(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<String>> {
     let names = sqlx::query_scalar!(
         r#"-- event_types.known
@@ -162,9 +162,9 @@ pub async fn known(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<St
 #[derive(Clone, Debug)]
 pub struct Registration<'a> {
     pub name: &'a str,
-    /// What it tells.
+    /// What it announces.
     pub description: &'a str,
-    /// `data` as such an event bears it, as JSON text.
+    /// A sample of such an event's `data`, as JSON text.
     pub sample: Option<&'a str>,
     /// JSON Schemas by version, as JSON text.
     pub schemas: &'a str,
@@ -175,7 +175,7 @@ pub struct Registration<'a> {
 
 /// Locks a type against another change until the transaction ends.
 pub async fn lock(db: &mut PgConnection, name: &str) -> Result<()> {
-    // By its name, for its row may not be there yet.
+    // By its name, because its row may not exist yet.
     sqlx::query!(
         "-- event_types.lock
         select pg_advisory_xact_lock(hashtextextended('event_types ' || $1, 0))",
@@ -211,7 +211,7 @@ pub async fn put(db: &mut PgConnection, new: &Registration<'_>) -> Result<()> {
     Ok(())
 }
 
-/// Takes a type off the registry; false where it was not there.
+/// Removes a type from the registry; false if it was not there.
 pub async fn delete(db: &mut PgConnection, name: &str) -> Result<bool> {
     let done = sqlx::query!(
         "-- event_types.delete

@@ -16,14 +16,14 @@ use uuid::Uuid;
 use super::{Result, search};
 use crate::model::{CompanyId, DeliveryId, DeliveryStatus, EventId, ReplayId, Trigger, WebhookId};
 
-/// The most webhooks of a company that an event's deliveries are looked for at: as many as a company may list.
+/// The most webhooks of a company for which an event's deliveries are looked up: as many as a company may list.
 pub const WEBHOOKS_MAX: i64 = 10_000;
-/// The most orders to send again, the newest first, whose deliveries of an event are looked for.
+/// The most replays, newest first, for which an event's deliveries are looked up.
 pub const REPLAYS_MAX: i64 = 100;
 /// The most deliveries of an event that are shown.
 pub const DELIVERIES_MAX: i64 = 1_000;
 
-/// An event as it stands in the ledger.
+/// An event as it is in the ledger.
 #[derive(Clone, Debug)]
 pub struct EventRow {
     pub id: Uuid,
@@ -31,7 +31,7 @@ pub struct EventRow {
     pub event_type: String,
     /// What makes it the same event when it is published again.
     pub message_id: String,
-    /// Its time on the wire.
+    /// Its time as it is sent.
     pub timestamp: i64,
     /// When it was taken in.
     pub received_at: DateTime<Utc>,
@@ -39,7 +39,7 @@ pub struct EventRow {
     pub data: Option<String>,
     /// How many webhooks wanted it.
     pub matched: i32,
-    /// The instant of the subscriptions that it was matched with.
+    /// The instant of the subscriptions it was matched with.
     pub matched_as_of: DateTime<Utc>,
     /// How it violates its type's schema.
     pub violation: Option<String>,
@@ -47,11 +47,11 @@ pub struct EventRow {
     pub traceparent: Option<String>,
 }
 
-/// Which events are wanted. Every statement takes all of it but for what is another statement's.
+/// Which events are wanted. Every statement applies all of it except what belongs to another statement.
 #[derive(Clone, Debug, Default)]
 pub struct EventsPage {
     pub event_type: Option<String>,
-    /// Only of types that begin so.
+    /// Only of types with this prefix.
     pub type_prefix: Option<String>,
     /// Only these.
     pub ids: Option<Vec<Uuid>>,
@@ -99,7 +99,7 @@ macro_rules! events {
 pub struct FoundEvent {
     /// Newest first.
     pub rows: Vec<EventRow>,
-    /// Before which id the next page begins; none where there is nothing behind.
+    /// The id before which the next page begins; `None` at the end.
     pub next: Option<Uuid>,
 }
 
@@ -172,7 +172,7 @@ async fn by_ids(
     page: &EventsPage,
     ids: &[Uuid],
 ) -> Result<Vec<EventRow>> {
-    // `any` alone would look into every partition.
+    // `any` alone would read every partition.
     let least = ids.iter().min().copied().unwrap_or_default().max(page.from);
     let page = EventsPage { from: least, ..page.clone() };
     let rows = events!(
@@ -205,7 +205,7 @@ async fn unmatched(db: impl PgExecutor<'_>, company: CompanyId, page: &EventsPag
     Ok(rows.fetch_all(db).await?)
 }
 
-/// How many there are, `page.limit` at most; none where counting takes longer.
+/// How many there are, at most `page.limit`; `None` if counting takes longer.
 pub async fn count(
     db: &PgPool,
     company: CompanyId,
@@ -288,10 +288,10 @@ pub struct Sent {
     pub delivered_at: Option<DateTime<Utc>>,
 }
 
-/// The deliveries of an event, newest first: its own, and those of the newest orders to send it again.
+/// The deliveries of an event, newest first: its own, and those of the newest replays.
 ///
-/// Their ids follow from the event, its company's webhooks and those orders, so each is looked up where it must be; no
-/// index of deliveries by event is needed, which would cost every event its part.
+/// Their ids are derived from the event, its company's webhooks and those replays, so each is looked up where it must
+/// be. No index of deliveries by event is needed, which would add to the cost of every event.
 pub async fn deliveries(db: &sqlx::PgPool, company: CompanyId, event: EventId) -> Result<Vec<Sent>> {
     let webhooks = sqlx::query_scalar!(
         "-- events.webhooks
@@ -359,12 +359,12 @@ async fn sent(db: &sqlx::PgPool, company: CompanyId, event: EventId, ids: &[Uuid
     Ok(rows.fetch_all(db).await?)
 }
 
-/// What matching depended on, of a webhook at some time.
+/// The state of a webhook at some time, as far as matching depends on it.
 #[derive(Clone, Debug)]
 pub struct Version {
     /// Which webhook.
     pub webhook_id: Uuid,
-    /// What it wanted; none where it was not there yet.
+    /// What it wanted; `None` if it did not exist yet.
     pub events: Option<Vec<String>>,
     /// Whether it was active.
     pub active: Option<bool>,
@@ -372,8 +372,8 @@ pub struct Version {
     pub deleted: Option<bool>,
 }
 
-/// The webhooks of a company as they were at `at`: one of them, or the first `limit`. One that was made later is told
-/// with nothing known of it.
+/// The webhooks of a company as they were at `at`: one of them, or the first `limit`. One created later has nothing but
+/// its id.
 pub async fn versions(
     db: impl PgExecutor<'_>,
     company: CompanyId,

@@ -9,11 +9,11 @@ use sqlx::Error;
 /// What a failed statement asks for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Fault {
-    /// One of the rows can never be written: bisect until it stands alone.
+    /// One of the rows can never be written: bisect until it is alone.
     BadRow,
-    /// A row's day has no partition yet: make it and try again.
+    /// A row's day has no partition yet: create it and retry.
     NoPartition,
-    /// The trouble is ours: keep everything, wait, try the same again.
+    /// The trouble is ours: keep everything, wait, and retry.
     Ours,
 }
 

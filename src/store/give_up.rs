@@ -4,12 +4,12 @@ use sqlx::{PgPool, types::Uuid};
 
 use crate::model::DeliveryId;
 
-/// Deaths after which a delivery is asked for alone. Few, for unlike the broker's count these are of workers that had
-/// claimed it: a restart with a backlog adds none for what only waited.
-pub const QUARANTINE_AFTER_DEATHS: u32 = 3;
+/// Deaths after which a delivery goes into quarantine. Few, because unlike the broker's count these are of workers that
+/// had claimed it: a restart with a backlog adds none for what only waited.
+pub const SUSPECT_AFTER_DEATHS: u32 = 3;
 
-/// Counts that deliveries were handed out alone as often as the broker does it and nobody got as far as to claim them,
-/// and gives them back to feed, which asks for them alone from now on.
+/// Counts deaths of deliveries that were handed out in quarantine as often as the broker does, without any worker
+/// claiming them, and gives them back to schedule, which keeps them in quarantine from now on.
 pub async fn died_unclaimed(pool: &PgPool, deliveries: &[DeliveryId], attempt: u32) -> sqlx::Result<()> {
     let mut ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     ids.sort_unstable();
@@ -32,7 +32,8 @@ pub async fn died_unclaimed(pool: &PgPool, deliveries: &[DeliveryId], attempt: u
     Ok(())
 }
 
-/// Gives up deliveries whose attempt of that number is still owed and not under way. The ledger writes their dead letters.
+/// Gives up deliveries whose attempt of that number is still owed and not in flight. The ledger writes their dead
+/// letters.
 pub async fn give_up(
     pool: &PgPool,
     deliveries: &[DeliveryId],

@@ -37,7 +37,7 @@ pub struct DeliveryRow {
     pub queued_at: Option<DateTime<Utc>>,
     /// How often its job was found missing.
     pub rescues: i16,
-    /// How often an attempt was made whose number was recorded already.
+    /// How many attempts were made whose number was already recorded.
     pub repeats: i16,
     /// The replay that made it.
     pub replay_id: Option<Uuid>,
@@ -47,7 +47,7 @@ pub struct DeliveryRow {
     pub delivered_at: Option<DateTime<Utc>>,
     /// The event's data as published; `None` once the event is gone from the ledger.
     pub data: Option<String>,
-    /// The event's time on the wire.
+    /// The event's time as it is sent.
     pub timestamp: Option<i64>,
     /// The trace context that the event was published with.
     pub traceparent: Option<String>,
@@ -88,7 +88,7 @@ pub struct RecordedAttempt {
     pub address: Option<String>,
     /// The headers sent.
     pub request_head: Option<String>,
-    /// `None` where nobody answered.
+    /// `None` if there was no answer.
     pub response_status: Option<i32>,
     /// The headers of the answer.
     pub response_head: Option<String>,
@@ -132,11 +132,11 @@ impl DeliveryRow {
     }
 }
 
-/// Runs a statement whose first part makes the rows `delivery`, and reads those with what their events say. `$1` is the
+/// Runs a statement whose first part makes the rows `delivery`, and reads those together with their events. `$1` is the
 /// company, `$2` whether bodies are read.
 ///
-/// The event is read by subqueries, so that it is looked up by its id, in its one partition, whatever the planner
-/// thinks of a join.
+/// The event is read by subqueries, so that it is looked up by its id, in its one partition, however the planner would
+/// join.
 macro_rules! deliveries {
     ($sql:literal $(, $argument:expr)* $(,)?) => {
         sqlx::query_as!(
@@ -206,7 +206,7 @@ pub async fn by_ids(
         company.uuid(),
         bodies,
         ids,
-        // `any` alone would look into every partition.
+        // `any` alone would read every partition.
         ids.iter().min().copied().unwrap_or_default(),
         ids.iter().max().copied().unwrap_or_default(),
     );
@@ -330,7 +330,7 @@ pub async fn known(db: impl PgExecutor<'_>, company: CompanyId, ids: &[Uuid]) ->
         ",
         company.uuid(),
         ids,
-        // `any` alone would look into every partition.
+        // `any` alone would read every partition.
         ids.iter().min().copied().unwrap_or_default(),
         ids.iter().max().copied().unwrap_or_default(),
     );

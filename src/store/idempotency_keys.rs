@@ -25,8 +25,8 @@ pub struct KeptAnswer {
     pub body: Option<String>,
 }
 
-/// Claims a key for a request; `None` where it is now the caller's, else what it stands for already. A key that is older
-/// than [`KEPT`] stands for nothing.
+/// Claims a key for a request; `None` if it is now the caller's, else what it already stands for. A key older than
+/// [`KEPT`] stands for nothing.
 pub async fn claim(
     db: &mut PgConnection,
     company: Uuid,

@@ -31,12 +31,12 @@ pub struct EventToInsert<'a> {
     pub violation: Option<&'a str>,
 }
 
-/// How a delivery begins.
+/// The initial state of a delivery.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Begins {
     /// A job is published right after the commit.
     Queued,
-    /// It waits in the ledger for feed.
+    /// It waits in the ledger for schedule.
     Waiting,
     /// Its webhook is paused.
     Held,
@@ -53,7 +53,7 @@ pub struct NewDelivery {
     pub webhook: WebhookId,
     pub company: CompanyId,
     pub event_type: EventType,
-    /// How it begins.
+    /// Its initial state.
     pub begins: Begins,
 }
 
@@ -69,8 +69,8 @@ pub struct Inserted {
 /// Writes new events with their deliveries, and counts them. An event that exists is left as it is, and so are its
 /// deliveries.
 ///
-/// `writer` is this process. Rows of counts are locked last and in the order of their key, when every event of the batch
-/// is written: who waits for an event of ours holds none of them.
+/// `writer` is this process. Rows of counts are locked last and in the order of their key, when every event of the
+/// batch is written: a process that waits for one of our events holds none of them.
 pub async fn ingest_batch(
     pool: &PgPool,
     events: &[EventToInsert<'_>],
@@ -122,7 +122,7 @@ pub struct Continued {
     pub deliveries: HashSet<DeliveryId>,
 }
 
-/// Goes on with events whose fan-out is not finished, and finds those whose is.
+/// Continues events whose fan-out is not finished, and finds those that are finished.
 pub async fn continue_fan_out(
     pool: &PgPool,
     events: &[(EventId, bool)],

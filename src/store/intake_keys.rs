@@ -7,7 +7,7 @@ use sqlx::{PgPool, types::Uuid};
 
 use crate::model::{CompanyId, EventId, id};
 
-/// Which of these events stand in the ledger already.
+/// Which of these events are already in the ledger.
 pub async fn known(pool: &PgPool, events: &[EventId]) -> sqlx::Result<HashSet<EventId>> {
     let ids: Vec<Uuid> = events.iter().map(|event| event.0).collect();
     let (Some(first), Some(last)) = (ids.iter().min(), ids.iter().max()) else {
@@ -66,7 +66,7 @@ pub async fn forget(pool: &PgPool, day: chrono::NaiveDate, rows_max: i64) -> sql
     Ok(done.rows_affected())
 }
 
-/// Removes keys of a company that is erased, some at a time; returns how many.
+/// Removes keys of an erased company, some at a time; returns how many.
 pub async fn erase(db: impl sqlx::PgExecutor<'_>, company: CompanyId, rows_max: i64) -> sqlx::Result<u64> {
     let done = sqlx::query!(
         "-- intake_keys.erase

@@ -9,19 +9,19 @@ use sqlx::PgPool;
 use super::Result;
 use crate::model::{CompanyId, WebhookId};
 
-/// What waits for one webhook is counted so far and no further.
+/// The most waiting deliveries that are counted for one webhook.
 pub const WAITING_COUNTED_MAX: i64 = 10_000;
-/// So many deliveries with a job are looked at, of all webhooks together: about what the broker's queues hold.
+/// The most deliveries with a job that are counted, over all webhooks: about what the broker's queues hold.
 pub const JOBS_COUNTED_MAX: i64 = 100_000;
 
-/// Which lanes are asked for. What is not said matches all.
+/// Which lanes are wanted. What is absent does not filter.
 #[derive(Clone, Copy, Debug, Default)]
 pub struct LaneReportQuery {
     pub company: Option<CompanyId>,
     pub webhook: Option<WebhookId>,
-    /// Only those that are not healthy: open, held back, failing or paused.
+    /// Only those that are not healthy: open, rate-limited, failing or paused.
     pub failing: bool,
-    /// Behind this webhook, in the order of their ids.
+    /// After this webhook, in the order of their ids.
     pub after: Option<WebhookId>,
 }
 
@@ -42,7 +42,7 @@ pub struct LaneReport {
     pub rate_limit: Option<f64>,
     /// Requests at once in each worker.
     pub max_in_flight: Option<i32>,
-    /// The first slot that nobody has reserved.
+    /// The first free slot.
     pub next_slot_at: Option<DateTime<Utc>>,
     pub held_back_until: Option<DateTime<Utc>>,
     /// Its breaker is open since then.
@@ -54,14 +54,14 @@ pub struct LaneReport {
     pub probe_leased_until: Option<DateTime<Utc>>,
     /// Failures in a row that count towards opening.
     pub failures: i32,
-    /// The first failure of whatever kind since the last success.
+    /// The first failure of any kind since the last success.
     pub failing_since: Option<DateTime<Utc>>,
     pub last_success_at: Option<DateTime<Utc>>,
     /// Deliveries that have a job.
     pub queued: i64,
     /// Those of them that a worker has claimed. A fresh job claims nothing, so its request is not among them.
     pub claimed: i64,
-    /// Whether there were more jobs than were looked at, so that the two figures may be too small.
+    /// Whether there were more jobs than were counted, so that the two figures may be too small.
     pub jobs_are_more: bool,
     /// Deliveries that wait in the ledger, up to [`WAITING_COUNTED_MAX`] and one.
     pub waiting: i64,
@@ -69,7 +69,7 @@ pub struct LaneReport {
     pub oldest_due_at: Option<DateTime<Utc>>,
 }
 
-/// Lanes of living webhooks in the order of their ids, at most `limit`.
+/// Lanes of webhooks that are not deleted in the order of their ids, at most `limit`.
 pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result<Vec<LaneReport>> {
     let lanes = sqlx::query_as!(
         LaneReport,
@@ -143,7 +143,7 @@ pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result
     Ok(lanes.fetch_all(pool).await?)
 }
 
-/// A change of a lane or its webhook that others were told of.
+/// An announced change of a lane or its webhook.
 #[derive(Clone, Debug)]
 pub struct LaneTransition {
     pub at: DateTime<Utc>,
@@ -155,7 +155,7 @@ pub struct LaneTransition {
     pub opened_at: Option<DateTime<Utc>>,
     /// Of an opening and a closing: the first failure.
     pub failing_since: Option<DateTime<Utc>>,
-    /// When others were told.
+    /// When it was announced.
     pub announced_at: Option<DateTime<Utc>>,
 }
 

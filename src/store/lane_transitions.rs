@@ -15,20 +15,20 @@ use crate::model::{
     operational::{DeadLettered, LaneAnnouncement, WebhookStatus},
 };
 
-/// Deliveries of a failing webhook, the newest, among which a late attempt is looked for.
+/// The newest deliveries of a failing webhook among which a late attempt is looked for.
 const LOOKED_AT_MAX: i64 = 100;
 
-/// A transition that nobody was told of yet.
+/// A transition that is not announced yet.
 #[derive(Clone, Debug)]
 pub struct Unannounced {
     pub changed: WebhookStatus,
-    /// Brought about by an operational event: nobody is told.
+    /// Caused by an operational event: it is not announced.
     pub silent: bool,
     /// How many of its kind came before it in its hour.
     pub earlier: i64,
     /// Whether the end of an outage orders a recovery.
     pub auto_recover: bool,
-    /// The pace of the webhook, where it has one.
+    /// The pace of the webhook, if it has one.
     pub rate_limit: Option<f64>,
 }
 
@@ -83,7 +83,7 @@ pub async fn unannounced(pool: &PgPool, rows_max: i64) -> sqlx::Result<Vec<Unann
         .collect())
 }
 
-/// Takes note that transitions are announced, or need not be.
+/// Records that transitions are announced, or need not be.
 pub async fn announced(pool: &PgPool, transitions: &[&WebhookStatus]) -> sqlx::Result<()> {
     let webhooks: Vec<Uuid> = transitions.iter().map(|t| t.webhook.0).collect();
     let instants: Vec<DateTime<Utc>> = transitions.iter().map(|t| t.at).collect();
@@ -106,14 +106,14 @@ pub async fn announced(pool: &PgPool, transitions: &[&WebhookStatus]) -> sqlx::R
 /// The longest time that a statement may take.
 const STATEMENT_MAX: TimeDelta = TimeDelta::seconds(30);
 
-/// Orders the recovery of an outage that ended: the dead letters that its webhook has of it. What a recovery has sent
-/// again in vain is left to people: a receiver that refuses some events for ever would go round for ever. Says whether
-/// there were any and the order is new.
+/// Starts the recovery after an outage: of the dead letters that its webhook has from it. What a recovery has sent
+/// again in vain is left to people; otherwise a receiver that refuses some events forever would loop forever. Says
+/// whether there were any and the order is new.
 pub async fn recover(pool: &PgPool, closed: &WebhookStatus, rate: i32) -> sqlx::Result<bool> {
     let opened_at = closed.opened_at.unwrap_or(closed.at);
     let filter = ReplayFilter {
         webhook_id: Some(closed.webhook.0),
-        // A dead letter bears the time its statement began, and the lane the time it was locked, somewhat later.
+        // A dead letter has the time its statement began; the lane has the time it was locked, somewhat later.
         dead_since: Some(closed.failing_since.unwrap_or(opened_at) - STATEMENT_MAX),
         dead_until: Some(closed.at),
         ..ReplayFilter::default()
@@ -143,11 +143,11 @@ pub async fn recover(pool: &PgPool, closed: &WebhookStatus, rate: i32) -> sqlx::
     Ok(done.rows_affected() > 0)
 }
 
-/// A delivery given up that nobody was told of yet.
+/// A delivery given up that is not announced yet.
 #[derive(Clone, Debug)]
 pub struct Untold {
     pub dead: DeadLettered,
-    /// It carried an operational event: nobody is told.
+    /// It carried an operational event: it is not announced.
     pub silent: bool,
     /// How many came before it in its hour, as far as `told_max`.
     pub earlier: i64,
@@ -184,7 +184,7 @@ pub async fn untold(pool: &PgPool, told_max: i64, rows_max: i64) -> sqlx::Result
     Ok(rows
         .into_iter()
         .map(|row| Untold {
-            // Without a company nobody can be told; a hand in the table writes such a row.
+            // Without a company there is nobody to notify; only a manual change of the table makes such a row.
             silent: row.reserved || row.company_id.is_none() || row.webhook_id.is_none(),
             earlier: row.earlier,
             dead: DeadLettered {
@@ -204,7 +204,7 @@ pub async fn untold(pool: &PgPool, told_max: i64, rows_max: i64) -> sqlx::Result
         .collect())
 }
 
-/// Takes note that deliveries given up are announced, or need not be.
+/// Records that deliveries given up are announced, or need not be.
 pub async fn told(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<()> {
     let mut ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     ids.sort_unstable();
@@ -222,8 +222,8 @@ pub async fn told(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<()> 
 }
 
 /// Pauses webhooks that have failed for `after` without one success, with more than one event, and were tried since:
-/// one that had nothing to send for days may well be mended. A pause, or a time when it was inactive, starts the clock
-/// anew. Returns those that it paused.
+/// one that had nothing to send for days may work again. A pause, or a time when it was inactive, restarts the clock.
+/// Returns those that it paused.
 pub async fn pause_failing(pool: &PgPool, after: Duration, rows_max: i64) -> sqlx::Result<Vec<WebhookId>> {
     let paused = sqlx::query_scalar!(
         r#"-- webhooks.pause_failing

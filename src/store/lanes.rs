@@ -13,7 +13,7 @@ use crate::model::{
     lane::{OpenBreaker, SLOTS_AHEAD, Standing},
 };
 
-/// What a worker would have of a lane's pace.
+/// What a worker asks for of a lane's pace.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct SlotRequest {
     pub webhook: WebhookId,
@@ -27,19 +27,19 @@ pub struct SlotRequest {
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub struct Reserved {
     pub webhook: WebhookId,
-    /// The first slot; each other is a whole distance later.
+    /// The first slot; each other one is a whole interval later.
     pub first: DateTime<Utc>,
-    /// How many; none where the next is further ahead than [`SLOTS_AHEAD`].
+    /// How many; zero if the next is further ahead than [`SLOTS_AHEAD`].
     pub slots: u32,
-    /// The next slot, which nobody has.
+    /// The next free slot.
     pub next_at: DateTime<Utc>,
 }
 
-/// Reserves slots, none sooner than `lead` from now and none later than [`SLOTS_AHEAD`]. A lane that is not there gets
-/// no answer.
+/// Reserves slots, none sooner than `lead` from now and none later than [`SLOTS_AHEAD`]. A lane without a row gets no
+/// answer.
 ///
-/// Slots only ever go forwards. The exception is a next slot that the present pace cannot have brought about (it was
-/// slower, or the clock was set back): it is drawn near, or a webhook freed from a slow pace would wait for it still.
+/// Slots only move forward. The exception is a next slot that the present pace cannot have caused (it was slower, or
+/// the clock was set back): it is moved closer; otherwise a webhook freed from a slow pace would still wait for it.
 pub async fn reserve_slots(
     pool: &PgPool,
     wanted: &[SlotRequest],
@@ -101,7 +101,7 @@ pub async fn reserve_slots(
         .collect())
 }
 
-/// Makes lanes that are not there: only a hand in the table takes one away.
+/// Creates missing lanes: only a manual change of the table removes one.
 pub async fn make(pool: &PgPool, webhooks: &[WebhookId]) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.0).collect();
     sqlx::query!(
@@ -119,24 +119,24 @@ pub async fn make(pool: &PgPool, webhooks: &[WebhookId]) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// The ledger's answer to who would probe a receiver.
+/// The ledger's answer to a request for a probe.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum ProbeLeaseRequest {
-    /// It is the caller's, until then.
+    /// The caller has the lease, until then.
     Granted {
         /// The end of the lease, which also names it.
         until: DateTime<Utc>,
     },
-    /// Another has it, or nobody needs it.
+    /// Another task has it, or it is not needed.
     Refused {
-        /// How the lane stands.
+        /// The state of the lane.
         standing: Standing,
-        /// The end of the lease of whoever has it.
+        /// The end of the current lease.
         leased_until: Option<DateTime<Utc>>,
     },
 }
 
-/// Leases the probe of an open breaker, if it is due and nobody has it.
+/// Leases the probe of an open breaker, if it is due and not leased.
 pub async fn lease_probe(
     pool: &PgPool,
     webhook: WebhookId,
@@ -176,7 +176,7 @@ pub async fn lease_probe(
     Ok(ProbeLeaseRequest::Refused { standing, leased_until: row.probe_leased_until })
 }
 
-/// Gives a lease back whose probe was not made. One that has ended meanwhile stays as it is.
+/// Returns the lease of a probe that was not sent. One that has ended meanwhile stays as it is.
 pub async fn release_probe(pool: &PgPool, webhook: WebhookId, until: DateTime<Utc>) -> sqlx::Result<()> {
     sqlx::query!(
         "-- lanes.release_probe
@@ -191,8 +191,7 @@ pub async fn release_probe(pool: &PgPool, webhook: WebhookId, until: DateTime<Ut
     Ok(())
 }
 
-/// Says that lanes of this worker have no room for what they are fed. One that another is just changing hears of it
-/// the next time.
+/// Reports that lanes of this worker have no room. One that another process is just changing is reported the next time.
 pub async fn report_full(pool: &PgPool, webhooks: &[WebhookId]) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.0).collect();
     sqlx::query!(

@@ -5,8 +5,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
-/// Takes or keeps the lease `name` for `holder`; answers since when it is held without a break, or nothing where
-/// another holds it.
+/// Takes or renews the lease `name` for `holder`; returns since when it is held without a break, or `None` if another
+/// holds it.
 pub async fn take(
     pool: &PgPool,
     name: &str,
@@ -31,7 +31,7 @@ pub async fn take(
     .await
 }
 
-/// Gives the lease back, so that another need not wait for its end.
+/// Releases the lease, so that another holder need not wait for its end.
 pub async fn release(pool: &PgPool, name: &str, holder: &str) -> sqlx::Result<()> {
     sqlx::query!(
         "-- leases.release

@@ -20,13 +20,13 @@ use super::{
 };
 use crate::clock::SystemClock;
 
-/// The longest pause between two tries of the same batch.
+/// The longest pause between two attempts to commit the same batch.
 const RETRY_EVERY_MAX: Duration = Duration::from_secs(2);
 /// A connection is back in its pool this long after its statement.
 const GIVEN_BACK_AFTER: Duration = Duration::from_millis(100);
-/// The pause between two tries of the same reading.
+/// The pause between two attempts of the same read.
 const READ_AGAIN: Duration = Duration::from_millis(200);
-/// Days on either side of today for which a missing partition is made at once.
+/// Days on either side of today for which a missing partition is created at once.
 const PARTITION_DAYS: i32 = 3;
 
 /// A row that PostgreSQL will never take.
@@ -35,7 +35,7 @@ const PARTITION_DAYS: i32 = 3;
 pub struct BadRow {
     /// PostgreSQL's code.
     pub sqlstate: String,
-    /// The constraint, if one refused it.
+    /// The constraint that rejected it, if any.
     pub constraint: Option<String>,
 }
 
@@ -49,7 +49,7 @@ impl BadRow {
     }
 }
 
-/// A pool, and the knowledge whether it works.
+/// A pool, and whether its commits succeed.
 #[derive(Clone, Debug)]
 pub struct Ledger {
     pool: PgPool,
@@ -81,7 +81,7 @@ impl Ledger {
         self.failing_since.subscribe()
     }
 
-    /// Tries until it is written. Only a bad row comes back as an error.
+    /// Retries until it is written. Only a bad row is returned as an error.
     pub async fn persist<T, F, Fut>(&self, what: &'static str, statement: F) -> Result<T, BadRow>
     where
         F: Fn(PgPool) -> Fut,
@@ -108,7 +108,8 @@ impl Ledger {
                     return Err(BadRow::of(&error));
                 }
                 Fault::NoPartition => match self.make_partitions().await {
-                    // Another may have made it in between; but once, or a day that is gone for good would be waited for.
+                    // Another process may have created it in between; but retry only once, or a day that is gone for
+                    // good would be waited for.
                     Ok(made) if made > 0 || !std::mem::replace(&mut tried_again, true) => continue,
                     Ok(_) => return Err(BadRow::of(&error)),
                     Err(error) => self.fails(what, &error),
@@ -122,17 +123,17 @@ impl Ledger {
         }
     }
 
-    /// Ends the connections that stand where an error says that the server is read-only: each keeps to the server, and
-    /// to the settings, that it began with, and so would not notice a failover for as long as it lives.
+    /// Closes the idle connections when an error says that the server is read-only: each stays with the server and the
+    /// settings it began with, and so would never notice a failover.
     pub async fn leave_read_only(&self, error: &sqlx::Error) {
         if !is_read_only(error) {
             return;
         }
-        // The connection that told us is still on its way back to the pool.
+        // The connection with the error is still on its way back to the pool.
         tokio::time::sleep(GIVEN_BACK_AFTER).await;
         for _ in 0..self.pool.num_idle() {
             if let Some(connection) = self.pool.try_acquire() {
-                // It is of no more use, whatever comes of the farewell.
+                // It is not used again, so the result of closing it does not matter.
                 let _ = connection.close().await;
             }
         }
@@ -144,8 +145,8 @@ impl Ledger {
         partitions::ensure(&self.pool, first, PARTITION_DAYS).await
     }
 
-    /// Tries until it is read. A reading that succeeds says nothing of commits: on a full disk, or on a server that is
-    /// read-only, it succeeds while nothing can be written.
+    /// Retries until it is read. A read that succeeds says nothing about commits: on a full disk or a read-only server
+    /// it succeeds while nothing can be written.
     pub async fn read<T, F, Fut>(&self, what: &'static str, statement: F) -> Result<T, BadRow>
     where
         F: Fn(PgPool) -> Fut,
@@ -189,8 +190,8 @@ impl Ledger {
     }
 }
 
-/// Writes `items` in one statement; where a row is bad, in halves, until it stands alone. Returns each part with
-/// what became of it; a part that failed has one item.
+/// Writes `items` in one statement; if a row is bad, in halves until it is alone. Returns each part with its result; a
+/// part that failed has one item.
 pub async fn bisect<'i, T, R>(
     items: &'i [T],
     write: impl Fn(&'i [T]) -> BoxFuture<'i, Result<R, BadRow>>,

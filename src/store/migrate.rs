@@ -9,7 +9,7 @@ use sqlx::{Connection, PgPool, migrate::Migrator, postgres::PgConnection};
 
 use super::{Error, Result};
 
-/// How long a migration waits for a lock on a table before it gives way to those who wait behind it.
+/// How long a migration waits for a lock on a table before it gives way to those waiting behind it.
 const LOCK_TIMEOUT: &str = "set lock_timeout = '10s'";
 
 fn migrator() -> Migrator {
@@ -32,7 +32,7 @@ pub async fn migrate(pool: &PgPool) -> Result<usize> {
     Ok(after.saturating_sub(before))
 }
 
-/// Looks whether every migration that this program knows has been applied.
+/// Checks that every migration that this program knows has been applied.
 ///
 /// # Errors
 /// [`Error::NotMigrated`] when one is missing.

@@ -48,15 +48,15 @@ mod words;
 
 pub use pool::{Config, hot_pool, pool, reading_pool};
 
-/// What the ledger answers where it does not answer with rows.
+/// The errors of the ledger.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    /// Another living webhook of the company bears the name.
+    /// Another webhook of the company has the name.
     #[error(
         "`name` is taken by another webhook of this company; choose another name, or delete that webhook first"
     )]
     NameTaken,
-    /// A value that a constraint of the tables refuses.
+    /// A value that a constraint of the tables rejects.
     #[error("`{field}` {reason}")]
     Refused {
         /// The field, as the API calls it.
@@ -64,13 +64,13 @@ pub enum Error {
         /// What it must be.
         reason: &'static str,
     },
-    /// Nobody answered, or the server takes no connections just now.
+    /// The server did not answer, or accepts no connections at present.
     #[error("cannot reach the database; check that it is running and that DATABASE_URL is correct")]
     Unreachable(#[source] sqlx::Error),
-    /// The server answered, and let us not in.
+    /// The server refused the login.
     #[error("the database refused the login; check user, password and database name in DATABASE_URL")]
     NotLetIn(#[source] sqlx::Error),
-    /// `DATABASE_URL` is none.
+    /// `DATABASE_URL` is not valid.
     #[error("DATABASE_URL is not valid; it must have the form postgres://user:password@host:5432/database")]
     BadUrl(#[source] sqlx::Error),
     /// The server is too old for what the statements use.
@@ -79,12 +79,12 @@ pub enum Error {
         /// Its major version.
         found: u32,
     },
-    /// The tables are not there, or not all of them.
+    /// The tables do not exist, or not all of them.
     #[error("the database lacks {missing} of {known} migrations; run `xtwebhooks migrate`")]
     NotMigrated {
         /// How many are not applied.
         missing: usize,
-        /// How many this program brings.
+        /// How many this program knows.
         known: usize,
     },
     /// A migration could not be applied.
@@ -119,7 +119,7 @@ impl Error {
     }
 }
 
-/// What the constraints that a caller can run into say of the value, by the constraint's name; those of webhooks stand
+/// What the constraints that a caller can violate say about the value, by the constraint's name; those of webhooks are
 /// in their own file.
 const CONSTRAINTS: &[(&str, &str, &str)] = &[
     ("company_erased", "company_id", "was erased, and nothing is kept for it any more"),
@@ -158,5 +158,5 @@ impl From<sqlx::Error> for Error {
     }
 }
 
-/// What every function of this folder answers with.
+/// The result of every function of this folder.
 pub type Result<T> = std::result::Result<T, Error>;

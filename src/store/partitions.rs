@@ -5,10 +5,10 @@ use sqlx::{AssertSqlSafe, PgPool, types::Uuid};
 
 use crate::model::id::first_of_day;
 
-/// The parents, in the order in which a day is dropped: what names an event goes before the event.
+/// The parents, in the order in which a day is dropped: what refers to an event goes before the event.
 pub const PARENTS: [&str; 3] = ["webhook_delivery_attempts", "webhook_deliveries", "events"];
 
-/// Makes the partitions of `days` days from `first` on where they are missing; returns how many it made.
+/// Creates missing partitions of `days` days from `first` on; returns how many it created.
 pub async fn ensure(pool: &PgPool, first: NaiveDate, days: i32) -> sqlx::Result<i32> {
     let made = sqlx::query_scalar!(
         r#"-- partitions.ensure
@@ -63,7 +63,7 @@ pub async fn expire(pool: &PgPool, day: NaiveDate, rows_max: i64) -> sqlx::Resul
     Ok(done.rows_affected())
 }
 
-/// Drops a day: each partition is detached without blocking anybody, then dropped.
+/// Drops a day: each partition is detached without blocking, then dropped.
 pub async fn drop_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<()> {
     for parent in PARENTS {
         let name = format!("{parent}_{}", day.format("%Y%m%d"));
@@ -76,7 +76,7 @@ pub async fn drop_day(pool: &PgPool, day: NaiveDate) -> sqlx::Result<()> {
         )
         .fetch_optional(pool)
         .await?;
-        // The names are made here of a constant and a date, so nothing foreign gets into the statement.
+        // The names are made of a constant and a date, so nothing foreign gets into the statement.
         match attached {
             Some(false) => {
                 execute(pool, format!("alter table {parent} detach partition {name} concurrently")).await?;

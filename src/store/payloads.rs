@@ -10,23 +10,23 @@ use sqlx::{PgPool, types::Uuid};
 
 use crate::model::id::first_of_day;
 
-/// Deliveries that one statement writes down as owed. Each goes past those that the ones before have written down, and a day
-/// may owe a paused webhook a million.
+/// The most deliveries that one statement writes down as owed. Each statement skips those written down before, and a
+/// day may owe a paused webhook a million.
 pub const OWED_MAX: i64 = 10_000;
 
 /// What one part looked at.
 #[derive(Clone, Copy, Debug)]
 pub struct Part {
-    /// The last id that it looked at; nothing where there was none left.
+    /// The last id that it processed; `None` if there was none left.
     pub upto: Option<Uuid>,
     /// How many rows it emptied, or wrote down.
     pub emptied: i64,
 }
 
-/// What is gone through, part by part.
+/// What is processed, part by part.
 #[derive(Clone, Copy, Debug)]
 pub enum Pass {
-    /// What a day still owes, which is written down; none can be added any more, for the day is over.
+    /// What a day still owes, which is written down; nothing can be added, because the day is over.
     Owe(NaiveDate),
     /// The events of a day, emptied but for those of which something is owed.
     Events(NaiveDate),
@@ -57,7 +57,7 @@ pub async fn is_emptied(pool: &PgPool, day: NaiveDate) -> sqlx::Result<bool> {
     .await
 }
 
-/// Takes note that the bodies of a day are gone.
+/// Records that the bodies of a day are gone.
 pub async fn note(pool: &PgPool, day: NaiveDate, events: i64, deliveries: i64) -> sqlx::Result<()> {
     sqlx::query!(
         "-- payloads.note
@@ -93,8 +93,8 @@ pub async fn forget(pool: &PgPool, day: NaiveDate) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Some of what is not written down yet, by whatever index finds it: each branch is the predicate of one, and none has the ids
-/// in their order. When there is none left, all that was owed at that instant is written down.
+/// Some of what is not written down yet, by the index that finds it: each branch is the predicate of one, and none has
+/// the ids in order. When nothing is left, everything owed at that instant is written down.
 async fn owe(pool: &PgPool, day: NaiveDate) -> sqlx::Result<Part> {
     let (first, end) = bounds(day);
     let rows = sqlx::query_scalar!(
@@ -239,7 +239,7 @@ struct Ids {
 impl Ids {
     fn of(ids: impl Iterator<Item = Uuid>) -> Self {
         let mut all: Vec<Uuid> = ids.collect();
-        // In the order in which everybody locks them.
+        // In the order in which all statements lock them.
         all.sort_unstable();
         all.dedup();
         let (first, last) =
@@ -266,7 +266,8 @@ async fn open(pool: &PgPool, deliveries: &Ids) -> sqlx::Result<HashSet<Uuid>> {
     Ok(open.into_iter().collect())
 }
 
-/// Of which of these events a replay has made something that is still owed; these are few, and have an index of their own.
+/// Those of these events of which a replay has made something that is still owed; these are few, and have their own
+/// index.
 async fn replayed(pool: &PgPool, events: &Ids) -> sqlx::Result<HashSet<Uuid>> {
     let again = sqlx::query_scalar!(
         "-- payloads.replayed
@@ -282,7 +283,7 @@ async fn replayed(pool: &PgPool, events: &Ids) -> sqlx::Result<HashSet<Uuid>> {
     Ok(again.into_iter().collect())
 }
 
-/// Empties deliveries that are owed no more, with their attempts, and those of the events of which nothing else is.
+/// Empties deliveries that are no longer owed, with their attempts, and the events of which nothing else is owed.
 async fn empty(pool: &PgPool, deliveries: &Ids, events: &Ids) -> sqlx::Result<()> {
     let mut tx = pool.begin().await?;
     sqlx::query!(

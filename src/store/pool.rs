@@ -18,25 +18,25 @@ pub const VERSION_MIN: u32 = 15;
 /// How long a caller waits for a connection of the pool; also bounds connecting.
 const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After this a statement is ended by the server: no batch of ours takes so long.
+/// After this the server ends a statement: no batch takes this long.
 const STATEMENT_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After this a reading for the API is ended: whoever asks for so much is told to ask for less.
+/// After this a read for the API is ended, and the caller is told to ask for less.
 pub const READING_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// After this a transaction that does nothing is ended, and gives its locks back.
+/// After this an idle transaction is ended and its locks are released.
 const IDLE_IN_TRANSACTION_TIMEOUT: Duration = Duration::from_secs(30);
 
-/// After this a connection is made anew, so that a failover or a new load balancer is noticed.
+/// After this a connection is replaced, so that a failover or a new load balancer is noticed.
 const LIFETIME_MAX: Duration = Duration::from_mins(30);
 
-/// What a hot statement reckons to read a row costs, in pages; the server's own figure is a hundredth of a page. So
-/// even a small ledger is never gone through as a whole for the few rows of a batch: the plan made then would be
-/// kept while the ledger grows.
+/// The assumed cost of reading a row in a hot statement, in pages; the server's default is a hundredth of a page. So
+/// even a small ledger is never scanned as a whole for the few rows of a batch: the plan made then would be kept while
+/// the ledger grows.
 const ROW_COST: u8 = 1;
 
-/// Planning one of the large statements over all partitions takes as long as running it for a hundred rows, and
-/// the plan is the same whatever the values. Left to itself PostgreSQL goes on planning each time.
+/// Planning one of the large statements over all partitions takes as long as running it for a hundred rows, and the
+/// plan is the same for all values. By default PostgreSQL would plan each time.
 const PLAN_ONCE: &str = "set plan_cache_mode = force_generic_plan";
 
 /// How readers' statements are planned: with their values, and walking rather than sorting.
@@ -56,7 +56,7 @@ pub struct Config {
 }
 
 impl Config {
-    /// How a listener connects: past a pooler, which would lose its notifications.
+    /// How a listener connects: directly, because a pooler would lose its notifications.
     pub fn listen_options(&self, role: &str) -> Result<PgConnectOptions> {
         options(self.database_listen_url.as_ref().unwrap_or(&self.database_url), role)
     }
@@ -72,11 +72,11 @@ pub fn pool(config: &Config, role: &str, connections: u32) -> Result<PgPool> {
 
 /// A pool for the statements that each batch runs.
 ///
-/// Joins over the partitions must go row by row there, by nested loops over an index: only so does PostgreSQL prune
-/// for each id. It would rather hash a day's partition, which costs four times as much, or, while it has no
-/// statistics of a day that has just begun, keep a whole day in memory and go through it for each row of the batch:
-/// seconds instead of milliseconds. The test before each use is a round trip; a broken connection shows by its
-/// error, and the batch is tried again anyway.
+/// Joins over the partitions must go row by row there, by nested loops over an index: only then does PostgreSQL prune
+/// for each id. It would rather hash a day's partition, which costs four times as much, or, while it has no statistics
+/// of a day that has just begun, keep a whole day in memory and scan it for each row of the batch: seconds instead of
+/// milliseconds. Testing a connection before each use would be a round trip; a broken connection shows by its error,
+/// and the batch is retried anyway.
 ///
 /// # Errors
 /// When the URL cannot be read.
@@ -96,9 +96,10 @@ pub fn hot_pool(config: &Config, role: &str, connections: u32) -> Result<PgPool>
 
 /// A pool for readers of the history: their statements are bounded more tightly, and change nothing.
 ///
-/// Each is planned with its values: a page lies in a day or two, and only who knows in which leaves the other partitions
-/// alone from the start. And a page is walked to along an index that has its order. By its statistics PostgreSQL might rather
-/// gather all that there is and sort it, which is quick while there is little; they are hours old, and a history grows.
+/// Each is planned with its values: a page lies in a day or two, and only such a plan leaves out the other partitions
+/// from the start. And a page is found by walking an index in its order. By its statistics PostgreSQL might rather
+/// gather everything and sort it, which is quick while there is little; but statistics are hours old, and a history
+/// grows.
 ///
 /// # Errors
 /// When the URL cannot be read.
@@ -111,9 +112,9 @@ pub fn reading_pool(config: &Config, role: &str, connections: u32) -> Result<PgP
     Ok(build(settings, connections).connect_lazy_with(options(&config.database_url, role)?))
 }
 
-/// Connects once, past the pool, and looks whether the server is one we can work with.
+/// Connects once, outside the pool, and checks that the server can be used.
 ///
-/// A pool tells only that time is up; this tells why.
+/// A pool only reports a timeout; this reports why.
 ///
 /// # Errors
 /// When the server does not answer, refuses the login, or is too old.
@@ -122,7 +123,7 @@ pub async fn check_server(pool: &PgPool) -> Result<()> {
     let connected = tokio::time::timeout(ACQUIRE_TIMEOUT, options.connect()).await;
     let connection: PgConnection = connected.map_err(|_| Error::Unreachable(sqlx::Error::PoolTimedOut))??;
     let version = connection.server_version_num().unwrap_or_default() / 10_000;
-    // What comes of the farewell is of no interest; the answer is here.
+    // The result of closing does not matter; the answer is here.
     let _ = connection.close().await;
     if version < VERSION_MIN { Err(Error::TooOld { found: version }) } else { Ok(()) }
 }
@@ -137,8 +138,8 @@ fn options(url: &SecretString, role: &str) -> Result<PgConnectOptions> {
 
 /// Whether a host is the machine itself. Encrypting what never leaves it protects nothing, and costs a third of a
 /// burst's throughput: TLS cuts a batch into records of 16 KiB, and sqlx 0.9.0 leaves Nagle's algorithm on
-/// (transact-rs/sqlx#4335), so that the last of them waits up to 40 ms for an acknowledgement. Who wants it all the
-/// same says `sslmode=require`.
+/// (transact-rs/sqlx#4335), so the last of them waits up to 40 ms for an acknowledgement. `sslmode=require` turns it on
+/// all the same.
 fn is_this_machine(host: &str) -> bool {
     let host = host.trim_start_matches('[').trim_end_matches(']');
     host == "localhost" || host.parse::<IpAddr>().is_ok_and(|address| address.is_loopback())
@@ -162,7 +163,7 @@ fn build(settings: String, connections: u32) -> PgPoolOptions {
         .acquire_timeout(ACQUIRE_TIMEOUT)
         .max_lifetime(LIFETIME_MAX)
         .after_connect(move |connection, _| {
-            // Made above of numbers alone.
+            // Made above from numbers only.
             let settings = AssertSqlSafe(settings.clone());
             Box::pin(async move { connection.execute(settings).await.map(drop) })
         })

@@ -27,21 +27,21 @@ pub use row::{AttemptRow, Becomes};
 #[derive(Clone, Debug, Default)]
 pub struct Recorded {
     /// The deliveries it found as expected, with when their next job is due if the ledger holds them ready for one.
-    /// What is missing was not found so.
+    /// Missing ones were not found so.
     pub deliveries: HashMap<DeliveryId, After>,
-    /// The lanes of which others hear.
+    /// The lanes whose changes are announced.
     pub lanes: Vec<LaneChanged>,
 }
 
 impl Recorded {
-    /// Takes in what another part of the batch changed.
+    /// Adds what another part of the batch changed.
     pub fn join(&mut self, other: Self) {
         self.deliveries.extend(other.deliveries);
         self.lanes.extend(other.lanes);
     }
 }
 
-/// How a delivery stands after its attempt was recorded.
+/// The state of a delivery after its attempt was recorded.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct After {
     /// Whether a retry may be published: still pending, with `queued_at` set to this instant.
@@ -55,13 +55,13 @@ pub async fn record_attempts(
     policy: &breaker::Policy,
 ) -> sqlx::Result<Recorded> {
     let mut in_order: Vec<(usize, &AttemptRow)> = rows.iter().enumerate().collect();
-    // Two recorders that lock the same rows in different orders would dead-lock.
+    // Two recorders that lock the same rows in different orders would deadlock.
     in_order
         .sort_unstable_by_key(|(at, row)| (row.delivery, row.number, row.becomes != Becomes::Delivered, *at));
     // The same attempt twice, after a lost connection: it counts once, and what was accepted stays so.
     in_order.dedup_by_key(|(_, row)| (row.delivery, row.number));
     let sorted: Vec<&AttemptRow> = in_order.iter().map(|(_, row)| *row).collect();
-    // Lanes hear of the outcomes in the order in which they came about.
+    // Lanes get the outcomes in the order in which they happened.
     in_order.sort_unstable_by_key(|(at, _)| *at);
     let heard: Vec<&AttemptRow> = in_order.into_iter().map(|(_, row)| row).collect();
 
@@ -69,7 +69,8 @@ pub async fn record_attempts(
         write(pool, &sorted, &lanes::changes(&heard), policy).await?;
     let mut recorded = Recorded { deliveries, lanes };
     if !missed.is_empty() {
-        // Not all that was heard of these lanes was recorded, or there was no row of theirs: what was is heard again.
+        // Not all outcomes of these lanes were recorded, or a lane had no row: those that were recorded are applied
+        // again.
         let heard: Vec<&AttemptRow> = heard
             .into_iter()
             .filter(|row| missed.contains(&row.webhook) && recorded.deliveries.contains_key(&row.delivery))
@@ -79,8 +80,8 @@ pub async fn record_attempts(
             again.recorded_before();
             match write(pool, &[], &again, policy).await {
                 Ok(answer) => recorded.lanes.extend(answer.lanes),
-                // The attempts are committed, and that is not to be done again. The next outcome tells the lane as much,
-                // and a probe's lease ends by itself.
+                // The attempts are committed and must not be repeated. The next outcome tells the lane the same, and a
+                // probe's lease ends by itself.
                 Err(error) => tracing::warn!(%error, "some attempts did not update their lanes"),
             }
         }
@@ -88,7 +89,7 @@ pub async fn record_attempts(
     Ok(recorded)
 }
 
-/// Counts attempts whose number was recorded already; returns those of `deliveries` that exist.
+/// Counts attempts whose number was already recorded; returns those of `deliveries` that exist.
 pub async fn count_repeats(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<Vec<DeliveryId>> {
     let mut ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     ids.sort_unstable();

@@ -23,8 +23,8 @@ struct ResumeFilter {
     held: Held,
 }
 
-/// The next orders after `after` that still make or release something, in the order of their ids. Whoever asks again
-/// goes on behind the last, so that many slow orders of one company hold up nobody's.
+/// The next replays after `after` that still make or release something, in the order of their ids. The next call
+/// continues after the last one, so that many slow replays of one company delay no other.
 pub async fn open(pool: &PgPool, after: Uuid, rows_max: i64) -> sqlx::Result<Vec<Open>> {
     let rows = sqlx::query!(
         r#"-- replays.open
@@ -54,8 +54,8 @@ pub async fn open(pool: &PgPool, after: Uuid, rows_max: i64) -> sqlx::Result<Vec
 }
 
 /// Whether a replay or recovery may still read a day: one that is not yet expanded may find a source there, and one
-/// that is may have made a delivery whose event lies there and whose body is not sent yet. None older than the
-/// retention: or a replay to a webhook that stays paused would keep every day for ever.
+/// that is may have made a delivery whose event is in that day and whose body is not sent yet. None older than the
+/// retention counts; otherwise a replay to a webhook that stays paused would keep every day forever.
 pub async fn may_read(pool: &PgPool, day: NaiveDate, retention: Duration) -> sqlx::Result<bool> {
     let first = first_of_day(day);
     let end = first_of_day(day.succ_opt().unwrap_or(NaiveDate::MAX));
@@ -187,7 +187,7 @@ pub async fn discard(pool: &PgPool, replay: &Open, low: Uuid, rows_max: i64) -> 
     Ok(done.rows_affected())
 }
 
-/// A dead letter that is no delivery: a message or an event, as it came.
+/// A dead letter that is not a delivery: a message or an event, as it came.
 #[derive(Clone, Debug)]
 pub struct OpenDeadLetter {
     pub id: Uuid,
@@ -219,8 +219,8 @@ pub async fn letters(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Resul
     .await
 }
 
-/// Takes note that messages were published again, and moves the cursor. After the last of them the order goes on
-/// with the deliveries that it names beside them.
+/// Records that messages were published again, and moves the cursor. After the last of them the replay continues with
+/// the deliveries that it names.
 pub async fn published(pool: &PgPool, replay: &Open, letters: &[Uuid], finished: bool) -> sqlx::Result<()> {
     let goes_on = finished && !replay.filter.deliveries.is_empty();
     sqlx::query!(

@@ -5,36 +5,36 @@ use sqlx::{PgPool, types::Uuid};
 use super::replays::{Open, ReplayFilter};
 use crate::model::{DeliveryId, DeliveryStatus, EventId, WebhookId, id::first_at, replay::ReplayKind};
 
-/// Rows of the history that one look goes through.
+/// Rows of the history that one step reads.
 pub const LOOKED_AT_MAX: i64 = 20_000;
 
 /// A delivery to be sent again.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The delivery as it stands.
+    /// The delivery as it is.
     pub delivery: DeliveryId,
     /// What it carries.
     pub event: EventId,
     /// Where it goes.
     pub webhook: WebhookId,
     pub event_type: String,
-    /// Whether its webhook still takes deliveries.
+    /// Whether its webhook still accepts deliveries.
     pub living: bool,
 }
 
 /// The next part of what a replay is to send again.
 #[derive(Clone, Debug)]
 pub struct Chunk {
-    /// In the order of their ids; may be none although there are more behind.
+    /// In the order of their ids; may be empty although there are more after.
     pub sources: Vec<Source>,
-    /// Looked through up to this id.
+    /// Searched up to this id.
     pub upto: Uuid,
-    /// Whether there is nothing behind.
+    /// Whether there is nothing after.
     pub finished: bool,
 }
 
 impl Chunk {
-    /// Of all sources there are, up to `rows_max`: fewer are the last.
+    /// From the sources found, up to `rows_max`; fewer than that are the last.
     fn of(sources: Vec<Source>, replay: &Open, rows_max: i64) -> Self {
         let upto = sources.last().map_or(replay.cursor, |source| source.delivery.0);
         let finished = i64::try_from(sources.len()).is_ok_and(|n| n < rows_max);
@@ -43,8 +43,8 @@ impl Chunk {
 }
 
 /// At most `rows_max` sources of a replay after its cursor. What is named is found wherever it is; what is dead is
-/// found by its dead letter, which outlives it; everything else in the history. What came about after the replay's
-/// start is not its business, or it would replay its own deliveries.
+/// found by its dead letter, which outlives it; everything else in the history. What was made after the replay's start
+/// is excluded; otherwise a replay would replay its own deliveries.
 pub async fn next_chunk(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Chunk> {
     if !replay.filter.deliveries.is_empty() {
         return Ok(Chunk::of(named(pool, replay, rows_max).await?, replay, rows_max));
@@ -146,8 +146,8 @@ async fn of_outage(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<
     .map(read)
 }
 
-/// Goes through [`LOOKED_AT_MAX`] rows of the history and no more: what is wanted may be few and far between, and
-/// feed has others to serve.
+/// Reads at most [`LOOKED_AT_MAX`] rows of the history: matches may be few and far between, and schedule has other
+/// work.
 async fn by_status(
     pool: &PgPool,
     replay: &Open,
@@ -234,7 +234,7 @@ fn low(filter: &ReplayFilter) -> Uuid {
     filter.since.map_or(Uuid::nil(), first_at)
 }
 
-/// Without an end to the filter there is none to the ids: an event's own time may lie ahead of the replay's start.
+/// If the filter has no end, the ids have none: an event's own time may be after the replay's start.
 fn high(filter: &ReplayFilter) -> Uuid {
     filter.until.map_or(Uuid::max(), first_at)
 }

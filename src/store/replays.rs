@@ -15,18 +15,18 @@ use crate::model::{
     webhook::Held,
 };
 
-/// Up to how many deliveries of an order that have not ended are counted.
+/// Up to how many open deliveries of a replay are counted.
 pub const OPEN_COUNTED_MAX: i64 = 10_000;
 
-/// What is to be sent again: what is listed, else everything that all the other fields allow. Times are those of
-/// the deliveries' ids, that is, of their events.
+/// What to send again: what is listed, else everything that matches all other fields. Times are those of the
+/// deliveries' ids, that is, of their events.
 #[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ReplayFilter {
     /// Just these, by the id of the delivery or of its dead letter.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub deliveries: Vec<Uuid>,
-    /// Just these dead letters that are no deliveries: messages and events, to be published again.
+    /// Just these dead letters that are not deliveries: messages and events, to be published again.
     #[serde(skip_serializing_if = "Vec::is_empty")]
     pub messages: Vec<Uuid>,
     /// Only of this webhook.
@@ -35,7 +35,7 @@ pub struct ReplayFilter {
     /// Only of this type.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub event_type: Option<String>,
-    /// Only in this state; dead ones where none is named, for who asks for everything wants what is missing.
+    /// Only in this state; by default dead ones, because asking for everything means what is missing.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub status: Option<DeliveryStatus>,
     /// Only from then on.
@@ -52,18 +52,18 @@ pub struct ReplayFilter {
     pub dead_until: Option<DateTime<Utc>>,
 }
 
-/// An order that still makes or releases something, as feed works on it.
+/// A replay that still makes or releases something, as schedule works on it.
 #[derive(Clone, Debug)]
 pub struct Open {
     pub id: ReplayId,
     pub company: CompanyId,
     /// What it is for.
     pub kind: ReplayKind,
-    /// The webhook it is confined to.
+    /// The webhook it is limited to.
     pub webhook: Option<WebhookId>,
     /// What to send again.
     pub filter: ReplayFilter,
-    /// What becomes of what is held, for a resume.
+    /// For a resume: what becomes of what is held.
     pub held: Held,
     /// Deliveries a second.
     pub rate: i32,
@@ -83,13 +83,13 @@ impl Open {
     }
 }
 
-/// An order as it stands.
+/// A replay as it is.
 #[derive(Clone, Debug)]
 pub struct ReplayRow {
     pub id: ReplayId,
     pub company_id: CompanyId,
     pub kind: ReplayKind,
-    /// The webhook, where it is about one.
+    /// The webhook, if it is about one.
     pub webhook_id: Option<Uuid>,
     /// A [`Filter`] as JSON; for a resume `{"held":"deliver"}` or `{"held":"discard"}`.
     pub filter: String,
@@ -187,7 +187,7 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> R
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Which orders of a company are wanted. What is not said matches all.
+/// Which replays of a company are wanted. What is absent does not filter.
 #[derive(Clone, Debug, Default)]
 pub struct ReplayListQuery {
     /// Of these kinds.
@@ -195,7 +195,7 @@ pub struct ReplayListQuery {
     /// In these states.
     pub statuses: Option<Vec<String>>,
     pub webhook: Option<WebhookId>,
-    /// Older than this one: the last of the page before.
+    /// Older than this one: the last of the previous page.
     pub before: Option<(DateTime<Utc>, Uuid)>,
 }
 
@@ -290,7 +290,7 @@ pub async fn open(db: impl PgExecutor<'_>, company: CompanyId, id: ReplayId) -> 
     Ok(open.fetch_one(db).await?)
 }
 
-/// The order, still open, by which a webhook of a company is being resumed.
+/// The open order that is resuming a webhook of a company.
 pub async fn resuming(
     db: impl PgExecutor<'_>,
     company: CompanyId,

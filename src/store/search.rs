@@ -18,25 +18,25 @@ use crate::model::{
     id::{first_at, first_of_day, time_of},
 };
 
-/// Rows that a page goes through before it is given up, not filled; the last look may go this far beyond.
+/// Rows that a page reads before it is given up unfilled; the last step may go this far beyond.
 pub const LOOKED_AT_MAX: i64 = 20_000;
-/// Rows of the first look of a page with filters; each further look goes through four times as many.
+/// Rows of the first step of a page with filters; each further step reads four times as many.
 const LOOK_BEGINS: i64 = 1_000;
-/// Rows of a look at most.
+/// The most rows of a step.
 const LOOK_MAX: i64 = 16_000;
-/// Rows of a single webhook that a look goes through at least, however many webhooks share it.
+/// The least rows of a single webhook that a step reads, however many webhooks share it.
 const LOOK_EACH_MIN: i64 = 50;
-/// Up to so many webhooks the first span is the day; beyond, a minute: each webhook costs a probe of its index, and for
-/// many of them a short span fills a page already.
+/// Up to this many webhooks the first span is a day; beyond that a minute: each webhook costs a lookup in its index,
+/// and for many of them a short span already fills a page.
 const WEBHOOKS_FEW: i64 = 20;
-/// By how much each span of time is wider than the one before.
+/// How many times wider each span of time is than the one before.
 const WIDER: i32 = 8;
 /// Spans wider than this reach back to the beginning.
 const SPAN_MAX: TimeDelta = TimeDelta::days(366);
-/// How far ahead of now an id can lie: events from a clock that is fast are an hour ahead at most.
+/// How far ahead of now an id can be: events from a fast clock are an hour ahead at most.
 const AHEAD_MAX: TimeDelta = TimeDelta::days(1);
 
-/// Which deliveries are wanted. What is not said matches all; of a list one must match.
+/// Which deliveries are wanted. What is absent does not filter; of a list one must match.
 #[derive(Clone, Debug, Default)]
 pub struct Deliveries {
     /// Of these webhooks.
@@ -49,24 +49,24 @@ pub struct Deliveries {
     pub response_statuses: Option<Vec<i32>>,
     /// Whose latest attempt has an outcome of one of these classes.
     pub outcomes: Option<Vec<String>>,
-    /// Whose reason begins with one of these.
+    /// Whose reason starts with one of these.
     pub reasons: Option<Vec<String>>,
     /// That exist for one of these reasons.
     pub triggers: Option<Vec<String>>,
-    /// Whose id lies then or later: that of its event, or of the start of its replay.
+    /// Whose id is then or later: that of its event, or of the start of its replay.
     pub since: Option<DateTime<Utc>>,
-    /// Whose id lies before then.
+    /// Whose id is before then.
     pub until: Option<DateTime<Utc>>,
 }
 
 impl Deliveries {
-    /// Whether rows are judged on the way.
+    /// Whether rows are filtered on the way.
     fn is_filtered(&self) -> bool {
         let texts = [&self.statuses, &self.event_types, &self.outcomes, &self.reasons, &self.triggers];
         texts.iter().any(|list| list.is_some()) || self.response_statuses.is_some()
     }
 
-    /// The types that must be equal, and the beginnings; none of either where every type matches.
+    /// The types that must be equal, and the prefixes; both `None` if every type matches.
     fn types(&self) -> (Option<Vec<String>>, Option<Vec<String>>) {
         let Some(wanted) = self.event_types.as_ref().filter(|types| types.iter().all(|text| text != "*"))
         else {
@@ -92,11 +92,11 @@ impl Deliveries {
 pub struct FoundDeliveries<K> {
     /// Newest first.
     pub ids: Vec<Uuid>,
-    /// Where the next page begins; none where there is nothing behind.
+    /// Where the next page begins; `None` at the end.
     pub next: Option<K>,
 }
 
-/// A page of at most `rows` deliveries of a company behind `before`, or the newest.
+/// A page of at most `rows` deliveries of a company after `before`, or the newest.
 pub async fn deliveries(
     db: &PgPool,
     company: CompanyId,
@@ -131,22 +131,22 @@ pub async fn deliveries(
     Ok(FoundDeliveries { ids, next: None })
 }
 
-/// The way of a page backwards through time, span after span, each look within one of them.
+/// The walk of a page backwards through time, span after span, each step within one of them.
 #[derive(Debug)]
 struct Walk {
-    /// Everything from here on has been looked at.
+    /// Everything from here on has been read.
     before: Uuid,
     /// Where the walk ends.
     floor: Uuid,
-    /// Hardly anything lies beyond: the first span is measured from here.
+    /// There is hardly anything beyond: the first span is measured from here.
     now: Uuid,
     /// How far the next span reaches back.
     width: TimeDelta,
-    /// Where the present span begins, while it is not looked through.
+    /// Where the present span begins, while it is not completely read.
     low: Option<Uuid>,
-    /// Rows of the next look, over all webhooks.
+    /// Rows of the next step, over all webhooks.
     look: i64,
-    /// Rows that a look has of each webhook at least.
+    /// The least rows of a step for each webhook.
     each_min: i64,
     webhooks: i64,
 }
@@ -160,7 +160,7 @@ impl Walk {
         let (look, each_min) = if wanted.is_filtered() {
             (LOOK_BEGINS, LOOK_EACH_MIN)
         } else {
-            // Each row that is looked at is one that is wanted: the newest of each webhook fill any page.
+            // Every row that is read matches: the newest of each webhook fill any page.
             (rows + 1, rows + 1)
         };
         Self { before, floor: wanted.low(), now: id_at(now), width, low: None, look, each_min, webhooks }
@@ -170,12 +170,12 @@ impl Walk {
         self.before <= self.floor
     }
 
-    /// Rows that the next look has of each webhook at most.
+    /// The most rows of the next step for each webhook.
     fn each(&self) -> i64 {
         (self.look / self.webhooks).max(self.each_min)
     }
 
-    /// The ids that the next look lies in; none where the walk is over.
+    /// The span of ids of the next step; `None` if the walk is over.
     fn span(&mut self) -> Option<(Uuid, Uuid)> {
         if self.is_over() {
             return None;
@@ -184,7 +184,7 @@ impl Walk {
         Some((*self.low.get_or_insert(begin), self.before))
     }
 
-    /// Takes note that a look has come down to `edge`, or, without one, through its whole span.
+    /// Records that a step has come down to `edge` or, without one, through its whole span.
     fn went(&mut self, edge: Option<Uuid>) {
         if let Some(edge) = edge {
             self.before = edge;
@@ -196,12 +196,12 @@ impl Walk {
     }
 }
 
-/// Where a span of this width before an id begins: at the begin of a day from a day on, so that it cuts no partition.
+/// Where a span of this width before an id begins; from a day on at the start of a day, so that it cuts no partition.
 fn below(before: Uuid, width: TimeDelta) -> Uuid {
     if width > SPAN_MAX {
         return Uuid::nil();
     }
-    // The last millisecond before: at the very begin of a day the day before is meant.
+    // The last millisecond before: exactly at the start of a day the day before is meant.
     let last = time_of(Uuid::from_u128(before.as_u128().saturating_sub(1)));
     let day = TimeDelta::days(1);
     let Some(begin) = last.checked_sub_signed(if width < day { width } else { width - day }) else {
@@ -210,7 +210,7 @@ fn below(before: Uuid, width: TimeDelta) -> Uuid {
     if width < day { first_at(begin) } else { first_of_day(begin.date_naive()) }
 }
 
-/// The least id of an instant; the ends of the ids stand for what lies beyond.
+/// The least id of an instant, clamped to the range of ids.
 fn id_at(time: DateTime<Utc>) -> Uuid {
     const MILLIS_MAX: i64 = (1 << 48) - 1;
     match time.timestamp_millis() {
@@ -223,12 +223,12 @@ fn id_at(time: DateTime<Utc>) -> Uuid {
 /// What one step found.
 struct ScanStep {
     ids: Vec<Uuid>,
-    /// Everything from here on was looked at; none where the whole span was.
+    /// Everything from here on was read; `None` if the whole span was.
     edge: Option<Uuid>,
     looked_at: i64,
 }
 
-/// What a look goes through.
+/// What a step reads.
 struct Span {
     /// The ids from here on,
     low: Uuid,
@@ -236,18 +236,18 @@ struct Span {
     high: Uuid,
     /// The most rows of each webhook.
     each: i64,
-    /// The most rows that it gives.
+    /// The most rows that it returns.
     rows: i64,
 }
 
-/// Goes through at most `each` rows of each webhook in a span, newest first, and gives at most `rows` of those wanted.
+/// Reads at most `each` rows of each webhook in a span, newest first, and returns at most `rows` of those that match.
 ///
-/// Rows compare as pairs, and the order begins with the webhook: so only the index of the webhooks' histories has it, on a
-/// connection that would rather not sort. Told that the webhook is one, PostgreSQL would go through all deliveries of a day
-/// where it believes that most are the webhook's, and its beliefs are hours old.
+/// Rows compare as pairs, and the order begins with the webhook: so only the index of the webhooks' histories has it,
+/// on a connection that avoids sorting. If told that there is one webhook, PostgreSQL would read all deliveries of a
+/// day where it believes that most are the webhook's, and its statistics are hours old.
 ///
-/// Where a webhook has more rows than were gone through, what the others have below its last may not be all there is
-/// between, and waits for the next look.
+/// If a webhook has more rows than were read, the rows of the others below its last one may be incomplete, and wait for
+/// the next step.
 async fn look(db: &PgPool, company: CompanyId, wanted: &Deliveries, span: Span) -> Result<ScanStep> {
     let Span { low, high, each, rows } = span;
     let (types, prefixes) = wanted.types();

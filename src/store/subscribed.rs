@@ -13,22 +13,23 @@ pub struct Subscribed {
     pub events: Vec<String>,
     /// Whether its deliveries begin held.
     pub paused: bool,
-    /// Whether feed has more for it than fits its window, or its lane lets nothing start: feed gets what is new as well.
+    /// Whether schedule has more for it than fits its window, or its lane lets nothing start: new deliveries are left
+    /// to schedule as well.
     pub backlog: bool,
 }
 
-/// What is known of a company at an instant.
+/// What is known about a company at an instant.
 #[derive(Clone, Debug)]
 pub struct OfCompany {
     /// The instant.
     pub as_of: DateTime<Utc>,
     /// Its active webhooks.
     pub webhooks: Vec<Subscribed>,
-    /// Whether it is to be forgotten: nothing is taken in for it any more.
+    /// Whether it is being erased: nothing is taken in for it any more.
     pub erased: bool,
 }
 
-/// The active webhooks of a company, and the instant at which they were.
+/// The active webhooks of a company, and the instant at which they were read.
 pub async fn of_company(pool: &PgPool, company: CompanyId) -> sqlx::Result<OfCompany> {
     let rows = sqlx::query!(
         r#"-- webhooks.subscribed

@@ -13,10 +13,10 @@ use super::{
 };
 use crate::model::{CompanyId, DeliveryId, DeliveryStatus, Event, WebhookId};
 
-/// Why a test is cancelled that could not begin in time.
+/// The reason of a test that is cancelled because it could not start in time.
 pub const NOT_IN_TIME: &str = "test not begun in time";
 
-/// Writes the event of a test and its one delivery, with its job announced; gives the instant of that.
+/// Writes the event of a test and its one delivery, marked as queued; returns the instant of that.
 ///
 /// # Errors
 /// When the ledger does not take it.
@@ -67,16 +67,16 @@ async fn insert(
     .await
 }
 
-/// How a test stands.
+/// The state of a test.
 #[derive(Clone, Debug)]
 pub struct TestProgress {
     /// `pending` until it has ended.
     pub status: DeliveryStatus,
-    /// Why it stands so, where the status does not say.
+    /// The reason of its state, if the status does not say.
     pub reason: Option<String>,
     /// Attempts that have ended.
     pub attempts: i32,
-    /// Whether its request may be under way.
+    /// Whether its request may be in flight.
     pub is_claimed: bool,
     pub response_status: Option<i32>,
     /// What came of the attempt, in a sentence.
@@ -85,7 +85,7 @@ pub struct TestProgress {
     pub total_us: Option<i32>,
 }
 
-/// How a test stands now; `None` where there is none of that id in the company.
+/// The present state of a test; `None` if the company has none with that id.
 pub async fn standing(
     db: impl PgExecutor<'_>,
     company: CompanyId,
@@ -108,7 +108,7 @@ pub async fn standing(
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Takes a test back that nobody has begun; whether it was so.
+/// Withdraws a test that has not started; says whether it was so.
 pub async fn cancel(db: impl PgExecutor<'_>, company: CompanyId, delivery: DeliveryId) -> Result<bool> {
     let done = sqlx::query!(
         "

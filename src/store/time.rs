@@ -4,7 +4,7 @@ use sqlx::PgPool;
 
 use crate::clock::SystemClock;
 
-/// Asks the database for its time and corrects `clock` by it.
+/// Queries the database's time and corrects `clock` by it.
 pub async fn measure(pool: &PgPool, clock: &SystemClock) -> sqlx::Result<()> {
     let before = SystemClock::local();
     let database = sqlx::query_scalar!(

@@ -7,10 +7,10 @@ use sqlx::{PgPool, types::Uuid};
 
 use crate::model::{WebhookId, lane};
 
-/// Before all that is in the ledger.
+/// Before everything in the ledger.
 pub(super) const BEGINNING: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
-/// What may be done with what waits for a webhook.
+/// What may be done with the waiting deliveries of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WebhookBacklog {
     /// Make jobs.
@@ -21,7 +21,7 @@ pub enum WebhookBacklog {
     Closed,
 }
 
-/// A webhook for which something waits.
+/// A webhook with waiting deliveries.
 #[derive(Clone, Debug)]
 pub struct WaitingDeliveries {
     pub webhook: WebhookId,
@@ -29,9 +29,9 @@ pub struct WaitingDeliveries {
     pub standing: WebhookBacklog,
     /// Whether a resume is releasing its held deliveries at a rate.
     pub resuming: bool,
-    /// Whether the time of something that waits has come.
+    /// Whether something that waits is due.
     pub due: bool,
-    /// Whether the time of something that a replay or recovery made has come: these come last and are no backlog.
+    /// Whether something that a replay or recovery made is due: these come last and do not count as backlog.
     pub again_due: bool,
     /// What its lane allows.
     pub lane: LaneToFeed,
@@ -41,15 +41,15 @@ pub struct WaitingDeliveries {
 #[derive(Clone, Copy, Debug)]
 pub struct LaneToFeed {
     pub now: DateTime<Utc>,
-    /// Its breaker, and until when it is held back.
+    /// Its breaker, and until when it is rate-limited.
     pub standing: lane::Standing,
     /// A worker has leased the one probe until then.
     pub probe_leased_until: Option<DateTime<Utc>>,
-    /// Requests a second, where they are limited.
+    /// Requests a second, if they are limited.
     pub rate_limit: Option<f64>,
     /// The next slot that no worker has reserved.
     pub next_slot_at: Option<DateTime<Utc>>,
-    /// When a worker last had no room for what was fed.
+    /// When a worker last had no room for its jobs.
     pub full_at: Option<DateTime<Utc>>,
 }
 
@@ -61,10 +61,10 @@ pub enum Which {
     Held,
 }
 
-/// Before which time nothing waits for a webhook; absent where that is not known.
+/// The time before which nothing waits for a webhook; `None` if that is not known.
 pub type Since = Option<DateTime<Utc>>;
 
-/// The next webhooks after `after`, in the order of their ids, for which something waits or is held.
+/// The next webhooks after `after`, in the order of their ids, with waiting or held deliveries.
 pub async fn webhooks(
     pool: &PgPool,
     which: Which,
@@ -73,7 +73,7 @@ pub async fn webhooks(
     webhooks_max: i64,
 ) -> sqlx::Result<Vec<WebhookId>> {
     let ids = match which {
-        // A loose index scan: one probe for each webhook, however many deliveries it has.
+        // A loose index scan: one lookup for each webhook, however many deliveries it has.
         Which::Waiting => {
             sqlx::query_scalar!(
                 r#"-- feed.waiting_webhooks
@@ -131,9 +131,9 @@ pub async fn webhooks(
     Ok(ids.into_iter().map(WebhookId).collect())
 }
 
-/// How webhooks stand, and whether something of theirs is due. What a webhook has waiting from before its `Since` is
-/// not looked for: the index is full of the entries of what has been fed since it was vacuumed last, and going through
-/// them anew each time would make the cost of a round grow with what was fed.
+/// The state of webhooks, and whether something of theirs is due. What waits from before a webhook's `Since` is not
+/// looked for: until the next vacuum the index is full of entries of deliveries that already have jobs, and scanning
+/// them each time would make the cost of a round grow with their number.
 pub async fn standing(
     pool: &PgPool,
     low: Uuid,
@@ -211,7 +211,7 @@ pub async fn standing(
         .collect())
 }
 
-/// Tells ingest whether webhooks have a backlog, so that what is new stands behind what waits.
+/// Tells ingest whether webhooks have a backlog, so that new deliveries go behind what waits.
 pub async fn flag(pool: &PgPool, webhooks: &[WebhookId], waiting: i64) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.0).collect();
     sqlx::query!(

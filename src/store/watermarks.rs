@@ -11,12 +11,12 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Uuid};
 
-/// A mark may have been published this long before a job that bears an earlier time reached its queue.
+/// A watermark may have been published this long before a job with an earlier time reached its queue.
 pub const MARK_SLACK: Duration = Duration::from_secs(5);
 /// The grace doubles with each rescue of the same delivery, this many times.
 pub const RESCUE_DOUBLINGS_MAX: u32 = 6;
 
-/// The number of a mark to be published now: the database's time in microseconds since 1970.
+/// The number of a watermark to be published now: the database's time in microseconds since 1970.
 pub async fn number(pool: &PgPool) -> sqlx::Result<i64> {
     let now = sqlx::query_scalar!(
         r#"-- tide_marks.number
@@ -27,7 +27,7 @@ pub async fn number(pool: &PgPool) -> sqlx::Result<i64> {
     Ok(now.timestamp_micros())
 }
 
-/// Takes note that a mark came through the queue of a shard.
+/// Records that a watermark has passed the queue of a shard.
 pub async fn through(pool: &PgPool, shard: u8, number: i64) -> sqlx::Result<()> {
     sqlx::query!(
         "-- tide_marks.through
@@ -42,16 +42,16 @@ pub async fn through(pool: &PgPool, shard: u8, number: i64) -> sqlx::Result<()> 
     Ok(())
 }
 
-/// A mark that every deliveries queue let through, itself or a later one.
+/// A watermark that has passed every deliveries queue, itself or a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Through {
     /// When it was published.
     pub published_at: DateTime<Utc>,
-    /// When the last queue let it through.
+    /// When it passed the last queue.
     pub through_at: DateTime<Utc>,
 }
 
-/// The marks of the last hours that are through the queues of all `shards`, newest first.
+/// The watermarks of the last hours that have passed the queues of all `shards`, newest first.
 pub async fn list(pool: &PgPool, shards: &[i16]) -> sqlx::Result<Vec<Through>> {
     let rows = sqlx::query!(
         r#"-- tide_marks.list
@@ -80,7 +80,7 @@ pub async fn list(pool: &PgPool, shards: &[i16]) -> sqlx::Result<Vec<Through>> {
         .collect())
 }
 
-/// Forgets marks older than `age`.
+/// Removes watermarks older than `age`.
 pub async fn forget(pool: &PgPool, age: Duration) -> sqlx::Result<()> {
     sqlx::query!(
         "-- tide_marks.forget
@@ -93,8 +93,8 @@ pub async fn forget(pool: &PgPool, age: Duration) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Gives deliveries without a job back to feed. `before[k]` is the instant before which a delivery that was rescued
-/// k times must have been queued for its job to be missing now; absent where no mark says so yet.
+/// Gives deliveries without a job back to schedule. `before[k]` is the instant before which a delivery that was rescued
+/// k times must have been queued for its job to be lost now; absent if no watermark says so yet.
 pub async fn rescue(
     pool: &PgPool,
     low: Uuid,

@@ -16,7 +16,7 @@ pub use row::WebhookRow;
 /// The most webhooks that one listing gives.
 pub const LIST_MAX: i64 = 10_000;
 
-/// What the constraints of the table say of a value, by the constraint's name.
+/// What the constraints of the table say about a value, by the constraint's name.
 pub(super) const CONSTRAINTS: &[(&str, &str, &str)] = &[
     ("webhooks_name_length", "name", "must have 1 to 255 characters"),
     ("webhooks_events_not_empty", "events", "must name at least one event type, or `*` for all"),
@@ -162,12 +162,12 @@ pub enum Saved<'a> {
     /// One whose row the transaction has locked.
     Locked {
         id: WebhookId,
-        /// Whether its secret is another one: then none of those before it signs any more.
+        /// Whether its secret is replaced: then no earlier secret signs any more.
         replaces_secret: bool,
     },
 }
 
-/// Writes the settings of a webhook, all of them; `None` where there is none to change.
+/// Writes all settings of a webhook; `None` if there is none to change.
 ///
 /// # Errors
 /// [`super::Error::NameTaken`], and [`super::Error::Refused`] for a value out of its range.
@@ -222,7 +222,7 @@ pub async fn save(
     Ok(row)
 }
 
-/// The living webhooks of a company by name, [`LIST_MAX`] at most.
+/// The webhooks of a company that are not deleted, by name, at most [`LIST_MAX`].
 pub async fn list(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<WebhookRow>> {
     let rows = webhooks!(
         "
@@ -241,7 +241,7 @@ pub async fn list(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<Web
     Ok(rows.fetch_all(db).await?)
 }
 
-/// A page of them: those behind `after`, a name with its id, at most `limit`.
+/// A page of them: those after `after`, a name with its id, at most `limit`.
 pub async fn page(
     db: impl PgExecutor<'_>,
     company: CompanyId,
@@ -269,7 +269,7 @@ pub async fn page(
     Ok(rows.fetch_all(db).await?)
 }
 
-/// How many living webhooks a company has, counted up to `max`.
+/// How many webhooks that are not deleted a company has, counted up to `max`.
 pub async fn count(db: impl PgExecutor<'_>, company: CompanyId, max: i64) -> Result<i64> {
     let counted = sqlx::query_scalar!(
         r#"
@@ -289,7 +289,7 @@ pub async fn count(db: impl PgExecutor<'_>, company: CompanyId, max: i64) -> Res
     Ok(counted.fetch_one(db).await?)
 }
 
-/// One living webhook of a company, which nobody else changes until the transaction ends.
+/// One webhook of a company that is not deleted, locked until the transaction ends.
 pub async fn lock(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<WebhookRow>> {
     let row = webhooks!(
         "
@@ -308,7 +308,7 @@ pub async fn lock(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) ->
     Ok(row.fetch_optional(db).await?)
 }
 
-/// One living webhook of a company.
+/// One webhook of a company that is not deleted.
 pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> Result<Option<WebhookRow>> {
     let row = webhooks!(
         "
@@ -326,7 +326,7 @@ pub async fn get(db: impl PgExecutor<'_>, company: CompanyId, id: WebhookId) -> 
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Marks a webhook deleted; its name is free again, its history stays. `None` where there is none.
+/// Marks a webhook deleted; its name is free again, its history stays. `None` if there is none.
 pub async fn delete(
     db: impl PgExecutor<'_>,
     company: CompanyId,
@@ -365,7 +365,7 @@ pub async fn by_ids(db: impl PgExecutor<'_>, ids: &[Uuid]) -> Result<Vec<Webhook
     Ok(rows.fetch_all(db).await?.into_iter().map(Webhook::from).collect())
 }
 
-/// What a column of JSON is given.
+/// The value for a column of JSON.
 fn json(value: &impl serde::Serialize) -> String {
     serde_json::to_string(value).expect("texts, and what was JSON before, always make JSON")
 }

@@ -10,13 +10,13 @@ use sqlx::{PgConnection, PgPool, types::Uuid};
 use super::ERASED;
 use crate::model::CompanyId;
 
-/// Webhooks that a step goes through, most of which may have few deliveries.
+/// Webhooks that a step processes, most of which may have few deliveries.
 pub const WEBHOOKS_MAX: usize = 100;
 
 /// The reason of deliveries that were still owed.
 pub const COMPANY_ERASED: &str = "company erased";
 
-/// Where an erasure stands.
+/// The position of an erasure.
 struct At {
     stage: String,
     webhook: Option<Uuid>,
@@ -29,7 +29,7 @@ impl At {
         Self { stage: stage.to_owned(), webhook: None, cursor: None }
     }
 
-    /// Goes on to the next stage where a chunk was not full.
+    /// Continues with the next stage if a chunk was not full.
     fn after(self, rows: u64, full: i64, next: &str) -> Self {
         if i64::try_from(rows).unwrap_or(i64::MAX) >= full { self } else { Self::begin(next) }
     }
@@ -38,7 +38,8 @@ impl At {
 /// How many deliveries, cancelled ones among them, events, dead letters, records and webhooks.
 type Counts = [u64; 6];
 
-/// Does a chunk of about `rows_max` rows; says how many rows it was, and nothing where all is done or another is at it.
+/// Processes a chunk of about `rows_max` rows; returns how many rows it was, or `None` if all is done or another
+/// process is at it.
 pub async fn step(pool: &PgPool, company: CompanyId, rows_max: i64) -> sqlx::Result<Option<u64>> {
     let mut tx = pool.begin().await?;
     if !begin(&mut tx, company).await? {
@@ -69,8 +70,8 @@ pub async fn step(pool: &PgPool, company: CompanyId, rows_max: i64) -> sqlx::Res
     Ok(Some(rows))
 }
 
-/// Keeps others from the erasure until the transaction ends; false where another is at it. A statement of its own: what is
-/// read after it is what the one before has committed.
+/// Keeps others from the erasure until the transaction ends; false if another process is at it. A separate statement:
+/// what is read after it is what the previous one has committed.
 async fn begin(db: &mut PgConnection, company: CompanyId) -> sqlx::Result<bool> {
     sqlx::query_scalar!(
         r#"-- erasures.begin
@@ -95,7 +96,7 @@ async fn at(db: &mut PgConnection, company: CompanyId) -> sqlx::Result<Option<At
     .await
 }
 
-/// Takes note of what a chunk did and where the next begins. The last statement of a step: it locks the row.
+/// Records what a chunk did and where the next begins. The last statement of a step: it locks the row.
 async fn advance(db: &mut PgConnection, company: CompanyId, more: Counts, next: At) -> sqlx::Result<()> {
     let more = more.map(|n| i64::try_from(n).unwrap_or(i64::MAX));
     sqlx::query!(
@@ -122,7 +123,7 @@ async fn advance(db: &mut PgConnection, company: CompanyId, more: Counts, next: 
 }
 
 /// Cancels what is owed and empties the history, webhook after webhook. Ids, times, states and numbers stay until the
-/// retention takes them: they say nothing of anybody.
+/// retention removes them: they identify no one.
 async fn deliveries(
     db: &mut PgConnection,
     company: CompanyId,
@@ -180,7 +181,7 @@ async fn empty_deliveries(
     after: Uuid,
     rows_max: i64,
 ) -> sqlx::Result<Vec<(Uuid, bool)>> {
-    // By id, as everybody locks deliveries.
+    // By id, the order in which all statements lock deliveries.
     let found = sqlx::query!(
         r#"-- erasures.deliveries
         select id,
@@ -237,7 +238,7 @@ async fn empty_deliveries(
     Ok(found.into_iter().map(|row| (row.id, row.owed)).collect())
 }
 
-/// Removes events; a claim that still asks for one finds nothing to send.
+/// Removes events; a later claim for one finds nothing to send.
 pub async fn events(db: &mut PgConnection, company: CompanyId, rows_max: i64) -> sqlx::Result<u64> {
     let ids = sqlx::query_scalar!(
         "-- erasures.events
@@ -279,8 +280,8 @@ async fn dead_letters(db: &mut PgConnection, company: CompanyId, rows_max: i64) 
     Ok(done.rows_affected())
 }
 
-/// Removes everything small that has a name or a text of the company, and the names in its audit log. Of that the
-/// actions and their times stay, and who asked for the erasure.
+/// Removes everything small that has a name or a text of the company, and the names in its audit log. Of that log the
+/// actions and times stay, and who requested the erasure.
 async fn records(db: &mut PgConnection, company: CompanyId, rows_max: i64) -> sqlx::Result<u64> {
     let done = sqlx::query_scalar!(
         r#"-- erasures.records

@@ -9,7 +9,7 @@ use crate::{
     store::{Result, search},
 };
 
-/// A page of those that are wanted.
+/// A page of matching events.
 pub(super) async fn list(db: &PgPool, company: CompanyId, page: &EventsPage) -> Result<FoundEvent> {
     let mut looks = search::Looks::new(Some(page.before), page.limit, true);
     loop {
@@ -30,7 +30,7 @@ pub(super) async fn list(db: &PgPool, company: CompanyId, page: &EventsPage) -> 
     }
 }
 
-/// Where a look begins, how many rows it goes through, and how many it may find.
+/// Where a step begins, how many rows it reads, and how many it may find.
 struct ScanCursor {
     before: Uuid,
     each: i64,

@@ -11,7 +11,7 @@ use crate::model::{
     breaker::{self, LaneChange},
 };
 
-/// A lane that changed so that others hear of it.
+/// A lane with a change to be announced.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct LaneChanged {
     pub company: CompanyId,
@@ -20,7 +20,7 @@ pub struct LaneChanged {
     pub news: News,
 }
 
-/// What is new of a lane.
+/// The change of a lane.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum News {
     /// Its breaker opened.
@@ -42,7 +42,7 @@ pub enum News {
     },
 }
 
-/// The changes of a batch: a place for each webhook in each of the columns, in the order of webhooks.
+/// The changes of a batch as columns, with one element for each webhook, in the order of webhooks.
 #[derive(Default)]
 pub(super) struct Changes {
     pub webhooks: Vec<Uuid>,
@@ -60,7 +60,7 @@ pub(super) struct Changes {
     companies: Vec<CompanyId>,
 }
 
-/// What the rows say of their lanes, in the order in which they came about.
+/// What the rows mean for their lanes, in the order in which they happened.
 pub(super) fn changes(rows: &[&AttemptRow]) -> Changes {
     // How many rows there are of each webhook, tests among them: the statement counts those it finds.
     let mut by_webhook: BTreeMap<WebhookId, (i32, Option<CompanyId>, LaneChange)> = BTreeMap::new();
@@ -94,7 +94,7 @@ pub(super) fn changes(rows: &[&AttemptRow]) -> Changes {
 }
 
 impl Changes {
-    /// The rows that these are made of were recorded by the statement before: none is found by the next.
+    /// The rows of these changes were recorded by the previous statement: the next one finds none.
     pub fn recorded_before(&mut self) {
         self.attempts.fill(0);
     }

@@ -18,13 +18,13 @@ pub enum Becomes {
         /// Whether a retry queue waits it out.
         queued: bool,
     },
-    /// The webhook is gone: it is paused for that reason, and the delivery held.
+    /// The receiver answered 410: the webhook is paused for that reason, and the delivery held.
     Held {
         /// Why the webhook is paused.
         why: String,
     },
     Dead {
-        /// The reason that stands in the dead letter.
+        /// The reason in the dead letter.
         reason: &'static str,
     },
 }
@@ -61,12 +61,12 @@ pub struct AttemptRow {
     pub repeated: bool,
     /// Phases in microseconds: DNS, connect, TLS, first byte, all.
     pub phases_us: [Option<i32>; 5],
-    /// What it says of the webhook's lane; a test's says nothing.
+    /// What it means for the webhook's lane; a test means nothing.
     pub heard: Option<Heard>,
 }
 
 impl AttemptRow {
-    /// The same row without any text that came from outside, for an answer that the ledger refuses to hold.
+    /// The same row without any text that came from outside, for an answer that the ledger rejects.
     #[must_use]
     pub fn without_texts(mut self) -> Self {
         self.why = None;

@@ -8,16 +8,16 @@ use sqlx::{PgPool, types::Uuid};
 use super::{After, AttemptRow, Becomes, LaneChanged, News, lanes::Changes};
 use crate::model::{DeliveryId, WebhookId, breaker};
 
-/// What the statement answers.
+/// The result of the statement.
 #[derive(Default)]
 pub(super) struct RecordedBatch {
     pub deliveries: HashMap<DeliveryId, After>,
     pub lanes: Vec<LaneChanged>,
-    /// Lanes that were left as they were, for not all that is said of them was recorded.
+    /// Lanes that were left unchanged because not all of their outcomes were recorded.
     pub missed: Vec<WebhookId>,
 }
 
-/// A row of the answer: a delivery that was recorded, or, where `missed` says something, a lane.
+/// A row of the result: a delivery that was recorded or, if `missed` is set, a lane.
 struct Answered {
     id: Uuid,
     queued_at: Option<DateTime<Utc>>,
@@ -30,7 +30,7 @@ struct Answered {
     reason: Option<String>,
 }
 
-/// Writes `rows`, in the order of deliveries, and does `changes` to the lanes.
+/// Writes `rows`, in the order of deliveries, and applies `changes` to the lanes.
 pub(super) async fn write(
     pool: &PgPool,
     rows: &[&AttemptRow],
@@ -118,7 +118,7 @@ impl RecordedBatch {
     }
 }
 
-/// The attempts as columns: a place for each row in each of them, but in `gone`, which has the webhooks to be paused.
+/// The attempts as columns, with one element for each row, except `gone`, which has the webhooks to be paused.
 struct AttemptColumns<'r> {
     ids: Vec<Uuid>,
     numbers: Vec<i32>,

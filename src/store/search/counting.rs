@@ -11,7 +11,7 @@ use crate::{
     store::{Error, Result},
 };
 
-/// Counts deliveries up to `rows_max`; none where that takes longer than `time_max`.
+/// Counts deliveries up to `rows_max`; `None` if that takes longer than `time_max`.
 pub async fn count_deliveries(
     db: &PgPool,
     company: CompanyId,
@@ -69,7 +69,7 @@ pub async fn count_deliveries(
     known_in_time(count.fetch_one(&mut *tx).await)
 }
 
-/// Bounds what follows in a transaction.
+/// Bounds the time of what follows in a transaction.
 pub(in crate::store) async fn within(db: &mut PgConnection, time_max: Duration) -> Result<()> {
     sqlx::query_scalar!(
         "
@@ -83,7 +83,7 @@ pub(in crate::store) async fn within(db: &mut PgConnection, time_max: Duration) 
     Ok(())
 }
 
-/// A count; none where the time was up.
+/// A count; `None` if the time was up.
 pub(in crate::store) fn known_in_time(counted: sqlx::Result<i64>) -> Result<Option<i64>> {
     match counted.map_err(Error::from) {
         Ok(count) => Ok(Some(count)),

@@ -13,17 +13,17 @@ use super::{
 };
 use crate::{model::CompanyId, store::Result};
 
-/// Which dead letters are wanted. What is not said matches all; of a list one must match.
+/// Which dead letters are wanted. What is absent does not filter; of a list one must match.
 #[derive(Clone, Debug, Default)]
 pub struct Letters {
-    /// Of this company; without it all, also those that say none: for whoever runs the service.
+    /// Of this company; without it all, also those without a company: for the operator.
     pub company: Option<CompanyId>,
     pub webhook: Option<Uuid>,
     /// Of these kinds.
     pub kinds: Option<Vec<String>>,
-    /// With which this was done.
+    /// In these states.
     pub statuses: Option<Vec<String>>,
-    /// Whose reason begins with one of these.
+    /// Whose reason starts with one of these.
     pub reasons: Option<Vec<String>>,
     /// Given up then or later.
     pub since: Option<DateTime<Utc>>,
@@ -42,7 +42,7 @@ struct DeadLetterScan {
     looked_at: i64,
 }
 
-/// A page of at most `rows` dead letters behind `before`, or the newest.
+/// A page of at most `rows` dead letters after `before`, or the newest.
 pub async fn dead_letters(
     db: &PgPool,
     wanted: &Letters,
@@ -117,7 +117,7 @@ async fn look(
     Ok(look.fetch_one(db).await?)
 }
 
-/// Counts dead letters up to `rows_max`; none where that takes longer than `time_max`.
+/// Counts dead letters up to `rows_max`; `None` if that takes longer than `time_max`.
 pub async fn count_letters(
     db: &PgPool,
     wanted: &Letters,

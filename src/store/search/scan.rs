@@ -5,9 +5,9 @@ use super::{LOOK_BEGINS, LOOK_MAX, LOOKED_AT_MAX};
 /// How far a walk has come, and what it has found.
 #[derive(Debug)]
 pub(in crate::store) struct Looks<K> {
-    /// Everything from here on has been looked at.
+    /// Everything from here on has been read.
     pub before: Option<K>,
-    /// Rows that the next look goes through at most.
+    /// The most rows that the next step reads.
     pub each: i64,
     /// Rows of the page.
     rows: i64,
@@ -20,23 +20,23 @@ pub(in crate::store) struct Looks<K> {
 pub(in crate::store) struct ScanRange<K> {
     /// Newest first.
     pub keys: Vec<K>,
-    /// Where the next page begins; none where there is nothing behind.
+    /// Where the next page begins; `None` at the end.
     pub next: Option<K>,
 }
 
 impl<K: Copy> Looks<K> {
-    /// Begins behind `before`, or at the newest. Without a filter each row that is looked at is one that is wanted.
+    /// Starts after `before`, or at the newest. Without a filter every row that is read matches.
     pub(in crate::store) fn new(before: Option<K>, rows: i64, is_filtered: bool) -> Self {
         let each = if is_filtered { LOOK_BEGINS } else { rows + 1 };
         Self { before, each, rows, found: Vec::new(), looked_at: 0 }
     }
 
-    /// Rows that the next look should find: one more than the page shows whether there is another.
+    /// Rows that the next step should find: one more than the page shows whether there is another.
     pub(in crate::store) fn missing(&self) -> i64 {
         self.rows + 1 - i64::try_from(self.found.len()).unwrap_or(self.rows)
     }
 
-    /// Takes what a look found, and the last row it came to; gives the page if that ends it.
+    /// Adds what a step found, and the last row it came to; returns the page if that ends it.
     pub(in crate::store) fn take(
         &mut self,
         found: impl IntoIterator<Item = K>,

@@ -11,17 +11,17 @@ use crate::model::{
     webhook::{Pause, Settings},
 };
 
-/// A row of `webhooks`, with how its lane stands.
+/// A row of `webhooks`, with the state of its lane.
 #[derive(Clone, Debug)]
 pub struct WebhookRow {
     pub id: WebhookId,
     pub company_id: CompanyId,
-    /// The name is unique among the living webhooks of the company.
+    /// The name is unique among the company's webhooks that are not deleted.
     pub settings: Settings,
     pub(super) previous_secret: String,
-    /// Until when the secret before the last rotation signs too.
+    /// Until when the secret before the last rotation also signs.
     pub previous_secret_until: Option<DateTime<Utc>>,
-    /// Whether the guide's header bears the previous secret's signature until then.
+    /// Whether the guide's header has the previous secret's signature until then.
     pub guide_signature_is_previous: bool,
     pub paused_at: Option<DateTime<Utc>>,
     pub paused_by: Option<String>,
@@ -55,8 +55,8 @@ impl From<WebhookRow> for Webhook {
     }
 }
 
-/// The headers in a column. Only somebody who writes into the table by hand writes what is none, and it must not cost
-/// the company its other webhooks.
+/// The headers in a column. Only a manual change of the table can make them invalid, and that must not cost the company
+/// its other webhooks.
 pub(super) fn headers(column: &str) -> BTreeMap<String, String> {
     let text = |value| match value {
         Value::String(text) => text,
@@ -65,7 +65,7 @@ pub(super) fn headers(column: &str) -> BTreeMap<String, String> {
     object(column).into_iter().map(|(name, value)| (name, text(value))).collect()
 }
 
-/// The object in a column; an empty one where it is none.
+/// The object in a column; an empty one if it is not an object.
 pub(super) fn object(column: &str) -> Map<String, Value> {
     serde_json::from_str(column).unwrap_or_default()
 }

@@ -11,7 +11,7 @@ use crate::{
     store::Result,
 };
 
-/// Pauses a webhook. One that is paused already keeps its first reason, and is not among the answers: `None`.
+/// Pauses a webhook. One that is already paused keeps its first reason, and gives `None`.
 pub async fn pause(
     db: impl PgExecutor<'_>,
     company: CompanyId,
@@ -42,10 +42,10 @@ pub async fn pause(
     Ok(row.fetch_optional(db).await?)
 }
 
-/// Ends a pause, and orders in the same statement what becomes of what it held. `None` where nothing was paused.
+/// Ends a pause, and orders in the same statement what becomes of what it held. `None` if nothing was paused.
 ///
-/// The order is a row of `replays` of the kind `resume`, whose filter is `{"held":"deliver"}` or
-/// `{"held":"discard"}`, at most `rate` deliveries a second; feed works on it. One that is still open is given the new order.
+/// The order is a row of `replays` of the kind `resume`, whose filter is `{"held":"deliver"}` or `{"held":"discard"}`,
+/// at most `rate` deliveries a second; schedule works on it. One that is still open gets the new order.
 pub async fn resume(
     db: impl PgExecutor<'_>,
     company: CompanyId,
@@ -96,10 +96,10 @@ pub async fn resume(
     Ok(row.fetch_optional(db).await?)
 }
 
-/// The rate written where nothing is sent; the column wants one.
+/// The rate written if nothing is sent; the column requires one.
 const DISCARD_RATE: i32 = 10_000;
 
-/// Gives a webhook a new secret; the one it had signs too until `grace` has passed.
+/// Gives a webhook a new secret; the previous one also signs until `grace` has passed.
 pub async fn rotate_secret(
     db: impl PgExecutor<'_>,
     company: CompanyId,
