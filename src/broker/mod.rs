@@ -76,7 +76,7 @@ pub enum ConnectionState {
     Connected,
     /// A connection is missing.
     Connecting {
-        /// When it was requested.
+        /// Since when.
         since: Instant,
         /// Why, if known.
         error: Option<Error>,

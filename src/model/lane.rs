@@ -34,7 +34,7 @@ pub struct Standing {
 /// An open breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenBreaker {
-    /// When it was requested.
+    /// Since when.
     pub since: DateTime<Utc>,
     /// When one request may try whether the receiver is back.
     pub next_probe_at: DateTime<Utc>,
