@@ -176,7 +176,7 @@ impl Broker {
         ConnectionState::Connected
     }
 
-    /// Consumes a queue on a channel of its own. At most `prefetch` messages are held at a time.
+    /// Consumes a queue on its own channel. At most `prefetch` messages are held at a time.
     #[must_use]
     pub fn consumer(&self, queue: &Queue, prefetch: u16) -> Consumer {
         Consumer::new(self.inner.clone(), *queue, prefetch)

@@ -175,7 +175,7 @@ impl Topology {
             self.queue(Queue::Retry(tier))
                 .with("x-message-ttl", i64::from(tier.seconds()) * 1000)
                 .with("x-max-length", config.retry_jobs_max)
-                // No routing key of its own, so that the bucket's is kept.
+                // No routing key is set, so that the bucket's is kept.
                 .with("x-dead-letter-exchange", self.deliveries_exchange())
                 .safely()
         }));
@@ -205,7 +205,7 @@ impl Topology {
         all
     }
 
-    /// The binding that leads a bucket to a shard, be it the right one or one of former settings.
+    /// The binding of a bucket to a shard, the right one or one of earlier settings.
     pub(super) fn bucket_binding(&self, bucket: u8, shard: u8) -> Binding {
         Binding {
             exchange: self.deliveries_exchange(),

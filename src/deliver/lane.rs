@@ -26,23 +26,23 @@ use super::{
 };
 use crate::model::WebhookId;
 
-/// What is looked for four times a second and was in flight at so many looks before has been so for a second, or
-/// will have been before the next.
+/// The check for slow requests runs four times a second. A request in flight at this many checks has been so for a
+/// second, or will have been before the next one.
 const SLOW_AFTER_LOOKS: u32 = 4;
 
 /// The lanes of a worker. `T` is what waits.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
     by_webhook: HashMap<WebhookId, Lane<T>>,
-    /// Lanes with somebody waiting and a permit free, each once, in the order of their turns.
+    /// Lanes with a waiting task and a free permit, each once, in the order of their turns.
     turns: VecDeque<WebhookId>,
-    /// Lanes whose turn it was, and which may start nothing until fewer jobs are slow: those with nothing in flight, and
-    /// the others.
+    /// Lanes whose turn it was, but which may start nothing until fewer jobs are slow: those with nothing in flight,
+    /// and the others.
     held_up_first: VecDeque<WebhookId>,
     held_up: VecDeque<WebhookId>,
     /// Lanes with a pace.
     paced: BTreeSet<WebhookId>,
-    /// What is in flight, by the key of its permit; and the keys that are free.
+    /// What is in flight, by the key of its permit; and the free keys.
     started: Vec<Option<Started>>,
     free: Vec<usize>,
     slow: Slow,
@@ -52,7 +52,7 @@ pub(super) struct Lanes<T> {
     paced_waiting_max: usize,
     /// The lane that was the last to ask for slots.
     asked_last: WebhookId,
-    /// How often was looked for what is overdue.
+    /// The number of checks for overdue tasks so far.
     looks: u32,
     stopped: bool,
 }
@@ -63,14 +63,14 @@ struct Lane<T> {
     limit: usize,
     waiting: VecDeque<QueuedTask<T>>,
     turn: Turn,
-    /// Starts since the last look for what is overdue, and between the two looks before.
+    /// Starts since the last check for overdue tasks, and between the two checks before.
     begun: usize,
     begun_before: usize,
     /// Whether the last request to end took less than a second, and none is in flight for longer.
     answers_in_time: bool,
     /// Requests in flight for a second.
     slow: usize,
-    /// Boxed, for most lanes have none.
+    /// Boxed, because most lanes have none.
     pace: Option<Box<Pace>>,
 }
 
@@ -81,7 +81,7 @@ struct QueuedTask<T> {
     task: T,
 }
 
-/// Which queue a lane stands in.
+/// The queue that a lane is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Turn {
     None,
@@ -94,7 +94,7 @@ enum Turn {
 struct Started {
     webhook: WebhookId,
     job: JobNumber,
-    /// The look before its start.
+    /// The check before its start.
     look: u32,
     /// Whether it has been in flight for a second.
     slow: bool,
@@ -102,14 +102,14 @@ struct Started {
     counts: bool,
 }
 
-/// How a task is offered: the present limits of its lane, and the job that it is of.
+/// How a task is offered: the present limits of its lane, and its job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
     pub webhook: WebhookId,
     pub job: JobNumber,
-    /// Requests in flight at most.
+    /// The most requests in flight.
     pub limit: usize,
-    /// Starts a second over all workers, where they are limited.
+    /// Starts a second over all workers, if limited.
     pub rate: Option<f64>,
 }
 
@@ -117,9 +117,9 @@ pub(super) struct Offer {
 #[derive(Debug)]
 pub(super) struct Start<T> {
     pub task: T,
-    /// Its permit, to be given back by [`Lanes::ended`].
+    /// Its permit, freed by [`Lanes::ended`].
     pub permit: usize,
-    /// Its slot, where the lane has a pace.
+    /// Its slot, if the lane has a pace.
     pub slot: Option<DateTime<Utc>>,
 }
 
@@ -127,13 +127,13 @@ pub(super) struct Start<T> {
 #[derive(Debug, PartialEq, Eq)]
 pub(super) struct Overdue<T> {
     pub task: T,
-    /// For how long it is to be parked at least, where its pace says so.
+    /// How long to park it at least, if its pace says so.
     pub for_pace: Option<Duration>,
-    /// Whether its lane holds permits enough. Otherwise it is others that hold them.
+    /// Whether its own lane has used its permits; otherwise other lanes hold them.
     pub is_full: bool,
 }
 
-/// What a lane would have of the ledger.
+/// What a lane asks the ledger for.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(super) struct Want {
     pub webhook: WebhookId,
@@ -144,7 +144,7 @@ pub(super) struct Want {
 }
 
 impl<T> Lanes<T> {
-    /// Lanes that together let `in_flight_max` requests be in flight, for a worker that holds `prefetch` jobs of a
+    /// Lanes that together allow `in_flight_max` requests in flight, for a worker that holds `prefetch` jobs of a
     /// queue.
     pub(super) fn new(in_flight_max: usize, prefetch: usize) -> Self {
         Self {
@@ -158,7 +158,7 @@ impl<T> Lanes<T> {
             slow: Slow::new(prefetch),
             in_flight: 0,
             in_flight_max,
-            // A quarter of what the worker holds may wait for slots, or fast lanes with a pace would fill it.
+            // A quarter of what the worker holds may wait for slots; otherwise fast lanes with a pace would fill it.
             paced_waiting_max: (prefetch / 4).max(1),
             asked_last: WebhookId(uuid::Uuid::nil()),
             looks: 0,
@@ -221,7 +221,7 @@ impl<T> Lanes<T> {
         None
     }
 
-    /// The lane whose turn it is: one that was held up, once it no longer is, else the first in the row.
+    /// The lane whose turn it is: one that was held up and no longer is, else the first in line.
     fn next_turn(&mut self) -> Option<WebhookId> {
         for (row, first) in [(&mut self.held_up_first, true), (&mut self.held_up, false)] {
             while self.slow.has_room(first)
@@ -268,8 +268,8 @@ impl<T> Lanes<T> {
         self.give_turn(webhook);
     }
 
-    /// Takes out what has waited since before `since`, but for as many at the front of each lane as it started since
-    /// the last look, or has slots for: their turn comes soon. To be called once in the time that something may wait.
+    /// Takes out what has waited since before `since`, except as many at the front of each lane as it started since the
+    /// last check or has slots for: their turn comes soon. Call it once in the time that something may wait.
     pub(super) fn overdue(&mut self, since: Instant, now: DateTime<Utc>) -> Vec<Overdue<T>> {
         self.looks += 1;
         self.find_slow();
@@ -286,7 +286,7 @@ impl<T> Lanes<T> {
             let stay = match &lane.pace {
                 None => stay,
                 Some(pace) if crowded => pace.in_hand(),
-                // No slot is asked for where no place is free.
+                // No slot is asked for if no permit is free.
                 Some(pace) if lane.in_flight < lane.limit => pace.stay(now).max(pace.in_hand() + stay),
                 Some(pace) => pace.in_hand() + stay,
             };
@@ -319,7 +319,8 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Drops the turns of lanes that are gone or have had theirs, so that the rows are no longer than the lanes.
+    /// Drops the turns of lanes that are gone or have had theirs, so that the queues are no longer than the number of
+    /// lanes.
     fn forget_turns(&mut self) {
         let lanes = &mut self.by_webhook;
         let mut seen = HashSet::new();
@@ -381,7 +382,7 @@ impl<T> Lane<T> {
         }
     }
 
-    /// Whether there is somebody, a permit, and a slot where one is needed.
+    /// Whether there is a waiting task, a permit, and a slot if one is needed.
     fn may_start(&self, limit: usize) -> bool {
         self.in_flight < limit
             && !self.waiting.is_empty()
@@ -415,8 +416,9 @@ impl<T> Lane<T> {
 /// From half full on, a lane that holds this many gets no more.
 const FEW: usize = 4;
 
-/// The limit of a lane as it stands: the last half of the permits is for lanes that hold few, or some receivers that
-/// do not answer would hold them all. Who is passed over holds some, and gets its turn back when one of them ends.
+/// The present limit of a lane: the last half of the permits is for lanes that hold few; otherwise some receivers that
+/// do not answer would hold them all. A lane that is passed over holds some, and gets its turn back when one of them
+/// ends.
 fn limit_now(limit: usize, in_flight: usize, in_flight_max: usize) -> usize {
     if in_flight * 2 >= in_flight_max { limit.min(FEW) } else { limit }
 }

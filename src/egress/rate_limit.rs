@@ -1,4 +1,4 @@
-//! For how long a receiver wants nothing more: what its answers say of it, read and bounded by nobody but the reader.
+//! For how long a receiver wants no more requests, as its answers say; the caller bounds it.
 //!
 //! | status | what is read | source |
 //! |---|---|---|
@@ -6,8 +6,8 @@
 //! | 503 | `Retry-After` | RFC 9110 section 10.2.3 |
 //! | any, 2xx too | where `X-RateLimit-Remaining` is 0: `X-RateLimit-Reset-After` (seconds with a fraction), else `X-RateLimit-Reset` (seconds since 1970, against the answer's own `Date`) | [Discord] |
 //!
-//! The longer of two counts. The body of a success is not looked into. What is zero, negative, past or no number holds
-//! nothing back.
+//! The longer of two counts. The body of a success is not read. What is zero, negative, past or not a number has no
+//! effect.
 //!
 //! Discord's API before version 8 counts `Retry-After` and `retry_after` in milliseconds, but `X-RateLimit-Reset-After`
 //! in seconds; the URLs that Discord hands out for webhooks name no version (discord/discord-api-docs#4722, #2360). So
@@ -69,11 +69,11 @@ fn is_in_milliseconds(wait: Duration, reset: Duration) -> bool {
 }
 
 /// `Retry-After`: seconds, or a date, which is taken relative to the answer's own `Date` so that the receiver's clock
-/// need not be right. A past date is zero; what is neither is nothing.
+/// need not be right. A past date is zero; anything else is `None`.
 fn retry_after(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Option<Duration> {
     let value = text(headers, &RETRY_AFTER)?;
     if !value.is_empty() && value.bytes().all(|b| b.is_ascii_digit()) {
-        // More digits than a number has mean "very long", which whoever asks bounds anyway.
+        // More digits than a number has mean "very long", which the caller bounds anyway.
         return Some(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX))));
     }
     let until = httpdate::parse_http_date(value).ok()?;
@@ -83,7 +83,7 @@ fn retry_after(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Option<Dura
 /// From here on `X-RateLimit-Reset` is in milliseconds: as such the year 1973, as seconds the year 5138.
 const EPOCH_MILLISECONDS_FROM: f64 = 1e11;
 
-/// When the limit that this request was the last of begins anew.
+/// When the limit that this request used up resets.
 fn reset(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Option<Duration> {
     if number(headers, &REMAINING)? > 0.0 {
         return None;
@@ -92,13 +92,13 @@ fn reset(headers: &HeaderMap, now: impl Fn() -> SystemTime) -> Option<Duration> 
         return wait(after);
     }
     let at = number(headers, &RESET)?;
-    // Some give it in milliseconds; as seconds it would lie thousands of years ahead.
+    // Some send it in milliseconds; as seconds it would be thousands of years ahead.
     let seconds = if at >= EPOCH_MILLISECONDS_FROM { at / 1_000.0 } else { at };
     let until = SystemTime::UNIX_EPOCH.checked_add(wait(seconds)?)?;
     until.duration_since(date(headers, now)).ok().filter(|wait| !wait.is_zero())
 }
 
-/// `retry_after` of a body like Discord's; nothing of a body that is cut off, or no JSON.
+/// `retry_after` of a body like Discord's; `None` for a body that is cut off or not JSON.
 fn in_body(body: &[u8]) -> Option<Duration> {
     #[derive(serde::Deserialize)]
     struct Limited {

@@ -88,7 +88,7 @@ pub(crate) struct Ingest {
 #[derive(Clone)]
 struct IngestWorker {
     ledger: Ledger,
-    /// Where jobs go, and the way of those that stand in line with no backlog.
+    /// The ordinary publishing channel, and the prompt one.
     ordinary: Way,
     prompt: Way,
     shares: Arc<Mutex<FairShares>>,

@@ -30,7 +30,7 @@ pub use failure_ratio::{FailureRatios, SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, 
 
 /// The longest wait for the next probe, before jitter.
 pub const PROBE_WAIT_MAX: Duration = Duration::from_mins(5);
-/// By how much of itself jitter lengthens or shortens the wait for a probe at most.
+/// The largest fraction by which jitter lengthens or shortens the wait for a probe.
 pub const PROBE_JITTER: f64 = 0.2;
 /// A rate limit that is prolonged by no more than this is not announced.
 pub const HELD_BACK_ANEW: Duration = Duration::from_secs(1);
@@ -75,21 +75,21 @@ pub const fn counts(class: OutcomeClass) -> bool {
     matches!(class, OutcomeClass::ServerError | OutcomeClass::TimedOut | OutcomeClass::Unreachable)
 }
 
-/// What one finished attempt says of its lane. Those of tests say nothing and are not asked.
+/// What one finished attempt means for its lane. Tests do not count.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Heard {
     pub company: CompanyId,
     /// The event it carried.
     pub event: EventId,
-    /// Whether that is one of this service's own.
+    /// Whether that is an operational event.
     pub operational: bool,
     /// What came of it.
     pub class: OutcomeClass,
     /// Whether it was the lane's one probe.
     pub probe: bool,
-    /// For how long the receiver wants nothing more, already bounded.
+    /// For how long the webhook is rate-limited, already bounded.
     pub hold_back: Option<Duration>,
-    /// The share of failures that this worker saw, where it asks to open.
+    /// The share of failures that this worker saw, if it opens the breaker.
     pub share: Option<Share>,
 }
 
@@ -110,15 +110,15 @@ pub struct LaneChange {
     pub failed_event: Option<EventId>,
     /// Whether more than one event has failed since.
     pub failed_many: bool,
-    /// The share that asks to open.
+    /// The share that opens the breaker.
     pub share: Option<Share>,
     /// What the last failure that counts was, in words.
     pub last: String,
-    /// Whether a failure that counts was of an event that is not this service's own.
+    /// Whether a failure that counts was of an event that is not operational.
     pub loud: bool,
     /// Whether one of them was the probe.
     pub probe: bool,
-    /// For how long nothing more may be sent.
+    /// For how long the webhook is rate-limited.
     pub hold_back: Duration,
 }
 
@@ -143,7 +143,7 @@ impl LaneChange {
         }
     }
 
-    /// Whether all that failed and counts was this service's own.
+    /// Whether all failures that count were of operational events.
     #[must_use]
     pub fn is_silent(&self) -> bool {
         self.failures > 0 && !self.loud

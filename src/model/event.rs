@@ -9,17 +9,17 @@ use super::id::{CompanyId, EventId};
 /// The longest event type, as the guide's table has it.
 pub const EVENT_TYPE_BYTES_MAX: usize = 100;
 
-/// What the types begin with that only this service publishes: what it has to say of webhooks and deliveries.
+/// The prefixes of types that only this service publishes: operational events.
 pub const RESERVED_PREFIXES: [&str; 2] = ["webhook.", "delivery."];
 
 /// `ticket.created`: letters, digits and `. _ - : /`, beginning with a letter or digit, at most 100 characters.
 ///
-/// It becomes a routing key, a header value and a label, so nothing else is let in.
+/// It becomes a routing key, a header value and a label, so nothing else is allowed.
 #[derive(Clone, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(try_from = "String", into = "String")]
 pub struct EventType(Arc<str>);
 
-/// Why a text is no event type.
+/// Why a text is not an event type.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum BadEventType {
     #[error("is empty")]
@@ -27,7 +27,7 @@ pub enum BadEventType {
     /// It is longer than [`EVENT_TYPE_BYTES_MAX`].
     #[error("is longer than {EVENT_TYPE_BYTES_MAX} characters")]
     TooLong,
-    /// It has a character that is not allowed, or begins with one that may not stand first.
+    /// It has a character that is not allowed, or not allowed at the start.
     #[error("may contain only letters, digits and . _ - : / and must start with a letter or digit")]
     Characters,
 }
@@ -98,7 +98,8 @@ pub struct Event {
     pub event_type: EventType,
     /// What makes it the same event when it is published again.
     pub message_id: String,
-    /// The published time in whole seconds since 1970, or that of intake where none was published. Goes on the wire.
+    /// The published time in whole seconds since 1970, or that of intake if none was published. It is sent to
+    /// receivers.
     pub timestamp: i64,
     /// The published JSON value, byte for byte.
     pub data: String,

@@ -23,7 +23,7 @@ pub struct Job {
     pub event_type: EventType,
     /// The deliveries, each with its webhook. More than one only on first attempts.
     pub deliveries: Vec<(DeliveryId, WebhookId)>,
-    /// The number of the attempt asked for, from 1.
+    /// The number of the attempt, from 1.
     pub attempt: u32,
     /// When the job was recorded in the ledger, by the database's clock.
     pub queued_at: DateTime<Utc>,
@@ -31,12 +31,12 @@ pub struct Job {
     pub trigger: Trigger,
     /// The W3C trace context of the event.
     pub traceparent: Option<String>,
-    /// What is to be sent; `None` where the delivery must be claimed, and the claim reads it from the ledger.
+    /// What to send; `None` if the delivery must be claimed, and the claim reads it from the ledger.
     pub payload: Option<Payload>,
 }
 
 impl Job {
-    /// The bucket that routes it: the event's where the payload travels along, else the delivery's.
+    /// The bucket that routes it: the event's if the payload travels along, else the delivery's.
     #[must_use]
     pub fn bucket(&self) -> u8 {
         match (self.payload.is_none(), self.deliveries.first()) {

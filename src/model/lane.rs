@@ -8,26 +8,26 @@ use std::time::Duration;
 
 use chrono::{DateTime, Utc};
 
-/// How late a request may start behind its slot; later the slot is given up.
+/// How late after its slot a request may start; later the slot is given up.
 pub const SLOT_MISSED_AFTER: Duration = Duration::from_millis(50);
 /// How far ahead slots are reserved, and jobs are made for a paced lane.
 pub const SLOTS_AHEAD: Duration = Duration::from_secs(1);
 
 /// The distance of two slots of a lane with that many requests a second.
 ///
-/// A start may come up to [`SLOT_MISSED_AFTER`] behind its slot, so a window of w seconds can hold the starts of
-/// w + 0.05 seconds' worth of slots. Slots 5 % wider apart make that no more than `rate × w + 1` for each w ≥ 1 s.
+/// A start may come up to [`SLOT_MISSED_AFTER`] after its slot, so a window of w seconds can hold the starts of w +
+/// 0.05 seconds' worth of slots. Slots 5 % wider apart make that no more than `rate × w + 1` for each w ≥ 1 s.
 #[must_use]
 pub fn slot_interval(rate: f64) -> Duration {
     Duration::from_secs_f64((1.0 + SLOT_MISSED_AFTER.as_secs_f64()) / rate.max(f64::MIN_POSITIVE))
 }
 
-/// How a lane stands in the ledger.
+/// The state of a lane in the ledger.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Standing {
     /// Set while its breaker is open.
     pub open: Option<OpenBreaker>,
-    /// A `Retry-After` holds all of it back until then.
+    /// The lane is rate-limited until then.
     pub held_back_until: Option<DateTime<Utc>>,
 }
 
@@ -54,7 +54,7 @@ pub enum May {
 /// Why nothing starts in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhyNot {
-    /// A `Retry-After` holds it back.
+    /// It is rate-limited.
     HeldBack,
     /// Its breaker is open.
     Breaker,
@@ -72,7 +72,7 @@ impl Standing {
         }
     }
 
-    /// Which of the two keeps it from starting anything: whichever lasts longer.
+    /// Which of the two keeps it from starting anything: the one that lasts longer.
     #[must_use]
     pub fn why_not(&self, now: DateTime<Utc>) -> WhyNot {
         let held_back = self.held_back_until.filter(|until| *until > now);

@@ -75,7 +75,7 @@ words!(OutcomeClass {
 pub enum Unreachable {
     /// Its name has no address.
     Dns,
-    /// No connection came about.
+    /// No connection could be opened.
     Connect,
     /// The TLS handshake failed.
     Tls,
@@ -102,11 +102,11 @@ pub enum Outcome {
     Accepted { status: u16 },
     /// 410.
     Gone,
-    /// The host, or an address it resolves to, lies in a network that is not allowed.
+    /// The host, or an address it resolves to, is in a network that is not allowed.
     Blocked { target: String, network: String },
     /// The request could not be made.
     Fault { reason: String },
-    /// 3xx, with the place it points to.
+    /// 3xx, with its target.
     Redirected { status: u16, location: Option<String> },
     /// A 4xx that is neither 410 nor 429.
     Refused { status: u16 },
@@ -141,7 +141,7 @@ impl Outcome {
         }
     }
 
-    /// What the receiver asked for before this request comes again.
+    /// How long the receiver asked to wait before a retry.
     #[must_use]
     pub const fn retry_after(&self) -> Option<Duration> {
         match self {

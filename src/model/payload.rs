@@ -4,14 +4,14 @@ use bytes::Bytes;
 
 use super::event::Event;
 
-/// What a job, the ledger or a dead letter holds of an event. [`super::request`] makes the request of it.
+/// What a job, the ledger or a dead letter holds of an event. [`super::request`] renders the request from it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub enum Payload {
-    /// The event as it was published. Its type and its company travel beside it.
+    /// The event as it was published. Its type and its company travel separately.
     Event {
         /// The published JSON value, byte for byte.
         data: Bytes,
-        /// The event's time in whole seconds since 1970, as it goes on the wire.
+        /// The event's time in whole seconds since 1970, as it is sent.
         timestamp: i64,
     },
     /// A body that was rendered earlier: by the publisher of a job of version 1, or in a dead letter of release 0.3.0 and
@@ -20,13 +20,13 @@ pub enum Payload {
 }
 
 impl Payload {
-    /// Takes `data` out of an event that needs it no more, without a copy.
+    /// Takes `data` out of an event that no longer needs it, without a copy.
     #[must_use]
     pub fn take(event: &mut Event) -> Self {
         Self::Event { data: std::mem::take(&mut event.data).into(), timestamp: event.timestamp }
     }
 
-    /// From the columns of a row: the rendered body where there is one, else `data` with its time. `None` where the row has
+    /// From the columns of a row: the rendered body if there is one, else `data` with its time. `None` if the row has
     /// neither.
     #[must_use]
     pub fn of_columns(body: Option<Vec<u8>>, data: Option<String>, timestamp: Option<i64>) -> Option<Self> {

@@ -48,7 +48,7 @@ pub enum NonMatch {
     Deleted,
     /// None of its patterns wants the type.
     TypeNotSubscribed,
-    /// It was made after the event was matched.
+    /// It was created after the event was matched.
     NotYetThere,
 }
 
@@ -65,8 +65,8 @@ impl NonMatch {
     }
 }
 
-/// Why a webhook that was so did not want events of this type; `None` where it did. The caller has seen to it that
-/// webhook and event are of one company.
+/// Why a webhook in that state did not want events of this type; `None` if it did. The caller ensures that webhook and
+/// event are of one company.
 #[must_use]
 pub fn why_not_then(
     patterns: &[String],
@@ -110,7 +110,7 @@ mod tests {
         check(&["*"], "anything:at/all", true);
         check(&["asset.created", "ticket.*"], "ticket.closed", true);
         check(&[], "ticket.created", false);
-        // Such patterns are refused; should one stand in the ledger all the same, it wants nothing.
+        // Such patterns are refused; if one is in the ledger all the same, it wants nothing.
         check(&["ticket*"], "ticket.created", false);
         check(&["*.created"], "ticket.created", false);
         check(&["t*.created"], "ticket.created", false);

@@ -15,7 +15,7 @@ pub mod settings;
 
 pub use settings::Settings;
 
-/// Why, since when and by whose doing nothing is sent.
+/// Why, since when and by whom the webhook is paused.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Pause {
     /// When it was paused, by the database's clock.
@@ -49,16 +49,16 @@ pub struct Webhook {
     pub id: WebhookId,
     /// Its company.
     pub company: CompanyId,
-    /// What its owner has set. The metadata and the description are left out: nothing here needs them.
+    /// What its owner has set, without the metadata and the description, which are not needed here.
     pub settings: Settings,
     /// The secret before the last rotation and the end of its grace.
     pub previous_secret: Option<(Secret, DateTime<Utc>)>,
-    /// Whether the guide's header bears the previous secret's signature until the grace ends.
+    /// Whether the guide's header has the previous secret's signature until the grace ends.
     pub guide_signature_is_previous: bool,
-    /// How its lane stands.
+    /// The state of its lane.
     pub lane: Standing,
     /// Set while it is paused.
     pub pause: Option<Pause>,
-    /// Deleted: what is open of it is cancelled, the history stays.
+    /// Deleted: its open deliveries are cancelled, its history stays.
     pub deleted: bool,
 }

@@ -1,6 +1,6 @@
 //! Enums that are words: the same in the ledger, on the wire, in the log and in the document.
 
-/// A word that is none of those expected.
+/// A word that is not one of those expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 #[error("`{0}` is not a known value")]
 pub struct UnknownWord(pub String);
@@ -12,7 +12,7 @@ macro_rules! words {
             /// Every word, in the order of the documentation.
             pub const WORDS: &[&'static str] = &[$($word),+];
 
-            /// The word that stands in the ledger, on the wire and in the log.
+            /// The word in the ledger, in messages and in the log.
             #[must_use]
             pub const fn as_str(self) -> &'static str {
                 match self { $(Self::$variant => $word),+ }

@@ -22,7 +22,7 @@ fn migrator() -> Migrator {
 /// When the database cannot be reached, or a migration fails or was changed after it had been applied.
 pub async fn migrate(pool: &PgPool) -> Result<usize> {
     super::pool::check_server(pool).await?;
-    // A connection of its own: what it is set to does not go back into the pool.
+    // A separate connection: its settings do not go back into the pool.
     let mut connection = PgConnection::connect_with(&pool.connect_options()).await?;
     sqlx::query(LOCK_TIMEOUT).execute(&mut connection).await?;
     let before = applied(&mut connection).await?.len();

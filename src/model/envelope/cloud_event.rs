@@ -29,9 +29,9 @@ use crate::model::{id::CompanyId, signature::push_hex};
 
 /// The only version of the specification that is read.
 const SPECVERSION: &str = "1.0";
-/// What the content type of a structured event begins with.
+/// The prefix of a structured event's content type.
 const MEDIA_TYPE: &str = "application/cloudevents";
-/// What the headers of a binary event begin with, whatever the case.
+/// The prefixes of a binary event's headers, in any case.
 const PREFIXES: [&str; 4] = ["cloudEvents:", "cloudEvents_", "ce-", "ce_"];
 
 /// The value of a header.

@@ -11,10 +11,10 @@ use serde_json::{error::Category, value::RawValue};
 
 use super::{Rejected, rejected};
 
-/// What the guide's envelope may say.
+/// The fields of the guide's envelope.
 pub(super) const GUIDE: [&str; 5] = ["event_type", "data", "company_id", "timestamp", "event_id"];
 
-/// What a CloudEvent may say that is of use here.
+/// The fields of a CloudEvent that are used here.
 pub(super) const CLOUD_EVENT: [&str; 10] = [
     "specversion",
     "id",
@@ -45,7 +45,7 @@ pub(super) struct EnvelopeFields<'a> {
     pub(super) datacontenttype: Option<&'a RawValue>,
     pub(super) traceparent: Option<&'a RawValue>,
     pub(super) data_base64: Option<&'a RawValue>,
-    /// Those that stand there twice, in the order in which that shows.
+    /// Those that appear twice, in the order in which they were found.
     doubled: Vec<&'static str>,
 }
 
