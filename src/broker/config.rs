@@ -5,7 +5,6 @@ use std::time::Duration;
 use clap::Args;
 use secrecy::SecretString;
 
-use super::jobs;
 use crate::model::id::BUCKETS;
 
 /// How long a publish may wait for its confirm, a connection or an unblocked broker included.
@@ -16,6 +15,17 @@ pub const PREFIX_BYTES_MAX: usize = 100;
 
 /// The longest `EVENTS_EXCHANGE`, as AMQP bounds it.
 pub const EXCHANGE_BYTES_MAX: usize = 255;
+
+/// Which version of jobs is published.
+#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobVersion {
+    /// With a rendered body; the only version that workers of release 0.3.0 know.
+    #[value(name = "1")]
+    V1,
+    /// With the event's `data`.
+    #[value(name = "2")]
+    V2,
+}
 
 /// How to reach RabbitMQ, and what the queues there may hold.
 #[derive(Args, Clone, Debug)]
@@ -45,8 +55,8 @@ pub struct Config {
     pub delivery_shards: u8,
 
     /// Version of the job format to publish; set it to 2 once every worker runs a release that reads version 2
-    #[arg(long, env = "JOB_VERSION", value_enum, default_value_t = jobs::JobVersion::V1)]
-    pub job_version: jobs::JobVersion,
+    #[arg(long, env = "JOB_VERSION", value_enum, default_value_t = JobVersion::V1)]
+    pub job_version: JobVersion,
 
     /// How often RabbitMQ hands out a message before it goes to quarantine, suspected of crashing its workers
     #[arg(long, env = "DELIVERY_LIMIT", default_value_t = 100, value_parser = clap::value_parser!(u32).range(1..))]
@@ -101,7 +111,7 @@ pub(super) mod tests {
             amqp_prefix: "xtwebhooks".into(),
             events_exchange: "xtsystems.events".into(),
             delivery_shards: 1,
-            job_version: jobs::JobVersion::V1,
+            job_version: JobVersion::V1,
             delivery_limit: 100,
             events_queue_bytes_max: 1 << 30,
             retry_jobs_max: 100_000,

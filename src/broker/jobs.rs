@@ -17,6 +17,7 @@ use std::{fmt::Write, str::FromStr};
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
 
+pub use super::config::JobVersion;
 use super::{Destination, Headers, Message, Outgoing};
 use crate::model::{DeliveryId, EventId, Job, Payload, WebhookId, request};
 
@@ -24,17 +25,6 @@ use crate::model::{DeliveryId, EventId, Job, Payload, WebhookId, request};
 pub const KIND_V1: &str = "xtwebhooks.job.v1";
 /// AMQP's `type` of a job of version 2.
 pub const KIND_V2: &str = "xtwebhooks.job.v2";
-
-/// Which version of jobs is published.
-#[derive(clap::ValueEnum, Clone, Copy, Debug, PartialEq, Eq)]
-pub enum JobVersion {
-    /// With a rendered body; the only version that workers of release 0.3.0 know.
-    #[value(name = "1")]
-    V1,
-    /// With the event's `data`.
-    #[value(name = "2")]
-    V2,
-}
 
 /// Why a message is not a valid job; it is dead-lettered with this.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]

@@ -28,7 +28,7 @@ use crate::{
 pub(super) struct Args {
     #[command(flatten)]
     settings: run::Args,
-    /// Number of processes of each role, if roles run in separate processes: `ingest=2,deliver=4,keep=1,feed=2,prune=1`
+    /// Number of processes of each role, if roles run in separate processes: `ingest=2,deliver=4,schedule=2,dead-letter=1,prune=1`
     /// [default: one process with the roles of `--role`]
     #[arg(long, value_name = "ROLE=COUNT", value_delimiter = ',', value_parser = replicas)]
     replicas: Vec<(Role, u32)>,

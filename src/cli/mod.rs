@@ -102,7 +102,8 @@ enum Command {
 
 /// Reads the command line, runs the command, and returns the exit code.
 pub fn main() -> ExitCode {
-    let cli = Cli::parse();
+    let (args, warnings) = renamed::current(std::env::args_os(), |name| std::env::var(name).ok());
+    let cli = Cli::parse_from(args);
     // A command reports a failure in one sentence; the service logs. The AMQP library's own lines only repeat what
     // `broker` logs about the same problem.
     let fallback = if matches!(cli.command, Command::Run(_)) { "info,lapin=off" } else { "off" };

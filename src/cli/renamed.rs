@@ -9,10 +9,10 @@ use std::ffi::OsString;
 const ROLES: [(&str, &str); 2] = [("feed", "schedule"), ("keep", "dead-letter")];
 
 /// Settings: the environment variable until 0.3.0, the variable now, and its flag.
-const SETTINGS: [(&str, &str, &str); 1] = [("WATERMARK_EVERY", "WATERMARK_EVERY", "--watermark-every")];
+const SETTINGS: [(&str, &str, &str); 1] = [("TIDE_MARK_EVERY", "WATERMARK_EVERY", "--watermark-every")];
 
 /// Flags: the flag until 0.3.0, and the flag now.
-const FLAGS: [(&str, &str); 1] = [("--watermark-every", "--watermark-every")];
+const FLAGS: [(&str, &str); 1] = [("--tide-mark-every", "--watermark-every")];
 
 /// The arguments with today's names, and a warning for each old one.
 pub(super) fn current(
@@ -109,18 +109,18 @@ mod tests {
         check(&["run", "--role", "ingest,feed"], &[], &["run", "--role", "ingest,schedule"], 1);
         check(&["run", "--role=keep,feed"], &[], &["run", "--role=dead-letter,schedule"], 2);
         check(&["doctor", "--replicas=keep=1,api=2"], &[], &["doctor", "--replicas=dead-letter=1,api=2"], 1);
-        check(&["run", "--watermark-every", "5s"], &[], &["run", "--watermark-every", "5s"], 1);
-        check(&["run", "--watermark-every=5s"], &[], &["run", "--watermark-every=5s"], 1);
-        check(&["run"], &[("WATERMARK_EVERY", "5s")], &["run", "--watermark-every=5s"], 1);
+        check(&["run", "--tide-mark-every", "5s"], &[], &["run", "--watermark-every", "5s"], 1);
+        check(&["run", "--tide-mark-every=5s"], &[], &["run", "--watermark-every=5s"], 1);
+        check(&["run"], &[("TIDE_MARK_EVERY", "5s")], &["run", "--watermark-every=5s"], 1);
         check(&["run"], &[("ROLE", "feed")], &["run", "--role=schedule"], 1);
     }
 
     #[test]
     fn the_new_name_counts_where_both_are_given() {
-        check(&["run"], &[("WATERMARK_EVERY", "5s"), ("WATERMARK_EVERY", "9s")], &["run"], 1);
+        check(&["run"], &[("TIDE_MARK_EVERY", "5s"), ("WATERMARK_EVERY", "9s")], &["run"], 1);
         check(
             &["run", "--watermark-every=9s"],
-            &[("WATERMARK_EVERY", "5s")],
+            &[("TIDE_MARK_EVERY", "5s")],
             &["run", "--watermark-every=9s"],
             1,
         );

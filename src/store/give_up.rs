@@ -6,7 +6,7 @@ use crate::model::DeliveryId;
 
 /// Deaths after which a delivery goes into quarantine. Few, because unlike the broker's count these are of workers that
 /// had claimed it: a restart with a backlog adds none for what only waited.
-pub const SUSPECT_AFTER_DEATHS: u32 = 3;
+pub const QUARANTINE_AFTER_DEATHS: u32 = 3;
 
 /// Counts deaths of deliveries that were handed out in quarantine as often as the broker does, without any worker
 /// claiming them, and gives them back to schedule, which keeps them in quarantine from now on.

@@ -118,7 +118,7 @@ mod tests {
             ..DeliveriesQuery::default()
         };
         let told = format!("{:?}", filter.read().unwrap_err());
-        for said in ["`gone` is not one of pending", "99 is no status", "invalid digit", "`whim`"] {
+        for said in ["`gone` is not one of pending", "99 is not an HTTP status", "invalid digit", "`whim`"] {
             assert!(told.contains(said), "{said}: {told}");
         }
         assert!(!told.contains("outcome"), "{told}");

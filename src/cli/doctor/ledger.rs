@@ -144,7 +144,7 @@ pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
         }
     };
     [
-        ("feed", "feed", "deliveries that wait in the ledger are not sent"),
+        ("feed", "schedule", "deliveries that wait in the ledger are not sent"),
         ("prune", "prune", "no partitions are created ahead, and none are dropped"),
     ]
     .map(of)

@@ -233,8 +233,14 @@ async fn settings_that_cannot_be_followed_are_refused() {
     let public = KeyPair::generate_for(&PKCS_ED25519).unwrap().public_key_pem();
     let other_curve = KeyPair::generate_for(&PKCS_ECDSA_P384_SHA384).unwrap().public_key_pem();
     check(Config { jwt_public_key_file: file(&public), ..config() }, None);
-    check(Config { jwt_public_key_file: file("no key"), ..config() }, Some("no public key"));
-    check(Config { jwt_public_key_file: file(&other_curve), ..config() }, Some("no public key"));
+    check(
+        Config { jwt_public_key_file: file("no key"), ..config() },
+        Some("no RSA, P-256 or Ed25519 public key"),
+    );
+    check(
+        Config { jwt_public_key_file: file(&other_curve), ..config() },
+        Some("no RSA, P-256 or Ed25519 public key"),
+    );
     check(Config { jwt_public_key_file: Some("/nowhere".into()), ..config() }, Some("/nowhere"));
     check(Config { jwt_jwks_url: Some("ftp://x/".to_owned()), ..config() }, Some("JWT_JWKS_URL `ftp://x/`"));
     let both =
