@@ -53,7 +53,7 @@ pub struct DeliveryRow {
     pub traceparent: Option<String>,
     /// The latest attempt's start; `None` before the first.
     pub attempted_at: Option<DateTime<Utc>>,
-    /// As in [`Attempt`], like those that follow.
+    /// As in [`RecordedAttempt`], like those that follow.
     pub outcome: Option<OutcomeClass>,
     pub why: Option<String>,
     pub url: Option<String>,

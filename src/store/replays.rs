@@ -91,7 +91,7 @@ pub struct ReplayRow {
     pub kind: ReplayKind,
     /// The webhook, if it is about one.
     pub webhook_id: Option<Uuid>,
-    /// A [`Filter`] as JSON; for a resume `{"held":"deliver"}` or `{"held":"discard"}`.
+    /// A [`ReplayFilter`] as JSON; for a resume `{"held":"deliver"}` or `{"held":"discard"}`.
     pub filter: String,
     /// Deliveries a second.
     pub rate: i32,
