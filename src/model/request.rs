@@ -4,6 +4,8 @@
 //! guide's envelope, the same bytes in every attempt. The headers are the guide's, those of Standard Webhooks and the
 //! webhook's own, which may replace the content type and the user agent and nothing else.
 
+use std::io::Write;
+
 use bytes::Bytes;
 use chrono::{DateTime, Utc};
 use http::{HeaderMap, HeaderName, HeaderValue, header};
@@ -51,10 +53,18 @@ const RESERVED_PREFIXES: [&str; 2] = ["proxy-", "x-xtsystems-"];
 /// and with `data` as it was published.
 #[must_use]
 pub fn envelope(event_type: &EventType, data: &[u8], company: CompanyId, timestamp: i64) -> Bytes {
+    // Room for the names, the punctuation, a UUID and the longest timestamp.
+    const AROUND: usize = 128;
+    let event_type = event_type.as_str();
+    let mut body = Vec::with_capacity(AROUND + event_type.len() + data.len());
     // Neither an event type nor a UUID has a character that JSON would escape.
-    let head = format!(r#"{{"event_type":"{event_type}","data":"#);
-    let tail = format!(r#","company_id":"{company}","timestamp":{timestamp}}}"#);
-    [head.as_bytes(), data, tail.as_bytes()].concat().into()
+    body.extend_from_slice(b"{\"event_type\":\"");
+    body.extend_from_slice(event_type.as_bytes());
+    body.extend_from_slice(b"\",\"data\":");
+    body.extend_from_slice(data);
+    write!(body, ",\"company_id\":\"{company}\",\"timestamp\":{timestamp}}}")
+        .expect("writing to a Vec cannot fail");
+    body.into()
 }
 
 /// The standard body of a webhook: the envelope, or what was rendered earlier.

@@ -31,7 +31,10 @@ pub async fn open(pool: &PgPool, after: Uuid, rows_max: i64) -> sqlx::Result<Vec
         select id, company_id, kind as "kind: ReplayKind", webhook_id, filter::text as "filter!", rate, started_at,
                coalesce(cursor, '00000000-0000-0000-0000-000000000000') as "cursor!"
         from replays
-        where status = 'expanding' and id > $1
+        where status = 'expanding'
+          and id > $1
+          -- A kind of a later release is left to that release; it must not stop the others.
+          and kind in ('replay', 'resume', 'recovery')
         order by id
         limit $2"#,
         after,

@@ -59,6 +59,29 @@ async fn a_dead_delivery_asked_for_anew_arrives_under_its_webhook_id_and_its_dea
 }
 
 #[tokio::test]
+async fn an_order_of_a_kind_of_a_later_release_holds_up_no_other() {
+    let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
+    execute(&app, "alter table replays drop constraint replays_kind").await;
+    execute(
+        &app,
+        "insert into replays (id, company_id, kind, rate, requested_by)
+         values ('00000000-0000-8000-8000-000000000001', gen_random_uuid(), 'of a later release', 1, 'test')",
+    )
+    .await;
+    let _service = app.run(&[]).await;
+    receiver.answer([Answer::status(500), Answer::ok()]);
+    app.webhook(company, &receiver.url("/"), json!({"retry_count": 1})).await;
+    app.publish(company, "ticket.created", json!({"n": 1})).await;
+    app.wait_for_count(DEAD, 1).await;
+    let source = the_one(&app, "select id from webhook_deliveries").await;
+
+    let order = replay(&app, company, &[&source.to_string()]).await;
+    assert_eq!((&order["status"], &order["made"]), (&json!("done"), &json!(1)), "{order}");
+    receiver.wait_for(2).await;
+    assert_eq!(app.count("select count(*) from replays where status = 'expanding'").await, 1);
+}
+
+#[tokio::test]
 async fn a_filter_chooses_by_webhook_type_state_and_time() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     let _service = app.run(&[]).await;

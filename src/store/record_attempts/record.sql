@@ -108,7 +108,7 @@ with made as (
     order by l.webhook_id
     for update of l
 ), judged as materialized (
-    -- As `model::breaker::Breaker::apply` has it, which a test holds this against.
+    -- The same rules are in `tests/it/lanes/breaker_model.rs`; a test compares the two.
     select k.*, n.failures_now, n.at, n.held_back_now,
            (k.failures > 0 and not k.silent) or (not k.succeeded and k.failing_loud) as is_loud,
            a.asks and k.opened_at is null as opens,
