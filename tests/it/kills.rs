@@ -152,12 +152,7 @@ async fn thirty_kills_under_load_lose_nothing_and_repeat_only_what_was_not_recor
     let published = load.stop().await;
 
     let service = app.run(&[]).await;
-    eventually_within(PATIENCE, "everything is delivered", async || {
-        let open = app.count("select count(*) from webhook_deliveries where status <> 'delivered'").await;
-        let taken = app.count("select count(*) from events").await;
-        (open == 0 && taken as usize == published.confirmed.len()).then_some(())
-    })
-    .await;
+    app.wait_until_delivered(published.confirmed.len(), PATIENCE).await;
     assert_eq!(service.stop().await, Some(0));
     account.life(&receiver);
     let repeats = account.repeats();

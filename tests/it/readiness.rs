@@ -117,11 +117,7 @@ async fn while_rabbitmq_takes_nothing_events_are_still_taken_in_and_nothing_is_l
     ready(&service).await;
     ready(&ingest).await;
     assert_eq!(service.metric("xtwebhooks_broker_blocked").await, 0.0);
-    eventually_within(PATIENCE, "everything is delivered", async || {
-        let delivered = "select count(*) from webhook_deliveries where status = 'delivered'";
-        (app.count(delivered).await == EVENTS as i64).then_some(())
-    })
-    .await;
+    app.wait_until_delivered(EVENTS as usize, PATIENCE).await;
     assert_eq!(ingest.stop().await, Some(0));
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(receiver.count(), EVENTS as usize, "each delivery is requested once");

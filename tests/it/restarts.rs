@@ -36,15 +36,6 @@ fn by_attempt(receiver: &Receiver) -> HashMap<(String, String), Vec<Request>> {
     requests
 }
 
-async fn wait_until_all_is_delivered(app: &App, events: usize) {
-    eventually_within(PATIENCE, "everything is delivered", async || {
-        let open = "select count(*) from webhook_deliveries where status <> 'delivered'";
-        let taken = app.count("select count(*) from events").await;
-        (taken as usize == events && app.count(open).await == 0).then_some(())
-    })
-    .await;
-}
-
 /// Neither stopped nor restarted servers may cost a message its deliveries.
 async fn assert_nothing_was_given_up(app: &App) {
     assert_eq!(app.count("select count(*) from dead_letters").await, 0);
@@ -92,7 +83,7 @@ async fn three_hard_restarts_of_each_server_under_load_lose_nothing() {
         wait_until_it_goes_on(&app).await;
     }
     let published = load.stop().await;
-    wait_until_all_is_delivered(&app, published.confirmed.len()).await;
+    app.wait_until_delivered(published.confirmed.len(), PATIENCE).await;
     assert_eq!(service.stop().await, Some(0));
 
     let mut sequence = BTreeSet::new();
@@ -168,7 +159,7 @@ async fn while_the_ledger_is_away_no_request_starts_and_nobody_consumes() {
     let more = more.stop().await;
 
     private.start("postgres").await;
-    wait_until_all_is_delivered(&app, published.confirmed.len() + more.confirmed.len()).await;
+    app.wait_until_delivered(published.confirmed.len() + more.confirmed.len(), PATIENCE).await;
     service.ready().await;
     assert!(!is_failing(&service).await);
     assert_eq!(service.stop().await, Some(0));

@@ -337,6 +337,34 @@ impl App {
         sqlx::query_scalar(sql).fetch_one(&self.pool).await.unwrap_or_else(|error| panic!("{sql}: {error}"))
     }
 
+    /// Waits until so many events for one webhook are delivered. The deadline is for each step: how long a whole backlog
+    /// takes depends on the machine, how long all of it may lie still does not.
+    pub async fn wait_until_delivered(&self, events: usize, patience: Duration) {
+        let (mut most, mut end) = (0, Instant::now() + patience);
+        while most < events {
+            let done = self.count("select count(*) from webhook_deliveries where status = 'delivered'").await;
+            let done = usize::try_from(done).expect("a count");
+            if done > most {
+                (most, end) = (done, Instant::now() + patience);
+            }
+            if Instant::now() > end {
+                panic!("{most} of {events} delivered, none more within {patience:?}: {:#?}", self.open_rows().await);
+            }
+            tokio::time::sleep(LOOK_EVERY).await;
+        }
+        assert_eq!(most, events, "no more is delivered than was published");
+    }
+
+    /// Some deliveries that are not delivered, as the ledger has them, for the message of a failure.
+    async fn open_rows(&self) -> Vec<String> {
+        sqlx::query_scalar(
+            "select (now(), to_jsonb(d))::text from webhook_deliveries d where status <> 'delivered' limit 5",
+        )
+        .fetch_all(&self.pool)
+        .await
+        .expect("the ledger answers")
+    }
+
     /// Waits until a count of the ledger is what is expected.
     pub async fn wait_for_count(&self, sql: &'static str, expected: i64) {
         let mut last = -1;
