@@ -1,115 +1,144 @@
-"""What the servers have in common: how they are found, as whom they run, how they are started and ended."""
-
-from __future__ import annotations
+"""What the servers have in common: how they are found, installed, started and ended, and as whom they run."""
 
 import contextlib
+import functools
 import glob
 import os
 import pwd
+import re
 import shutil
 import signal
 import subprocess
 import sys
 from pathlib import Path
-from typing import Callable, Optional
+from typing import Optional
 
-from .steps import Refused
+from .steps import Refused, own_environment, say
 
-FOREIGN_SETTINGS = ("PG", "RABBITMQ_", "ERL_", "POSTGRES_")
-# How long a server may take to end before it is killed.
-END_SECONDS = 15.0
 TAIL_LINES = 20
+# Another apt-get may be at work, as on a machine that has just been started.
+APT_WAITS = "DPkg::Lock::Timeout=120"
 
 
-def newest(program: str, patterns: tuple[str, ...], variable: str, version: Callable) -> Optional[Path]:
-    """The folder of the newest installed version, of those places and PATH, unless the variable names one."""
-    if os.environ.get(variable):
-        return Path(os.environ[variable])
-    places = [Path(place) for pattern in patterns for place in glob.glob(pattern)]
-    places += [Path(os.path.realpath(found)).parent for found in [shutil.which(program)] if found]
-    return max((place for place in places if (place / program).exists() and version(place)), key=version, default=None)
+def version_in(text: str) -> tuple[int, ...]:
+    """The first number of a text, dotted or not; empty if there is none."""
+    found = re.search(r"\d+(\.\d+)*", text)
+    return tuple(int(number) for number in found.group().split(".")) if found else ()
 
 
-class User:
-    """As whom the servers run: the caller or, PostgreSQL refusing root, somebody with fewer rights."""
+@functools.lru_cache(maxsize=None)
+def user() -> dict:
+    """As whom the servers run, for `Popen`: the caller or, PostgreSQL refusing root, somebody with fewer rights."""
+    if os.geteuid() != 0:
+        return {}
+    known = {entry.pw_name: entry for entry in pwd.getpwall()}
+    entry = known.get("postgres") or known["nobody"]
+    return {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
-    def __init__(self) -> None:
-        self.switch: dict = {}
-        if os.geteuid() == 0:
-            known = {entry.pw_name: entry for entry in pwd.getpwall()}
-            entry = known.get("postgres") or known.get("nobody")
-            if not entry:
-                raise Refused("PostgreSQL does not run as root, and neither the user postgres nor the user nobody exists")
-            self.switch = {"user": entry.pw_uid, "group": entry.pw_gid, "extra_groups": []}
 
-    def give(self, path: Path) -> None:
-        """Makes the user the owner of what the caller has just created."""
-        if self.switch:
-            os.chown(path, self.switch["user"], self.switch["group"])
+def give(path: Path) -> None:
+    """Makes that user the owner of what the caller has just created."""
+    os.chown(path, user().get("user", -1), user().get("group", -1))
 
-    def can_write(self, folder: Path) -> bool:
-        """Whether the user reaches the folder at all: one above it may be closed to him, as /root is."""
-        test = ["/bin/sh", "-c", 'cd "$1" 2>/dev/null && test -w .', "sh", str(folder)]
-        return subprocess.run(test, cwd="/", **self.switch).returncode == 0
+
+def can_write(folder: Path) -> bool:
+    """Whether that user reaches the folder at all: one above it may be closed to him, as /root is."""
+    return subprocess.run(["test", "-w", folder], **user()).returncode == 0
 
 
 class Server:
-    """A folder, a user, logs, and the programs that are run with them; one of these is the server's own process."""
+    """A folder, logs, and the programs that are run with them; one of these is the server's own process.
 
-    STOP: signal.Signals
+    A kind of server adds `version` of the programs in a folder (empty if there are none), `start`, `is_ready` and
+    `describe`, which tells what somebody who uses it needs to know.
+    """
 
-    def __init__(self, programs: Path, folder: Path, user: User):
-        self.programs, self.folder, self.user = programs, folder, user
+    NAME: str
+    URL: str  # the variable with its URL
+    PROGRAMS: str  # the variable that names the folder of its programs
+    MAIN: str  # its main program
+    PLACES: tuple[str, ...]  # the folders that may have it, besides those of PATH
+    OLDEST: str
+    OLDEST_FOR: str
+    APT: str
+    BREW: str
+    STOP: signal.Signals  # after which all is as after a crash
+
+    def __init__(self, folder: Path):
+        self.programs, self.folder = self.find() or self.install(), folder
         self.process: Optional[subprocess.Popen] = None
+        self.settings: dict[str, str] = {}
         folder.mkdir(mode=0o700)
-        user.give(folder)
+        give(folder)
 
-    def environment(self) -> dict:
-        """The caller's, without what would steer a server from outside, and with a locale that exists."""
-        kept = {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN_SETTINGS)}
-        # On macOS PostgreSQL refuses to start where no locale is set.
-        return {**kept, "LC_ALL": "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"}
+    @classmethod
+    def find(cls) -> Optional[Path]:
+        """The folder of the newest installed programs, unless the variable names one; None if there are none."""
+        named, on_path = os.environ.get(cls.PROGRAMS), shutil.which(cls.MAIN)
+        places = [Path(place) for pattern in cls.PLACES for place in glob.glob(pattern)]
+        if on_path:
+            places.append(Path(on_path).resolve().parent)
+        place = Path(named) if named else max(filter(cls.version, places), key=cls.version, default=None)
+        version = place and cls.version(place)
+        if place and version < version_in(cls.OLDEST):
+            raise Refused(
+                f"{cls.NAME} {'.'.join(map(str, version)) or '(unknown version)'} in {place} is too old: "
+                f"{cls.OLDEST_FOR} {cls.OLDEST} or newer. Install a newer one, or set {cls.URL}"
+            )
+        return place
+
+    @classmethod
+    def install(cls) -> Path:
+        """Installs it with the system's own package manager, or says what to do: sudo may ask for a password."""
+        commands = []
+        if shutil.which("apt-get"):
+            sudo = [] if os.geteuid() == 0 else ["sudo"]
+            apt = [*sudo, "env", "DEBIAN_FRONTEND=noninteractive", "apt-get", "-qy", "-o", APT_WAITS]
+            # Nothing is installed where all that the system offers is too old.
+            wanted = f"{cls.APT} (>= {cls.OLDEST})"
+            commands = [[*apt, "update"], [*apt, "satisfy", "--no-install-recommends", wanted]]
+        elif shutil.which("brew"):
+            commands = [["brew", "install", cls.BREW]]
+        for command in commands:
+            say(" ".join(command))
+            with contextlib.suppress(OSError):  # no sudo
+                subprocess.run(command, stdin=subprocess.DEVNULL, stdout=sys.stderr)
+        place = cls.find()
+        if not place:
+            raise Refused(
+                f"{cls.NAME} not found and not installed. Install {cls.NAME} {cls.OLDEST} or newer "
+                f"(Debian: apt-get install {cls.APT}), or start a Docker engine, or set {cls.URL}"
+            )
+        return place
 
     def launch(self, program: str, *arguments: str) -> subprocess.Popen:
         """Starts a program with a log of its own, in the keeper's process group."""
+        # A locale that exists: on macOS PostgreSQL refuses to start where none is set.
+        locale = {"LC_ALL": "en_US.UTF-8" if sys.platform == "darwin" else "C.UTF-8"}
         with (self.folder / f"{Path(program).name}.log").open("ab") as log:
             return subprocess.Popen(
                 [str(self.programs / program), *arguments],
-                env=self.environment(),
+                env={**own_environment(), **locale, **self.settings},
                 cwd=self.folder,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
-                **self.user.switch,
+                **user(),
             )
 
-    def succeeds(self, program: str, *arguments: str, seconds: float) -> bool:
-        """Runs a program to its end: whether all went well in time."""
-        process = self.launch(program, *arguments)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            process.wait(seconds)
-        end(process, signal.SIGKILL)
-        return process.returncode == 0
+    def succeeds(self, program: str, *arguments: str) -> bool:
+        """Runs a program to its end."""
+        return self.launch(program, *arguments).wait() == 0
 
     def lives(self) -> bool:
         return self.process is not None and self.process.poll() is None
 
     def stop(self) -> None:
-        """Ends it as a crash would."""
-        end(self.process, self.STOP)
+        if self.process:
+            self.process.send_signal(self.STOP)
+            self.process.wait()
 
     def last_words(self) -> str:
         """The ends of the logs, for the message about a server that did not start."""
         logs = [log.read_text(errors="replace").splitlines() for log in sorted(self.folder.glob("**/*.log"))]
         return "\n".join(line for lines in logs for line in lines[-TAIL_LINES:])
-
-
-def end(process: Optional[subprocess.Popen], number: int) -> None:
-    """Signals a program that was started here, and returns when it is gone; what ignores the signal is killed."""
-    if process and process.poll() is None:
-        process.send_signal(number)
-        try:
-            process.wait(END_SECONDS)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()

@@ -1,7 +1,5 @@
 """What all parts share: telling each step, refusing with a reason, waiting, free ports."""
 
-from __future__ import annotations
-
 import contextlib
 import itertools
 import os
@@ -19,6 +17,8 @@ POLL_SECONDS = 0.05
 # to reach a stopped server can be given that very port as its own, connect to itself, and hold the port against the
 # server that wants to start again. Above RabbitMQ's own port between nodes, 25672.
 LOWEST_PORT, PORTS = 26000, 6000
+# Settings of the caller's servers and containers, and of the ways to reach them.
+FOREIGN = ("PG", "POSTGRES_", "RABBITMQ_", "ERL_", "COMPOSE_")
 # Each process begins elsewhere: two that start at once do not choose the same before either server listens.
 _candidates = itertools.count(os.getpid() * 8)
 
@@ -33,6 +33,17 @@ def say(text: str) -> None:
         print(f"services: {text}", file=sys.stderr, flush=True)
 
 
+def kill(target: int, number: int) -> None:
+    """Signals a process, or a process group where the target is less than zero, if it is still there."""
+    with contextlib.suppress(ProcessLookupError, PermissionError):
+        os.kill(target, number)
+
+
+def own_environment() -> dict[str, str]:
+    """The caller's, without what would steer our servers from outside."""
+    return {name: value for name, value in os.environ.items() if not name.startswith(FOREIGN)}
+
+
 def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
     deadline = time.monotonic() + seconds
     while not holds():
@@ -42,18 +53,17 @@ def wait_until(holds: Callable[[], bool], seconds: float) -> bool:
     return True
 
 
+def listens(port: int) -> bool:
+    """Whether somebody listens on this port of loopback."""
+    with contextlib.suppress(OSError), socket.create_connection(("127.0.0.1", port), 1):
+        return True
+    return False
+
+
 def free_port() -> int:
-    """A port that is free at this moment, and another each time."""
-    return next(port for port in (LOWEST_PORT + number % PORTS for number in _candidates) if _is_free(port))
-
-
-def _is_free(port: int) -> bool:
-    """Whether a server could listen there now, on loopback and on all addresses alike."""
-    for address in ("127.0.0.1", "0.0.0.0"):
-        with socket.socket() as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            try:
-                probe.bind((address, port))
-            except OSError:
-                return False
-    return True
+    """A port that is free at this moment on every address, and another each time."""
+    while True:
+        port = LOWEST_PORT + next(_candidates) % PORTS
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
