@@ -164,7 +164,7 @@ fn fault(reason: String) -> Exchange {
         address: None,
         response: None,
         repeated: false,
-        hold_back: None,
+        rate_limited_for: None,
     }
 }
 

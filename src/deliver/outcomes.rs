@@ -45,7 +45,7 @@ impl Outcomes {
             operational: class != OutcomeClass::Accepted && attempt.event_type.is_reserved(),
             class,
             probe: finished.probe,
-            hold_back: attempt.exchange.hold_back.map(|wait| wait.min(self.retry_after_max)),
+            rate_limited_for: attempt.exchange.rate_limited_for.map(|wait| wait.min(self.retry_after_max)),
             share: self.shares.note(
                 attempt.webhook,
                 finished.version,
@@ -80,8 +80,8 @@ impl Outcomes {
                     tracing::info!(%company, %webhook, since, "the breaker of a lane closed");
                     self.shares.forget(*webhook);
                 }
-                News::HeldBack { until } => {
-                    metrics.deliver_lane_changes.inc(LaneChange::HeldBack);
+                News::RateLimited { until } => {
+                    metrics.deliver_lane_changes.inc(LaneChange::RateLimited);
                     let until = until.map(tracing::field::display);
                     tracing::info!(%company, %webhook, until, "the receiver asked to wait; its lane is rate-limited");
                 }

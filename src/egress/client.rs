@@ -141,7 +141,7 @@ impl ClientInner {
         let max = answer::body_bytes_max(head.status);
         let now = || SystemClock::local().into();
         // What the head says counts even if the body never ends.
-        course.hold_back = rate_limit::asked(head.status, &head.headers, &[], now).hold_back;
+        course.rate_limited_for = rate_limit::asked(head.status, &head.headers, &[], now).rate_limited_for;
         while !body.is_end_stream() {
             let Some(part) = deadline.within(AwaitedPhase::Rest, link.frame(&mut body)).await? else { break };
             let part =
@@ -151,7 +151,7 @@ impl ClientInner {
             }
         }
         let asked = rate_limit::asked(head.status, &head.headers, &response.body, now);
-        course.hold_back = asked.hold_back;
+        course.rate_limited_for = asked.rate_limited_for;
         if link.finish(body).await {
             self.pool.put(origin, link);
         }

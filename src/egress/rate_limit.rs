@@ -39,7 +39,7 @@ pub(super) struct RequestedWait {
     /// From a 429 or 503 to the request itself: when it may be sent again.
     pub retry_after: Option<Duration>,
     /// How long the whole webhook is rate-limited; never zero.
-    pub hold_back: Option<Duration>,
+    pub rate_limited_for: Option<Duration>,
 }
 
 /// Reads what an answer asks for; `body` is what is kept of it. `now` is for dates in an answer without one.
@@ -61,7 +61,7 @@ pub(super) fn asked(
         StatusCode::SERVICE_UNAVAILABLE => retry_after(headers, &now),
         _ => None,
     };
-    RequestedWait { retry_after, hold_back: retry_after.max(reset).filter(|wait| !wait.is_zero()) }
+    RequestedWait { retry_after, rate_limited_for: retry_after.max(reset).filter(|wait| !wait.is_zero()) }
 }
 
 fn is_in_milliseconds(wait: Duration, reset: Duration) -> bool {
@@ -145,10 +145,10 @@ mod tests {
     fn retry_after_is_seconds_or_a_date_and_counts_on_429_and_503_only() {
         let check = |code: u16, pairs: &[(&'static str, &'static str)], expected: Option<u64>| {
             let expected = expected.map(Duration::from_secs);
-            let hold_back = expected.filter(|wait| !wait.is_zero());
+            let rate_limited_for = expected.filter(|wait| !wait.is_zero());
             assert_eq!(
                 of(code, pairs, ""),
-                RequestedWait { retry_after: expected, hold_back },
+                RequestedWait { retry_after: expected, rate_limited_for },
                 "{code} {pairs:?}"
             );
         };
@@ -176,7 +176,7 @@ mod tests {
     #[test]
     fn a_limit_that_is_used_up_holds_back_whatever_the_answer() {
         let check = |code: u16, pairs: &[(&'static str, &'static str)], expected_ms: Option<u64>| {
-            let found = of(code, pairs, "").hold_back;
+            let found = of(code, pairs, "").rate_limited_for;
             assert_eq!(found, expected_ms.map(Duration::from_millis), "{code} {pairs:?}");
         };
         let used_up = ("x-ratelimit-remaining", "0");
@@ -209,7 +209,7 @@ mod tests {
             let expected = expected_ms.map(Duration::from_millis);
             assert_eq!(
                 found,
-                RequestedWait { retry_after: expected, hold_back: expected },
+                RequestedWait { retry_after: expected, rate_limited_for: expected },
                 "{pairs:?} {body}"
             );
         };

@@ -27,7 +27,7 @@ pub(super) struct Timeline {
     /// Whether the request was repeated on a fresh connection.
     pub repeated: bool,
     /// How long the webhook is rate-limited.
-    pub hold_back: Option<Duration>,
+    pub rate_limited_for: Option<Duration>,
 }
 
 impl Timeline {
@@ -39,7 +39,7 @@ impl Timeline {
             address: None,
             response: None,
             repeated: false,
-            hold_back: None,
+            rate_limited_for: None,
         }
     }
 
@@ -51,8 +51,8 @@ impl Timeline {
     /// Ends the request with its outcome.
     pub fn end(mut self, outcome: Outcome) -> Exchange {
         self.phases.total = self.began.elapsed();
-        let Self { phases, address, response, repeated, hold_back, .. } = self;
-        Exchange { outcome, phases, address, response, repeated, hold_back }
+        let Self { phases, address, response, repeated, rate_limited_for, .. } = self;
+        Exchange { outcome, phases, address, response, repeated, rate_limited_for }
     }
 }
 

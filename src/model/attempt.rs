@@ -47,7 +47,7 @@ pub struct Exchange {
     /// Whether a reset on a reused connection was repeated on a fresh one.
     pub repeated: bool,
     /// For how long the webhook is rate-limited, whatever the outcome; not yet bounded by `RETRY_AFTER_MAX`.
-    pub hold_back: Option<Duration>,
+    pub rate_limited_for: Option<Duration>,
 }
 
 /// A finished attempt, on its way to the ledger.

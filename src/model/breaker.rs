@@ -32,8 +32,8 @@ pub use failure_ratio::{FailureRatios, SHARE_ATTEMPTS_MIN, SHARE_WINDOW, Share, 
 pub const PROBE_WAIT_MAX: Duration = Duration::from_mins(5);
 /// The largest fraction by which jitter lengthens or shortens the wait for a probe.
 pub const PROBE_JITTER: f64 = 0.2;
-/// A rate limit that is prolonged by no more than this is not announced.
-pub const HELD_BACK_ANEW: Duration = Duration::from_secs(1);
+/// A `rate_limited_until` that moves by no more than this is not announced.
+pub const RATE_LIMITED_PROLONGED_MIN: Duration = Duration::from_secs(1);
 /// How old `last_success_at` becomes before a success rewrites a healthy lane.
 pub const SUCCESS_SEEN_EVERY: Duration = Duration::from_mins(1);
 /// The longest reason of an opening that is stored, in characters.
@@ -88,7 +88,7 @@ pub struct Heard {
     /// Whether it was the lane's one probe.
     pub probe: bool,
     /// For how long the webhook is rate-limited, already bounded.
-    pub hold_back: Option<Duration>,
+    pub rate_limited_for: Option<Duration>,
     /// The share of failures that this worker saw, if it opens the breaker.
     pub share: Option<Share>,
 }
@@ -119,7 +119,7 @@ pub struct LaneChange {
     /// Whether one of them was the probe.
     pub probe: bool,
     /// For how long the webhook is rate-limited.
-    pub hold_back: Duration,
+    pub rate_limited_for: Duration,
 }
 
 impl LaneChange {
@@ -127,10 +127,10 @@ impl LaneChange {
     pub fn add(&mut self, heard: &Heard, why: &str) {
         self.attempts = self.attempts.saturating_add(1);
         self.probe |= heard.probe;
-        self.hold_back = self.hold_back.max(heard.hold_back.unwrap_or_default());
+        self.rate_limited_for = self.rate_limited_for.max(heard.rate_limited_for.unwrap_or_default());
         if heard.class == OutcomeClass::Accepted {
-            let Self { attempts, probe, hold_back, .. } = *self;
-            *self = Self { attempts, probe, hold_back, succeeded: true, ..Self::default() };
+            let Self { attempts, probe, rate_limited_for, .. } = *self;
+            *self = Self { attempts, probe, rate_limited_for, succeeded: true, ..Self::default() };
             return;
         }
         let first = *self.failed_event.get_or_insert(heard.event);

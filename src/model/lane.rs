@@ -28,7 +28,7 @@ pub struct Standing {
     /// Set while its breaker is open.
     pub open: Option<OpenBreaker>,
     /// The lane is rate-limited until then.
-    pub held_back_until: Option<DateTime<Utc>>,
+    pub rate_limited_until: Option<DateTime<Utc>>,
 }
 
 /// An open breaker.
@@ -55,7 +55,7 @@ pub enum May {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhyNot {
     /// It is rate-limited.
-    HeldBack,
+    RateLimited,
     /// Its breaker is open.
     Breaker,
 }
@@ -64,7 +64,7 @@ impl Standing {
     /// Whether a request may start at `now`.
     #[must_use]
     pub fn may(&self, now: DateTime<Utc>) -> May {
-        match (self.held_back_until.filter(|until| *until > now), self.open) {
+        match (self.rate_limited_until.filter(|until| *until > now), self.open) {
             (Some(until), open) => May::Wait(open.map_or(until, |open| until.max(open.next_probe_at))),
             (None, Some(open)) if open.next_probe_at > now => May::Wait(open.next_probe_at),
             (None, Some(_)) => May::Probe,
@@ -75,10 +75,10 @@ impl Standing {
     /// Which of the two keeps it from starting anything: the one that lasts longer.
     #[must_use]
     pub fn why_not(&self, now: DateTime<Utc>) -> WhyNot {
-        let held_back = self.held_back_until.filter(|until| *until > now);
-        match (held_back, self.open) {
+        let rate_limited = self.rate_limited_until.filter(|until| *until > now);
+        match (rate_limited, self.open) {
             (Some(until), Some(open)) if open.next_probe_at > until => WhyNot::Breaker,
-            (Some(_), _) => WhyNot::HeldBack,
+            (Some(_), _) => WhyNot::RateLimited,
             (None, _) => WhyNot::Breaker,
         }
     }
@@ -94,10 +94,10 @@ mod tests {
 
     #[test]
     fn a_lane_says_when_a_request_may_start() {
-        let check = |probe: Option<i64>, held: Option<i64>, expected: May| {
+        let check = |probe: Option<i64>, limited: Option<i64>, expected: May| {
             let standing = Standing {
                 open: probe.map(|s| OpenBreaker { since: at(-60), next_probe_at: at(s) }),
-                held_back_until: held.map(at),
+                rate_limited_until: limited.map(at),
             };
             assert_eq!(standing.may(at(0)), expected, "{standing:?}");
         };
@@ -113,13 +113,13 @@ mod tests {
 
     #[test]
     fn what_lasts_longer_is_why_nothing_starts() {
-        let check = |held: Option<i64>, probe: Option<i64>, expected: WhyNot| {
+        let check = |limited: Option<i64>, probe: Option<i64>, expected: WhyNot| {
             let open = probe.map(|s| OpenBreaker { since: at(-60), next_probe_at: at(s) });
-            let standing = Standing { open, held_back_until: held.map(at) };
+            let standing = Standing { open, rate_limited_until: limited.map(at) };
             assert_eq!(standing.why_not(at(0)), expected, "{standing:?}");
         };
-        check(Some(5), None, WhyNot::HeldBack);
-        check(Some(5), Some(3), WhyNot::HeldBack);
+        check(Some(5), None, WhyNot::RateLimited);
+        check(Some(5), Some(3), WhyNot::RateLimited);
         check(Some(5), Some(9), WhyNot::Breaker);
         check(Some(-5), Some(9), WhyNot::Breaker);
         check(None, Some(9), WhyNot::Breaker);

@@ -255,7 +255,7 @@ mod tests {
             let now = DateTime::from_timestamp(1_700_000_000, 0).expect("a time");
             let standing = lane::Standing {
                 open: None,
-                held_back_until: shut.then(|| now + chrono::TimeDelta::seconds(9)),
+                rate_limited_until: shut.then(|| now + chrono::TimeDelta::seconds(9)),
             };
             let lane = LaneToFeed {
                 now,

@@ -196,7 +196,7 @@ mod tests {
     fn open(next_probe_at: i64) -> Standing {
         Standing {
             open: Some(OpenBreaker { since: at(-60_000), next_probe_at: at(next_probe_at) }),
-            held_back_until: None,
+            rate_limited_until: None,
         }
     }
 
@@ -206,9 +206,9 @@ mod tests {
             assert_eq!(Lanes::default().room(WEBHOOK, &lane, Instant::now()), expected, "{lane:?}");
         };
         check(lane(), i64::MAX);
-        let held_back = |ms| Standing { held_back_until: Some(at(ms)), ..Standing::default() };
-        check(LaneToFeed { standing: held_back(1), ..lane() }, 0);
-        check(LaneToFeed { standing: held_back(0), ..lane() }, i64::MAX);
+        let rate_limited = |ms| Standing { rate_limited_until: Some(at(ms)), ..Standing::default() };
+        check(LaneToFeed { standing: rate_limited(1), ..lane() }, 0);
+        check(LaneToFeed { standing: rate_limited(0), ..lane() }, i64::MAX);
         check(LaneToFeed { standing: open(1), ..lane() }, 0);
         check(LaneToFeed { standing: open(0), ..lane() }, 1);
         check(LaneToFeed { standing: open(0), probe_leased_until: Some(at(1)), ..lane() }, 0);

@@ -97,7 +97,7 @@ pub async fn leases(pool: &PgPool) -> Result<Vec<Lease>> {
 /// What is late, in seconds by the database's clock.
 #[derive(Clone, Copy, Debug)]
 pub struct Late {
-    /// How long the most overdue delivery is overdue, of those that nothing holds back: neither a pause nor a breaker
+    /// How long the most overdue delivery is overdue, of those that nothing blocks: neither a pause nor a breaker
     /// nor a rate limit of the receiver.
     pub overdue_seconds: Option<f64>,
     /// How long ago the oldest job should have been consumed by a worker.

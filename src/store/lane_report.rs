@@ -44,7 +44,7 @@ pub struct LaneReport {
     pub max_in_flight: Option<i32>,
     /// The first free slot.
     pub next_slot_at: Option<DateTime<Utc>>,
-    pub held_back_until: Option<DateTime<Utc>>,
+    pub rate_limited_until: Option<DateTime<Utc>>,
     /// Its breaker is open since then.
     pub opened_at: Option<DateTime<Utc>>,
     pub open_reason: Option<String>,
@@ -76,7 +76,7 @@ pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result
         r#"-- lane_report.list
         with wanted as (
             select w.id, w.company_id, w.name, w.active, w.paused_at, w.pause_reason, w.rate_limit, w.max_in_flight,
-                   l.next_slot_at, l.held_back_until, l.opened_at, l.open_reason, l.next_probe_at,
+                   l.next_slot_at, l.held_back_until as rate_limited_until, l.opened_at, l.open_reason, l.next_probe_at,
                    coalesce(l.probes, 0) as probes, l.probe_leased_until, coalesce(l.failures, 0) as failures,
                    l.failing_since, l.last_success_at
             from webhooks w
@@ -104,7 +104,7 @@ pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result
             group by webhook_id
         )
         select x.id as webhook_id, x.company_id, x.name, x.active, x.paused_at, x.pause_reason, x.rate_limit, x.max_in_flight,
-               x.next_slot_at as "next_slot_at?", x.held_back_until as "held_back_until?",
+               x.next_slot_at as "next_slot_at?", x.rate_limited_until as "rate_limited_until?",
                x.opened_at as "opened_at?", x.open_reason as "open_reason?", x.next_probe_at as "next_probe_at?",
                x.probes as "probes!", x.probe_leased_until as "probe_leased_until?", x.failures as "failures!",
                x.failing_since as "failing_since?", x.last_success_at as "last_success_at?",

@@ -155,7 +155,7 @@ pub async fn lease_probe(
             returning webhook_id, probe_leased_until
         )
         select leased.probe_leased_until as "granted_until?",
-               l.opened_at, l.next_probe_at, l.held_back_until, l.probe_leased_until
+               l.opened_at, l.next_probe_at, l.held_back_until as rate_limited_until, l.probe_leased_until
         from lanes l
         left join leased on leased.webhook_id = l.webhook_id
         where l.webhook_id = $1"#,
@@ -172,7 +172,7 @@ pub async fn lease_probe(
     }
     let open =
         row.opened_at.map(|since| OpenBreaker { since, next_probe_at: row.next_probe_at.unwrap_or(since) });
-    let standing = Standing { open, held_back_until: row.held_back_until };
+    let standing = Standing { open, rate_limited_until: row.rate_limited_until };
     Ok(ProbeLeaseRequest::Refused { standing, leased_until: row.probe_leased_until })
 }
 

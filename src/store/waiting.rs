@@ -155,7 +155,7 @@ pub async fn standing(
                l.opened_at as "opened_at?",
                l.next_probe_at as "next_probe_at?",
                l.probe_leased_until as "probe_leased_until?",
-               l.held_back_until as "held_back_until?",
+               l.held_back_until as "rate_limited_until?",
                l.next_slot_at as "next_slot_at?",
                l.full_at as "full_at?",
                coalesce((select d.due_at
@@ -200,7 +200,7 @@ pub async fn standing(
                         since,
                         next_probe_at: row.next_probe_at.unwrap_or(since),
                     }),
-                    held_back_until: row.held_back_until,
+                    rate_limited_until: row.rate_limited_until,
                 },
                 probe_leased_until: row.probe_leased_until,
                 rate_limit: row.rate_limit,

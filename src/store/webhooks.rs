@@ -65,7 +65,7 @@ macro_rules! webhooks {
                 version as "version!",
                 l.opened_at as "opened_at?",
                 l.next_probe_at as "next_probe_at?",
-                l.held_back_until as "held_back_until?"
+                l.held_back_until as "rate_limited_until?"
             from webhook
             left join lanes l on l.webhook_id = webhook.id
             order by name, id
@@ -108,7 +108,7 @@ macro_rules! webhooks {
                     since,
                     next_probe_at: row.next_probe_at.unwrap_or(since),
                 }),
-                held_back_until: row.held_back_until,
+                rate_limited_until: row.rate_limited_until,
             },
         })
     };

@@ -153,7 +153,7 @@ label! {
         /// Its receiver's breaker is open.
         Breaker = "breaker",
         /// Its lane is rate-limited.
-        HeldBack = "held_back",
+        RateLimited = "rate_limited",
         /// Its job came before its time.
         NotDue = "not_due",
     }
@@ -162,7 +162,7 @@ label! {
 impl From<WhyNot> for ParkedFor {
     fn from(why: WhyNot) -> Self {
         match why {
-            WhyNot::HeldBack => Self::HeldBack,
+            WhyNot::RateLimited => Self::RateLimited,
             WhyNot::Breaker => Self::Breaker,
         }
     }
@@ -216,7 +216,7 @@ label! {
         /// Its breaker closed: the receiver is back.
         Closed = "closed",
         /// The lane is rate-limited for a while.
-        HeldBack = "held_back",
+        RateLimited = "rate_limited",
     }
 }
 

@@ -96,7 +96,7 @@ async fn an_open_lane_is_fed_one_delivery_for_each_probe_and_nothing_else() {
 }
 
 #[tokio::test]
-async fn a_lane_that_is_held_back_is_fed_nothing_until_then() {
+async fn a_rate_limited_lane_gets_no_jobs_until_then() {
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({}), 20).await;
     lane(&app, webhook, "held_back_until = now() + interval '1 hour'").await;

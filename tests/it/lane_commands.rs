@@ -34,7 +34,7 @@ async fn lanes_are_listed_with_what_is_wrong_with_them() {
     };
     make("healthy", company).await;
     let open = make("open", company).await;
-    let held_back = make("held back", company).await;
+    let rate_limited = make("rate-limited", company).await;
     let failing = make("failing", company).await;
     let paused = make("paused", company).await;
     let others = make("others", other).await;
@@ -43,7 +43,7 @@ async fn lanes_are_listed_with_what_is_wrong_with_them() {
                     next_probe_at = now() + interval '30 s', failing_since = now() - interval '95 s'";
     set(&app, open, open_now).await;
     set(&app, others, open_now).await;
-    set(&app, held_back, "held_back_until = now() + interval '1 min'").await;
+    set(&app, rate_limited, "held_back_until = now() + interval '1 min'").await;
     set(&app, failing, "failures = 1, failing_since = now(), last_success_at = now() - interval '1 h'").await;
     sqlx::query("update webhooks set paused_at = now(), pause_reason = 'moving' where id = $1")
         .bind(paused)
@@ -53,7 +53,8 @@ async fn lanes_are_listed_with_what_is_wrong_with_them() {
 
     let of = company.to_string();
     let all = app.cli(&["lanes", "list", "--company", &of]).await;
-    let bad = [("failing", "failing"), ("held back", "held_back"), ("open", "open"), ("paused", "paused")];
+    let bad =
+        [("failing", "failing"), ("open", "open"), ("paused", "paused"), ("rate-limited", "rate_limited")];
     let mut expected = bad.to_vec();
     expected.insert(1, ("healthy", "healthy"));
     assert_eq!(states(&all), expected);

@@ -18,7 +18,7 @@ pub enum LaneState {
     /// The breaker is open: deliveries wait until a probe succeeds.
     Open,
     /// The receiver asked to wait: deliveries wait until then.
-    HeldBack,
+    RateLimited,
     /// The latest attempts failed; the breaker is still closed.
     Failing,
     /// None of these.
@@ -33,7 +33,7 @@ impl LaneState {
             Self::Inactive => "inactive",
             Self::Paused => "paused",
             Self::Open => "open",
-            Self::HeldBack => "rate-limited",
+            Self::RateLimited => "rate-limited",
             Self::Failing => "failing",
             Self::Healthy => "healthy",
         }
@@ -44,7 +44,7 @@ impl LaneState {
             row if !row.active => Self::Inactive,
             row if row.paused_at.is_some() => Self::Paused,
             row if row.opened_at.is_some() => Self::Open,
-            row if row.held_back_until.is_some_and(|until| until > row.as_of) => Self::HeldBack,
+            row if row.rate_limited_until.is_some_and(|until| until > row.as_of) => Self::RateLimited,
             row if row.failing_since.is_some() || row.failures > 0 => Self::Failing,
             _ => Self::Healthy,
         }
@@ -85,7 +85,7 @@ pub struct Lane {
     pub is_probing: bool,
     /// Until when the lane is rate-limited by the receiver; null if it is not.
     #[schema(required = true)]
-    pub held_back_until: Option<DateTime<Utc>>,
+    pub rate_limited_until: Option<DateTime<Utc>>,
     /// Consecutive failures that count towards opening the breaker.
     pub failures: i32,
     /// The first failure since the last success.
@@ -124,7 +124,7 @@ impl From<table::LaneReport> for Lane {
         Self {
             state: LaneState::of(&row),
             is_probing: row.opened_at.is_some() && row.probe_leased_until.as_ref().is_some_and(ahead),
-            held_back_until: row.held_back_until.filter(ahead),
+            rate_limited_until: row.rate_limited_until.filter(ahead),
             next_slot_at: row.next_slot_at.filter(ahead),
             webhook_id: row.webhook_id.uuid(),
             company_id: row.company_id.uuid(),
@@ -208,7 +208,7 @@ mod tests {
             rate_limit: None,
             max_in_flight: None,
             next_slot_at: None,
-            held_back_until: None,
+            rate_limited_until: None,
             opened_at: None,
             open_reason: None,
             next_probe_at: None,
@@ -238,9 +238,9 @@ mod tests {
         check(&|_| {}, LaneState::Healthy);
         check(&|row| row.failures = 1, LaneState::Failing);
         check(&|row| row.failing_since = past, LaneState::Failing);
-        check(&|row| row.held_back_until = past, LaneState::Healthy);
-        check(&|row| (row.held_back_until, row.failures) = (ahead, 1), LaneState::HeldBack);
-        check(&|row| (row.opened_at, row.held_back_until) = (past, ahead), LaneState::Open);
+        check(&|row| row.rate_limited_until = past, LaneState::Healthy);
+        check(&|row| (row.rate_limited_until, row.failures) = (ahead, 1), LaneState::RateLimited);
+        check(&|row| (row.opened_at, row.rate_limited_until) = (past, ahead), LaneState::Open);
         check(&|row| (row.opened_at, row.paused_at) = (past, past), LaneState::Paused);
         check(&|row| (row.active, row.paused_at) = (false, past), LaneState::Inactive);
     }
@@ -249,11 +249,11 @@ mod tests {
     fn what_is_over_is_not_shown_and_what_was_counted_has_its_bound() {
         let mut row = fresh();
         let past = Some(row.as_of - TimeDelta::seconds(5));
-        (row.held_back_until, row.next_slot_at, row.probe_leased_until, row.opened_at) =
+        (row.rate_limited_until, row.next_slot_at, row.probe_leased_until, row.opened_at) =
             (past, past, past, past);
         row.waiting = WAITING_COUNTED_MAX + 1;
         let lane = Lane::from(row);
-        assert_eq!((lane.held_back_until, lane.next_slot_at, lane.is_probing), (None, None, false));
+        assert_eq!((lane.rate_limited_until, lane.next_slot_at, lane.is_probing), (None, None, false));
         assert_eq!((lane.waiting, lane.waiting_is_more), (WAITING_COUNTED_MAX, true));
     }
 }

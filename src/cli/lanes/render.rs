@@ -30,7 +30,7 @@ pub(super) fn one(lane: &Lane) -> String {
         ("breaker open", open),
         ("next probe", probe),
         ("probes failed", lane.opened_at.map(|_| lane.probes_failed.to_string())),
-        ("rate-limited until", lane.held_back_until.map(until)),
+        ("rate-limited until", lane.rate_limited_until.map(until)),
         ("consecutive failures", Some(lane.failures.to_string())),
         ("failing", lane.failing_since.map(|since| since_when(since, lane.as_of))),
         ("last success", Some(lane.last_success_at.map_or_else(|| "none".to_owned(), time))),
@@ -62,7 +62,7 @@ pub(super) fn many(lanes: &[Lane]) -> String {
             LaneState::Paused => lane.paused_at,
             LaneState::Open => lane.opened_at,
             LaneState::Failing => lane.failing_since,
-            LaneState::Inactive | LaneState::HeldBack | LaneState::Healthy => None,
+            LaneState::Inactive | LaneState::RateLimited | LaneState::Healthy => None,
         };
         table.row([
             lane.webhook_id.to_string(),
@@ -108,7 +108,7 @@ fn why(lane: &Lane) -> String {
             };
             format!("{}; {probe}", lane.open_reason.as_deref().unwrap_or("?"))
         }
-        LaneState::HeldBack => lane.held_back_until.map_or_else(dash, |until| {
+        LaneState::RateLimited => lane.rate_limited_until.map_or_else(dash, |until| {
             format!("rate-limited by the receiver for another {}", in_time(until))
         }),
         LaneState::Failing => format!("{} consecutive failures", lane.failures),

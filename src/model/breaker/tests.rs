@@ -11,7 +11,7 @@ fn heard(class: OutcomeClass, event: u128) -> Heard {
         operational: false,
         class,
         probe: false,
-        hold_back: None,
+        rate_limited_for: None,
         share: None,
     }
 }
@@ -69,13 +69,13 @@ fn a_batch_is_folded_to_what_it_does_at_its_end() {
 }
 
 #[test]
-fn a_batch_keeps_the_longest_hold_back_the_probe_and_the_last_reason() {
+fn a_batch_keeps_the_longest_rate_limit_the_probe_and_the_last_reason() {
     let mut all = attempts("frs");
-    all[0].hold_back = Some(Duration::from_secs(3));
+    all[0].rate_limited_for = Some(Duration::from_secs(3));
     all[1].probe = true;
-    all[2].hold_back = Some(Duration::from_millis(1_500));
+    all[2].rate_limited_for = Some(Duration::from_millis(1_500));
     let found = change(&all);
-    assert_eq!((found.hold_back, found.probe, found.failures), (Duration::from_secs(3), true, 0));
+    assert_eq!((found.rate_limited_for, found.probe, found.failures), (Duration::from_secs(3), true, 0));
     assert_eq!(found.last, "", "what was before the success is no reason");
 
     let mut found = change(&attempts("f"));

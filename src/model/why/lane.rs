@@ -25,10 +25,10 @@ pub fn of_lane(
     reason: Option<&str>,
     now: DateTime<Utc>,
 ) -> Option<Why> {
-    let held_back = standing.held_back_until.and_then(|until| ahead(until, now));
-    match (standing.open, held_back) {
-        (Some(open), held_back) => {
-            Some(why(Move::Receiver, opened(open, failing_since, reason, held_back, now)))
+    let rate_limited = standing.rate_limited_until.and_then(|until| ahead(until, now));
+    match (standing.open, rate_limited) {
+        (Some(open), rate_limited) => {
+            Some(why(Move::Receiver, opened(open, failing_since, reason, rate_limited, now)))
         }
         (None, Some(wait)) => {
             let wait = span(wait);
@@ -56,13 +56,13 @@ fn opened(
     open: OpenBreaker,
     failing_since: Option<DateTime<Utc>>,
     reason: Option<&str>,
-    held_back: Option<Duration>,
+    rate_limited: Option<Duration>,
     now: DateTime<Utc>,
 ) -> String {
     let since = failing_since.unwrap_or(open.since).to_rfc3339_opts(SecondsFormat::Secs, true);
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     // A probe also waits until the receiver's rate limiting ends.
-    let probe = ahead(open.next_probe_at, now).max(held_back);
+    let probe = ahead(open.next_probe_at, now).max(rate_limited);
     let probe = probe.map_or_else(|| "is due".to_owned(), |wait| format!("is due in {}", span(wait)));
     format!("the receiver has been failing since {since}{because}; the next probe {probe}")
 }
@@ -91,16 +91,18 @@ mod tests {
 
     #[test]
     fn a_lane_says_why_it_sends_nothing() {
-        let check =
-            |probe: Option<i64>, held: Option<i64>, reason: Option<&str>, expected: Option<(Move, &str)>| {
-                let standing = Standing {
-                    open: probe.map(|s| OpenBreaker { since: at(-60), next_probe_at: at(s) }),
-                    held_back_until: held.map(at),
-                };
-                let found = of_lane(&standing, reason.map(|_| at(-90)), reason, at(0));
-                let found = found.as_ref().map(|why| (why.next, &*why.sentence));
-                assert_eq!(found, expected, "{standing:?}");
+        let check = |probe: Option<i64>,
+                     limited: Option<i64>,
+                     reason: Option<&str>,
+                     expected: Option<(Move, &str)>| {
+            let standing = Standing {
+                open: probe.map(|s| OpenBreaker { since: at(-60), next_probe_at: at(s) }),
+                rate_limited_until: limited.map(at),
             };
+            let found = of_lane(&standing, reason.map(|_| at(-90)), reason, at(0));
+            let found = found.as_ref().map(|why| (why.next, &*why.sentence));
+            assert_eq!(found, expected, "{standing:?}");
+        };
         let refused = "5 attempts in a row failed; the last: 203.0.113.9:443 refused the connection";
         check(None, None, None, None);
         check(None, Some(0), None, None);

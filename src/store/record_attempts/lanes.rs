@@ -36,7 +36,7 @@ pub enum News {
         opened_at: Option<DateTime<Utc>>,
     },
     /// The lane is rate-limited for a while.
-    HeldBack {
+    RateLimited {
         /// Until then.
         until: Option<DateTime<Utc>>,
     },
@@ -55,7 +55,7 @@ pub(super) struct Changes {
     pub last: Vec<String>,
     pub silent: Vec<bool>,
     pub probes: Vec<bool>,
-    pub hold_backs: Vec<f64>,
+    pub rate_limited_for: Vec<f64>,
     pub jitters: Vec<f64>,
     companies: Vec<CompanyId>,
 }
@@ -87,7 +87,7 @@ pub(super) fn changes(rows: &[&AttemptRow]) -> Changes {
         changes.shares.push(change.share.map(|share| share.to_string()));
         changes.last.push(change.last);
         changes.probes.push(change.probe);
-        changes.hold_backs.push(change.hold_back.as_secs_f64());
+        changes.rate_limited_for.push(change.rate_limited_for.as_secs_f64());
         changes.jitters.push(breaker::jitter(fastrand::f64()));
     }
     changes

@@ -65,7 +65,7 @@ with made as (
                 $31::text[], $32::text[], $33::boolean[], $34::boolean[], $35::double precision[],
                 $36::double precision[])
         as h (webhook_id, attempts, succeeded, failures, failed_event, failed_many, share, last, silent, probe,
-              hold_back, jitter)
+              rate_limited_for, jitter)
 ), concerned as materialized (
     -- A success on a lane that is well goes no further than this.
     select h.*, l.webhook_id is null as is_missing
@@ -73,7 +73,7 @@ with made as (
     left join lanes l on l.webhook_id = h.webhook_id
     where h.failures > 0
        or h.probe
-       or h.hold_back > 0
+       or h.rate_limited_for > 0
        or l.webhook_id is null
        or (h.failed_event is not null and not l.failing_many
            and (h.failed_many or l.failing_event is distinct from h.failed_event))
@@ -101,7 +101,7 @@ with made as (
 ), locked as (
     -- Nothing here but the lane itself may change while its lock is waited for.
     select v.*, l.failures as failures_before, l.opened_at, l.failing_since, l.failing_event, l.failing_many,
-           l.failing_loud, l.held_back_until, l.probes, l.next_probe_at
+           l.failing_loud, l.held_back_until as rate_limited_until, l.probes, l.next_probe_at
     from living v
     join lanes l on l.webhook_id = v.webhook_id
     where v.is_whole
@@ -109,13 +109,14 @@ with made as (
     for update of l
 ), judged as materialized (
     -- The same rules are in `tests/it/lanes/breaker_model.rs`; a test compares the two.
-    select k.*, n.failures_now, n.at, n.held_back_now,
+    select k.*, n.failures_now, n.at, n.rate_limited_until_now,
            (k.failures > 0 and not k.silent) or (not k.succeeded and k.failing_loud) as is_loud,
            a.asks and k.opened_at is null as opens,
            not a.asks and k.succeeded and k.opened_at is not null as closes,
-           k.hold_back > 0
-               and (coalesce(k.held_back_until, '-infinity') <= n.at
-                    or n.held_back_now > k.held_back_until + make_interval(secs => $41)) as holds_back,
+           k.rate_limited_for > 0
+               and (coalesce(k.rate_limited_until, '-infinity') <= n.at
+                    or n.rate_limited_until_now > k.rate_limited_until + make_interval(secs => $41))
+               as becomes_rate_limited,
            case when k.failed_event is null then case when not k.succeeded then k.failing_since end
                 when k.succeeded then n.at
                 else coalesce(k.failing_since, n.at) end as failing_since_now,
@@ -129,7 +130,8 @@ with made as (
     ) t
     cross join lateral (
         select t.at, k.failures + case when k.succeeded then 0 else k.failures_before end as failures_now,
-               greatest(k.held_back_until, t.at + make_interval(secs => k.hold_back)) as held_back_now
+               greatest(k.rate_limited_until, t.at + make_interval(secs => k.rate_limited_for))
+                   as rate_limited_until_now
     ) n
     cross join lateral (
         select k.failures > 0 and (n.failures_now >= $37 or k.share is not null) as asks
@@ -166,7 +168,8 @@ with made as (
                             else not j.succeeded and j.failing_many end,
         failing_loud = j.is_loud,
         last_success_at = case when j.succeeded then j.at else l.last_success_at end,
-        held_back_until = case when j.hold_back > 0 then j.held_back_now else j.held_back_until end
+        held_back_until = case when j.rate_limited_for > 0 then j.rate_limited_until_now
+                               else j.rate_limited_until end
     from judged j
     where l.webhook_id = j.webhook_id
 ), made_known as (
@@ -187,14 +190,14 @@ with made as (
     on conflict do nothing
 )
 select id as "id!", queued_at, null::boolean as missed, null::boolean as opened, null::boolean as closed,
-       null::boolean as held_back, null::timestamptz as since, null::timestamptz as until, null::text as reason
+       null::boolean as rate_limited, null::timestamptz as since, null::timestamptz as until, null::text as reason
 from recorded
 union all
 select webhook_id, null, true, null, null, null, null, null, null
 from living
 where not is_whole
 union all
-select webhook_id, null, false, opens, closes, holds_back,
-       case when opens then failing_since_now else opened_at end, held_back_now, reason
+select webhook_id, null, false, opens, closes, becomes_rate_limited,
+       case when opens then failing_since_now else opened_at end, rate_limited_until_now, reason
 from judged
-where opens or closes or holds_back
+where opens or closes or becomes_rate_limited

@@ -24,7 +24,7 @@ struct Answered {
     missed: Option<bool>,
     opened: Option<bool>,
     closed: Option<bool>,
-    held_back: Option<bool>,
+    rate_limited: Option<bool>,
     since: Option<DateTime<Utc>>,
     until: Option<DateTime<Utc>>,
     reason: Option<String>,
@@ -76,13 +76,13 @@ pub(super) async fn write(
         &changes.last,
         &changes.silent,
         &changes.probes,
-        &changes.hold_backs,
+        &changes.rate_limited_for,
         &changes.jitters,
         i32::try_from(policy.failures).unwrap_or(i32::MAX),
         &probe_waits,
         i32::try_from(probe_waits.len()).unwrap_or(i32::MAX),
         breaker::SUCCESS_SEEN_EVERY.as_secs_f64(),
-        breaker::HELD_BACK_ANEW.as_secs_f64(),
+        breaker::RATE_LIMITED_PROLONGED_MIN.as_secs_f64(),
         i32::try_from(breaker::REASON_MAX).unwrap_or(i32::MAX),
         breaker::CLOSED_BECAUSE,
         i64::try_from(rows.len()).unwrap_or(i64::MAX),
@@ -106,8 +106,8 @@ impl RecordedBatch {
                     let opened =
                         News::Opened { reason: row.reason.unwrap_or_default(), failing_since: row.since };
                     let closed = News::Closed { opened_at: row.since };
-                    let held_back = News::HeldBack { until: row.until };
-                    let news = [(row.opened, opened), (row.closed, closed), (row.held_back, held_back)];
+                    let rate_limited = News::RateLimited { until: row.until };
+                    let news = [(row.opened, opened), (row.closed, closed), (row.rate_limited, rate_limited)];
                     let company = changes.company(webhook);
                     let told = news.into_iter().filter(|(is_so, _)| *is_so == Some(true));
                     answer.lanes.extend(told.map(|(_, news)| LaneChanged { company, webhook, news }));

@@ -1,4 +1,4 @@
-//! What outcomes do to a lane: they count, open, close and hold back, in the statement that records them.
+//! What outcomes do to a lane: they count, open, close and rate-limit it, in the statement that records them.
 
 use std::time::Duration;
 
@@ -41,7 +41,8 @@ struct Lane {
     failing_since: Option<DateTime<Utc>>,
     failing_event: Option<Uuid>,
     failing_many: bool,
-    held_back_until: Option<DateTime<Utc>>,
+    #[sqlx(rename = "held_back_until")]
+    rate_limited_until: Option<DateTime<Utc>>,
     last_success_at: Option<DateTime<Utc>>,
     /// Another with each version of the row.
     version: String,
@@ -130,7 +131,7 @@ impl Owed {
                 operational: false,
                 class,
                 probe: false,
-                hold_back: None,
+                rate_limited_for: None,
                 share: None,
             }),
         }
@@ -235,13 +236,13 @@ async fn who_asks_for_a_delivery_is_told_what_holds_up_its_lane() {
         (shown["why"].as_str().expect("a sentence").to_owned(), shown["next_move"].clone())
     };
     let mut rows = owed.attempts(&app, &[ServerError; 5]).await;
-    heard(&mut rows[0]).hold_back = Some(Duration::from_hours(1));
+    heard(&mut rows[0]).rate_limited_for = Some(Duration::from_hours(1));
     record(&pool, &rows[..1]).await;
-    let (held_back, next) = why(rows[0].delivery).await;
+    let (rate_limited, next) = why(rows[0].delivery).await;
     assert_eq!(next, "nobody");
     assert!(
-        held_back.starts_with("the receiver asked to wait; nothing is sent to it for another"),
-        "{held_back}"
+        rate_limited.starts_with("the receiver asked to wait; nothing is sent to it for another"),
+        "{rate_limited}"
     );
     record(&pool, &rows[1..]).await;
     let (open, next) = why(rows[0].delivery).await;
@@ -299,7 +300,7 @@ async fn an_attempt_that_is_recorded_already_changes_no_lane() {
     let app = App::new().await;
     let (owed, other, pool) = (Owed::new(&app).await, Owed::new(&app).await, hot_pool(&app, 1));
     let mut rows = owed.attempts(&app, &[ServerError; 4]).await;
-    heard(&mut rows[3]).hold_back = Some(Duration::from_mins(1));
+    heard(&mut rows[3]).rate_limited_for = Some(Duration::from_mins(1));
     record(&pool, &rows).await;
     let before = lane(&app, owed.webhook).await;
     assert_eq!(before.failures, 4);
@@ -313,7 +314,7 @@ async fn an_attempt_that_is_recorded_already_changes_no_lane() {
     let changed = record(&pool, &mixed).await;
     assert!(matches!(&changed[..], [LaneChanged { news: News::Opened { .. }, .. }]), "{changed:?}");
     let (after, beside) = (lane(&app, owed.webhook).await, lane(&app, other.webhook).await);
-    assert_eq!((after.failures, after.held_back_until), (5, before.held_back_until));
+    assert_eq!((after.failures, after.rate_limited_until), (5, before.rate_limited_until));
     assert_eq!((beside.failures, beside.opened_at), (2, None));
 
     // Twice in one batch: once.
@@ -383,15 +384,15 @@ async fn a_lane_that_is_missing_is_made_and_that_of_a_deleted_webhook_left_alone
 }
 
 #[tokio::test]
-async fn a_hold_back_is_only_ever_prolonged_and_news_when_it_is_new() {
+async fn a_rate_limit_is_only_ever_prolonged_and_news_when_it_is_new() {
     let app = App::new().await;
     let (owed, pool) = (Owed::new(&app).await, hot_pool(&app, 1));
     let hold = async |class, wait: u64| {
         let mut row = owed.attempt(&app, class).await;
-        heard(&mut row).hold_back = Some(Duration::from_millis(wait));
+        heard(&mut row).rate_limited_for = Some(Duration::from_millis(wait));
         let changed = record(&pool, &[row]).await;
-        let until = lane(&app, owed.webhook).await.held_back_until.expect("held back");
-        let told = changed.iter().any(|lane| lane.news == News::HeldBack { until: Some(until) });
+        let until = lane(&app, owed.webhook).await.rate_limited_until.expect("rate-limited");
+        let told = changed.iter().any(|lane| lane.news == News::RateLimited { until: Some(until) });
         (until, told)
     };
     let before = Utc::now();
@@ -446,7 +447,7 @@ async fn the_ledger_judges_lanes_as_the_model_does() {
                 changed.iter().find(|lane| lane.webhook.0 == owed.webhook).map(|lane| match &lane.news {
                     News::Opened { .. } => Transition::Opened,
                     News::Closed { .. } => Transition::Closed,
-                    News::HeldBack { .. } => panic!("nobody asked for it: {case}"),
+                    News::RateLimited { .. } => panic!("nobody asked for it: {case}"),
                 });
             assert_eq!(told, transition, "{case}");
             assert_eq!(
@@ -561,7 +562,7 @@ async fn a_test_delivery_that_fails_opens_nothing() {
     app.wait_for_count("select count(*) from webhook_deliveries where status = 'dead'", 1).await;
     assert_eq!(service.stop().await, Some(0));
     let after = lane(&app, webhook).await;
-    assert_eq!((after.failures, after.opened_at, after.held_back_until), (0, None, None));
+    assert_eq!((after.failures, after.opened_at, after.rate_limited_until), (0, None, None));
     assert_eq!((after.failing_since, after.last_success_at), (before.failing_since, before.last_success_at));
 }
 
@@ -612,7 +613,7 @@ async fn answers_that_ask_to_wait_hold_their_lanes_back_no_longer_than_allowed()
         assert_eq!(found.is_some(), held.is_some(), "{path}: {found:?}");
         // The wait counts from the recording, which comes a little after the beginning of the attempt.
         if let (Some(found), Some(held)) = (found, held) {
-            assert!((*held..held + 10.0).contains(&found), "{path}: held back for {found} s, not {held}");
+            assert!((*held..held + 10.0).contains(&found), "{path}: rate-limited for {found} s, not {held}");
         }
         assert!(
             *waits == 0.0 || (*waits..waits + 20.0).contains(&due),
@@ -620,7 +621,7 @@ async fn answers_that_ask_to_wait_hold_their_lanes_back_no_longer_than_allowed()
         );
     }
     let held = cases.iter().filter(|(_, _, held, _)| held.is_some()).count();
-    let sample = "xtwebhooks_deliver_lane_changes_total{change=\"held_back\"}";
+    let sample = "xtwebhooks_deliver_lane_changes_total{change=\"rate_limited\"}";
     assert_eq!(service.metric(sample).await, held as f64);
     assert_eq!(service.stop().await, Some(0));
 }

@@ -103,7 +103,7 @@ fn heard(class: OutcomeClass, event: u128) -> Heard {
         operational: false,
         class,
         probe: false,
-        hold_back: None,
+        rate_limited_for: None,
         share: None,
     }
 }

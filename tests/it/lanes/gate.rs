@@ -1,4 +1,4 @@
-//! Whether anything starts at all: a lane that is open or held back lets nothing through but a probe.
+//! Whether anything starts at all: a lane that is open or rate-limited lets nothing through but a probe.
 
 use std::time::Duration;
 
@@ -113,7 +113,7 @@ async fn twenty_that_ask_at_once_get_one_probe_and_the_next_when_it_is_given_bac
     set(&app, webhook, "opened_at = now(), next_probe_at = now() + interval '1 hour'").await;
     assert_eq!(ask().await.len(), 0, "not due");
     set(&app, webhook, "next_probe_at = now(), held_back_until = now() + interval '1 hour'").await;
-    assert_eq!(ask().await.len(), 0, "held back");
+    assert_eq!(ask().await.len(), 0, "rate-limited");
     set(&app, webhook, "held_back_until = null").await;
     let granted = ask().await;
     assert_eq!(granted.len(), 1);
@@ -125,7 +125,7 @@ async fn twenty_that_ask_at_once_get_one_probe_and_the_next_when_it_is_given_bac
 }
 
 #[tokio::test]
-async fn a_lane_that_is_held_back_goes_on_when_its_time_has_come() {
+async fn a_rate_limited_lane_goes_on_when_its_time_has_come() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     let webhook = app.webhook(company, &receiver.url("/"), json!({})).await;
     jobs(&app, company, 5).await;
