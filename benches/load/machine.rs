@@ -1,4 +1,4 @@
-//! CPU time and memory of processes, from `/proc`; nought where there is none.
+//! CPU time and memory of processes, from `/proc`; zero where there is none.
 
 /// Clock ticks a second, as Linux tells user space on every platform it runs on.
 const TICKS: f64 = 100.0;

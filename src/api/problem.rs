@@ -66,7 +66,7 @@ kinds! {
         "Send `Authorization: Bearer` with an API key of this service or a token that it accepts. The key may have expired or been revoked.";
     /// The caller is known but lacks the permission.
     Forbidden = "forbidden", FORBIDDEN, "Forbidden",
-        "The detail names the missing scope, or says that the credentials are not valid for the company. Ask whoever issued them.";
+        "The detail names the missing scope, or says that the credentials are not valid for the company. Ask the person who issued them.";
     /// It does not exist, or not in this company; callers cannot tell the two apart.
     NotFound = "not-found", NOT_FOUND, "Not found",
         "Check that the id is correct and belongs to your company.";

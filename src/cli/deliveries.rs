@@ -168,11 +168,8 @@ fn page_of(delivery: &Delivery, full: bool) -> String {
 fn state_of(delivery: &Delivery) -> String {
     let why =
         if delivery.why == delivery.status.as_str() { String::new() } else { format!(": {}", delivery.why) };
-    let next = if delivery.next_move == "nobody" {
-        String::new()
-    } else {
-        format!(" (next: {})", delivery.next_move)
-    };
+    let next =
+        if delivery.next_move == "none" { String::new() } else { format!(" (next: {})", delivery.next_move) };
     format!("{}{why}{next}", delivery.status)
 }
 

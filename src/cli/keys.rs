@@ -89,7 +89,7 @@ async fn create(args: CreateKey, output: Output) -> Result<(), CommandFailure> {
     let key = ApiKey::generate();
     // Without a name, "command line" is not written twice.
     let actor = match args.actor.by.as_str() {
-        nobody @ "command line" => nobody.to_owned(),
+        unnamed @ "command line" => unnamed.to_owned(),
         by => format!("command line {by}"),
     };
     let new = table::KeyToInsert {

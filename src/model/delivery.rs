@@ -31,7 +31,7 @@ pub enum Trigger {
     Event,
     /// Somebody asked for a test.
     Test,
-    /// Somebody asked for it anew.
+    /// A replay sends it again.
     Replay,
     /// Its webhook came back from an outage.
     Recovery,

@@ -30,7 +30,7 @@ pub enum OnViolation {
     /// It is taken, and bears a flag that says what it violates.
     #[default]
     Flag,
-    /// It is a dead letter, and delivered to nobody.
+    /// It becomes a dead letter and is not delivered.
     DeadLetter,
 }
 

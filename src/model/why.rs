@@ -25,8 +25,8 @@ pub enum Move {
     Receiver,
     /// The company's admin, who owns the webhook's settings.
     Admin,
-    /// Nobody: it continues by itself, or it has ended.
-    Nobody,
+    /// Nothing has to be done: it continues by itself, or it has ended.
+    None,
     /// The operator of this service.
     Operator,
 }
@@ -38,7 +38,7 @@ impl Move {
         match self {
             Self::Receiver => "receiver",
             Self::Admin => "admin",
-            Self::Nobody => "nobody",
+            Self::None => "none",
             Self::Operator => "operator",
         }
     }
@@ -72,9 +72,9 @@ fn why(next: Move, sentence: impl Into<String>) -> Why {
 /// Why an attempt ended with this outcome.
 #[must_use]
 pub fn of_outcome(outcome: &Outcome) -> Why {
-    use Move::{Admin, Nobody, Receiver};
+    use Move::{Admin, Receiver};
     match outcome {
-        Outcome::Accepted { status } => why(Nobody, format!("the receiver accepted it with {status}")),
+        Outcome::Accepted { status } => why(Move::None, format!("the receiver accepted it with {status}")),
         Outcome::Gone => why(Admin, "the receiver answered 410, gone permanently, which pauses the webhook"),
         Outcome::Blocked { target, network } => {
             why(Admin, format!("not sent: {target} is in {network}, a network that deliveries may not reach"))
@@ -82,7 +82,9 @@ pub fn of_outcome(outcome: &Outcome) -> Why {
         Outcome::Fault { reason } => why(Admin, format!("not sent: {reason}")),
         Outcome::Redirected { status, location } => why(Admin, redirected(*status, location.as_deref())),
         Outcome::Refused { status } => why(Receiver, refused(*status)),
-        Outcome::Throttled { retry_after } => why(Nobody, answered(429, "too many requests", *retry_after)),
+        Outcome::Throttled { retry_after } => {
+            why(Move::None, answered(429, "too many requests", *retry_after))
+        }
         Outcome::ServerError { status, retry_after } => {
             why(Receiver, answered(*status, "a server error", *retry_after))
         }
@@ -166,18 +168,18 @@ pub fn of_status(
     queued: bool,
     now: DateTime<Utc>,
 ) -> Why {
-    use Move::{Admin, Nobody};
+    use Move::Admin;
     // The ledger's reason `paused` adds nothing to the sentence.
     let reason = reason.filter(|reason| status != DeliveryStatus::Held || *reason != "paused");
     let because = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
     match status {
-        DeliveryStatus::Pending => why(Nobody, pending(&because, due_at, queued, now)),
+        DeliveryStatus::Pending => why(Move::None, pending(&because, due_at, queued, now)),
         DeliveryStatus::Held => why(
             Admin,
             format!("held because the webhook is paused{because}; resume the webhook to send or discard it"),
         ),
-        DeliveryStatus::Delivered => why(Nobody, "delivered"),
-        DeliveryStatus::Cancelled => why(Nobody, format!("cancelled{because}")),
+        DeliveryStatus::Delivered => why(Move::None, "delivered"),
+        DeliveryStatus::Cancelled => why(Move::None, format!("cancelled{because}")),
         DeliveryStatus::Dead => dead(reason),
     }
 }
@@ -192,7 +194,7 @@ fn pending(because: &str, due_at: Option<DateTime<Utc>>, queued: bool, now: Date
 }
 
 fn dead(reason: Option<&str>) -> Why {
-    use Move::{Admin, Nobody, Operator, Receiver};
+    use Move::{Admin, Operator, Receiver};
     let Some(told) = reason else {
         return why(Operator, "given up; the ledger has no reason");
     };
@@ -206,7 +208,7 @@ fn dead(reason: Option<&str>) -> Why {
         Some(DeadReason::Fault) => {
             (Admin, "its request cannot be built; change the webhook's settings and replay it")
         }
-        Some(DeadReason::Expired) => (Nobody, "it exceeded the retention period before it could be sent"),
+        Some(DeadReason::Expired) => (Move::None, "it exceeded the retention period before it could be sent"),
         Some(DeadReason::TooOld) => (
             Receiver,
             "its next retry would start later than the webhook allows (max_attempt_age_seconds); replay it when the receiver works again",
@@ -235,12 +237,12 @@ fn dead(reason: Option<&str>) -> Why {
 pub fn of_non_match(non_match: NonMatch, event_type: &EventType) -> Why {
     match non_match {
         NonMatch::Inactive => why(Move::Admin, "not sent: the webhook is inactive"),
-        NonMatch::Deleted => why(Move::Nobody, "not sent: the webhook is deleted"),
+        NonMatch::Deleted => why(Move::None, "not sent: the webhook is deleted"),
         NonMatch::TypeNotSubscribed => {
             why(Move::Admin, format!("not sent: the webhook does not subscribe to the type `{event_type}`"))
         }
         NonMatch::NotYetThere => {
-            why(Move::Nobody, "not sent: the webhook was created after the event was ingested")
+            why(Move::None, "not sent: the webhook was created after the event was ingested")
         }
     }
 }

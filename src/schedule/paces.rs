@@ -101,6 +101,6 @@ mod tests {
         paces.took(of, 3);
         assert_eq!(paces.allowed(of, pacing, now), 7);
         paces.forget(now + SECOND * 2, SECOND);
-        assert_eq!(paces.allowed(of, pacing, now + SECOND * 2), 10, "it begins anew");
+        assert_eq!(paces.allowed(of, pacing, now + SECOND * 2), 10, "it begins again");
     }
 }

@@ -82,7 +82,7 @@ mod tests {
         check(0, 131, [Some(5), Some(5), None]);
         check(0, 150, [Some(45), Some(5), None]);
         check(0, 161, [Some(95), Some(5), None]);
-        // An interruption at 140 starts the grace of all of them anew.
+        // An interruption at 140 restarts the grace of all of them.
         check(140, 161, [None, None, None]);
         check(140, 200, [Some(95), None, None]);
     }

@@ -73,7 +73,7 @@ async fn named(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<
         where coalesce(d.event_type, l.event_type) is not null
               and n.id > $3 and coalesce(d.event_id, l.event_id) is not null
           and coalesce(d.webhook_id, l.webhook_id) is not null
-          -- A test is asked for anew by asking for a test.
+          -- A test is repeated by a new test.
           and d.trigger is distinct from 'test'
         order by n.id
         limit $4"#,

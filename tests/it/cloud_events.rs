@@ -65,7 +65,7 @@ async fn cloud_events_of_their_own_sdk_arrive_in_each_form_once() {
 }
 
 #[tokio::test]
-async fn a_cloud_event_that_was_refused_keeps_what_it_came_with_when_it_is_asked_for_anew() {
+async fn a_cloud_event_that_was_refused_keeps_what_it_came_with_when_it_is_replayed() {
     let (app, company) = (App::new().await, Uuid::new_v4());
     let service = app.run(&[]).await;
     let mut headers = FieldTable::default();
@@ -85,6 +85,6 @@ async fn a_cloud_event_that_was_refused_keeps_what_it_came_with_when_it_is_asked
     assert_eq!(
         app.count("select count(*) from dead_letters").await,
         2,
-        "refused anew, and for the same reason"
+        "refused again, and for the same reason"
     );
 }

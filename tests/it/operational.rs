@@ -48,7 +48,7 @@ async fn webhooks(app: &App, command: &str, company: Uuid, webhook: Uuid, more: 
 }
 
 #[tokio::test]
-async fn what_happens_to_a_webhook_is_told_to_whoever_of_its_company_wants_it() {
+async fn what_happens_to_a_webhook_is_announced_to_its_company() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     let watched = app.webhook(company, &receiver.url("/watched"), json!({"name": "the bot"})).await;
     app.webhook(company, &receiver.url("/told"), json!({"events": ["webhook.*"]})).await;
@@ -95,7 +95,7 @@ async fn what_happens_to_a_webhook_is_told_to_whoever_of_its_company_wants_it() 
 }
 
 #[tokio::test]
-async fn a_delivery_given_up_is_told_and_of_what_was_told_nobody_is_told() {
+async fn a_delivery_given_up_is_announced_and_no_announcement_is_announced() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     let _service = app.run(&[]).await;
     receiver.answer([Answer::status(500)]);
@@ -141,7 +141,7 @@ async fn of_each_type_only_so_many_are_told_for_a_webhook_in_an_hour() {
 }
 
 #[tokio::test]
-async fn nobody_else_publishes_a_reserved_type_neither_at_first_nor_by_asking_anew() {
+async fn no_other_publisher_sends_a_reserved_type_neither_at_first_nor_by_a_replay() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     app.webhook(company, &receiver.url("/"), json!({"events": ["*"]})).await;
     let _service = app.run(&[]).await;
@@ -309,7 +309,7 @@ async fn a_webhook_that_fails_for_days_is_paused_and_only_then() {
     // What comes is held.
     app.publish(company, "ticket.created", json!({"n": 1})).await;
     app.wait_for_count("select count(*) from webhook_deliveries where status = 'held'", 2).await;
-    // Whoever resumes it starts the clock anew, although it fails on.
+    // Whoever resumes it restarts the clock, although it fails on.
     webhooks(&app, "resume", company, dead, &[]).await;
     let next = failing("the next", "failures = 9", true).await;
     eventually("the next is paused", async || {

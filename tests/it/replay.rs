@@ -1,4 +1,4 @@
-//! Asking anew: of one delivery, of a filter, of a message that was no event; through crashes, and beside others.
+//! Replays: of one delivery, of a filter, of a message that was no event; through crashes, and beside others.
 
 use std::collections::HashSet;
 
@@ -37,7 +37,7 @@ async fn publish_of(app: &App, company: Uuid, event_type: &str, minutes_ago: i64
 }
 
 #[tokio::test]
-async fn a_dead_delivery_asked_for_anew_arrives_under_its_webhook_id_and_its_dead_letter_says_so() {
+async fn a_dead_delivery_that_is_replayed_arrives_under_its_webhook_id_and_its_dead_letter_says_so() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     let _service = app.run(&[]).await;
     receiver.answer([Answer::status(500), Answer::ok()]);

@@ -38,7 +38,7 @@ pub struct DeadLetter {
     pub reason: String,
     /// An explanation of the reason, in a sentence.
     pub why: String,
-    /// Who has to act next: `receiver`, `admin`, `operator` or `nobody`.
+    /// Who has to act next: `receiver`, `admin`, `operator` or `none`.
     pub next_move: String,
     /// The invalid field, for a message.
     pub field: Option<String>,

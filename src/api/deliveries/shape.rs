@@ -47,7 +47,7 @@ pub struct Delivery {
     pub reason: Option<String>,
     /// An explanation of the state, in a sentence.
     pub why: String,
-    /// Who has to act next: `receiver`, `admin`, `operator` or `nobody`.
+    /// Who has to act next: `receiver`, `admin`, `operator` or `none`.
     pub next_move: String,
     /// When the next attempt is due; null if there is none.
     pub next_attempt_at: Option<DateTime<Utc>>,

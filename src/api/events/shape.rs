@@ -222,7 +222,7 @@ pub struct EventDelivery {
     pub response_status: Option<i32>,
     /// An explanation of the state, in a sentence.
     pub why: String,
-    /// Who has to act next: `receiver`, `admin`, `operator` or `nobody`.
+    /// Who has to act next: `receiver`, `admin`, `operator` or `none`.
     pub next_move: String,
     /// When it was created.
     pub created_at: DateTime<Utc>,
@@ -240,7 +240,7 @@ pub struct NotSent {
     pub reason: String,
     /// An explanation of the reason, in a sentence.
     pub why: String,
-    /// Who has to act next: `admin` or `nobody`.
+    /// Who has to act next: `admin` or `none`.
     pub next_move: String,
 }
 

@@ -139,9 +139,9 @@ impl Test {
                 is_looked_for = true;
                 let depth = api.parts.broker.depth(bucket(self.delivery.0)).await;
                 if depth.is_ok_and(|depth| depth.consumers == 0) {
-                    let nobody =
+                    let reason =
                         "no worker is running that could send it; the operator must start the role deliver";
-                    return self.take_back(api, nobody.to_owned()).await;
+                    return self.take_back(api, reason.to_owned()).await;
                 }
             }
             if now >= end && fate != Fate::Confirmed {

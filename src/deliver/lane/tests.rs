@@ -230,7 +230,7 @@ fn the_limit_of_a_lane_may_come_change_and_go_while_tasks_wait() {
     lanes.granted(webhook(1), [], noon() + TimeDelta::milliseconds(1_200), noon());
     assert!(lanes.wants(noon()).lanes.is_empty(), "the next is far");
     lanes.offer(at(Some(50.0), 1), now, 1);
-    assert_eq!(lanes.wants(noon()).lanes[0].every, slot_interval(50.0), "asked anew");
+    assert_eq!(lanes.wants(noon()).lanes[0].every, slot_interval(50.0), "requested again");
     lanes.offer(at(None, 2), now, 2);
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|s| (s.task, s.slot)).collect();
     assert_eq!(started, [(0, None), (1, None), (2, None)], "the limit is gone");

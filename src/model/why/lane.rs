@@ -33,7 +33,7 @@ pub fn of_lane(
         (None, Some(wait)) => {
             let wait = span(wait);
             Some(why(
-                Move::Nobody,
+                Move::None,
                 format!("the receiver asked to wait; nothing is sent to it for another {wait}"),
             ))
         }
@@ -49,7 +49,7 @@ pub fn of_turn(paced: Paced) -> Why {
     #[expect(clippy::cast_precision_loss, reason = "a guess of how long it takes")]
     let seconds = ahead as f64 / rate.max(f64::MIN_POSITIVE);
     let wait = Duration::try_from_secs_f64(seconds).unwrap_or(Duration::MAX);
-    why(Move::Nobody, format!("waiting for its turn: {}, {ahead} ahead, about {}", pace(rate), span(wait)))
+    why(Move::None, format!("waiting for its turn: {}, {ahead} ahead, about {}", pace(rate), span(wait)))
 }
 
 fn opened(
@@ -110,7 +110,7 @@ mod tests {
             None,
             Some(34),
             None,
-            Some((Move::Nobody, "the receiver asked to wait; nothing is sent to it for another 34 s")),
+            Some((Move::None, "the receiver asked to wait; nothing is sent to it for another 34 s")),
         );
         check(
             Some(20),
@@ -134,7 +134,7 @@ mod tests {
     fn a_turn_says_how_long_it_takes() {
         let check = |rate: f64, ahead: u64, expected: &str| {
             let found = of_turn(Paced { rate, ahead });
-            assert_eq!((&*found.sentence, found.next), (expected, Move::Nobody));
+            assert_eq!((&*found.sentence, found.next), (expected, Move::None));
         };
         check(10.0, 340, "waiting for its turn: 10/s, 340 ahead, about 34 s");
         check(2.5, 0, "waiting for its turn: 2.5/s, 0 ahead, about 0 ms");

@@ -9,7 +9,7 @@ fn every_outcome_is_explained_with_its_facts_and_whose_move_is_next() {
     let check = |outcome: Outcome, next: Move, sentence: &str| {
         assert_eq!(of_outcome(&outcome), Why { sentence: sentence.to_owned(), next });
     };
-    check(Outcome::Accepted { status: 204 }, Move::Nobody, "the receiver accepted it with 204");
+    check(Outcome::Accepted { status: 204 }, Move::None, "the receiver accepted it with 204");
     check(
         outcome(OutcomeClass::Gone),
         Move::Admin,
@@ -38,10 +38,10 @@ fn every_outcome_is_explained_with_its_facts_and_whose_move_is_next() {
         "the receiver refused it with 404, not found: nothing exists at this URL",
     );
     check(Outcome::Refused { status: 418 }, Move::Receiver, "the receiver refused it with 418");
-    check(outcome(OutcomeClass::Throttled), Move::Nobody, "the receiver answered 429, too many requests");
+    check(outcome(OutcomeClass::Throttled), Move::None, "the receiver answered 429, too many requests");
     check(
         Outcome::Throttled { retry_after: Some(Duration::from_mins(2)) },
-        Move::Nobody,
+        Move::None,
         "the receiver answered 429, too many requests, and asked to wait 2 min",
     );
     check(outcome(OutcomeClass::ServerError), Move::Receiver, "the receiver answered 500, a server error");
@@ -106,21 +106,14 @@ fn every_state_is_explained() {
     };
     let (pending, cancelled, dead) =
         (DeliveryStatus::Pending, DeliveryStatus::Cancelled, DeliveryStatus::Dead);
-    check(pending, None, Some(1_034), true, Move::Nobody, "waiting for its next attempt, due in 34 s");
-    check(
-        pending,
-        None,
-        Some(1_000 + 18_000),
-        false,
-        Move::Nobody,
-        "waiting for its next attempt, due in 5 h",
-    );
+    check(pending, None, Some(1_034), true, Move::None, "waiting for its next attempt, due in 34 s");
+    check(pending, None, Some(1_000 + 18_000), false, Move::None, "waiting for its next attempt, due in 5 h");
     check(
         pending,
         None,
         Some(1_000),
         true,
-        Move::Nobody,
+        Move::None,
         "its attempt is due, and its job is on the way to a worker",
     );
     check(
@@ -128,23 +121,16 @@ fn every_state_is_explained() {
         None,
         Some(0),
         false,
-        Move::Nobody,
+        Move::None,
         "its attempt is due and waiting in the ledger for its turn",
     );
-    check(
-        pending,
-        None,
-        None,
-        true,
-        Move::Nobody,
-        "its attempt is due, and its job is on the way to a worker",
-    );
+    check(pending, None, None, true, Move::None, "its attempt is due, and its job is on the way to a worker");
     check(
         pending,
         Some("the lane is full"),
         Some(0),
         false,
-        Move::Nobody,
+        Move::None,
         "its attempt is due and waiting in the ledger for its turn: the lane is full",
     );
     check(
@@ -163,8 +149,8 @@ fn every_state_is_explained() {
         Move::Admin,
         "held because the webhook is paused; resume the webhook to send or discard it",
     );
-    check(DeliveryStatus::Delivered, None, None, false, Move::Nobody, "delivered");
-    check(cancelled, Some("webhook deleted"), None, false, Move::Nobody, "cancelled: webhook deleted");
+    check(DeliveryStatus::Delivered, None, None, false, Move::None, "delivered");
+    check(cancelled, Some("webhook deleted"), None, false, Move::None, "cancelled: webhook deleted");
     check(dead, None, None, false, Move::Operator, "given up; the ledger has no reason");
     check(dead, Some("something new"), None, false, Move::Operator, "given up: something new");
     check(
@@ -182,7 +168,7 @@ fn every_reason_of_a_dead_letter_has_words_of_its_own() {
     let expected = |reason| match reason {
         DeadReason::AttemptsExhausted | DeadReason::TooOld => Move::Receiver,
         DeadReason::Blocked | DeadReason::Fault => Move::Admin,
-        DeadReason::Expired => Move::Nobody,
+        DeadReason::Expired => Move::None,
         DeadReason::UnknownDelivery
         | DeadReason::EndedTheWorker
         | DeadReason::Undecodable
@@ -210,10 +196,10 @@ fn every_non_match_is_explained() {
         "not sent: the webhook does not subscribe to the type `ticket.closed`",
     );
     check(NonMatch::Inactive, Move::Admin, "not sent: the webhook is inactive");
-    check(NonMatch::Deleted, Move::Nobody, "not sent: the webhook is deleted");
+    check(NonMatch::Deleted, Move::None, "not sent: the webhook is deleted");
     check(
         NonMatch::NotYetThere,
-        Move::Nobody,
+        Move::None,
         "not sent: the webhook was created after the event was ingested",
     );
 }

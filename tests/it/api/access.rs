@@ -70,7 +70,7 @@ async fn the_use_of_a_key_is_written_down_once_a_minute() {
         client.get(&path).await.expect(200);
     }
     assert_eq!(last_used().await, first, "a minute is not over");
-    // A use that was written down a minute ago by another process is written anew.
+    // A use that was written down a minute ago by another process is written again.
     sqlx::query("update api_keys set last_used_at = now() - interval '61 seconds'")
         .execute(&app.pool)
         .await

@@ -206,7 +206,7 @@ async fn nothing_of_an_erased_companys_texts_remains_and_another_companys_all() 
     assert!(service.metric("xtwebhooks_ingest_messages_total{result=\"erased\"}").await >= 1.0);
     app.wait_for_count("select count(*) from events where event_type = 'ticket.kept5a2c'", 4).await;
     assert_eq!(found(&app, "gone8d1f").await, []);
-    // Nor does it begin anew.
+    // Nor does it begin again.
     let there = operator.and("x-company-id", goes);
     let webhook = json!({"name": "n", "url": "http://127.0.0.1:9/", "events": ["ticket.created"]});
     let key = json!({"name": "n", "scopes": ["webhooks:read"]});

@@ -1,4 +1,4 @@
-//! What was given up: seen, asked for anew, put away.
+//! What was given up: listed, replayed, discarded.
 
 use serde_json::{Value, json};
 use uuid::Uuid;

@@ -350,7 +350,7 @@ async fn what_waits_for_its_turn_says_how_many_go_before_it_and_what_is_held_who
     let newest = client.get(&format!("{path}?limit=1")).await.expect(200);
     let one = client.get(&format!("/v1/deliveries/{}", ids(&newest)[0])).await.expect(200);
     assert_eq!(one["why"], json!("waiting for its turn: 10/s, 340 ahead, about 34 s"));
-    assert_eq!((&one["next_move"], &one["history"]), (&json!("nobody"), &json!([])));
+    assert_eq!((&one["next_move"], &one["history"]), (&json!("none"), &json!([])));
     assert!(one["next_attempt_at"].is_string());
 
     execute(&app, "update lanes set opened_at = now(), next_probe_at = now() + interval '1 hour'").await;

@@ -1,4 +1,4 @@
-//! Asking anew over the API.
+//! Replays over the API.
 
 use chrono::{TimeDelta, Utc};
 use serde_json::{Value, json};
@@ -23,7 +23,7 @@ async fn done(client: &Client, replay: &Value) -> Value {
 }
 
 #[tokio::test]
-async fn what_is_asked_for_anew_arrives_under_its_webhook_id_and_the_order_tells_how_far_it_is() {
+async fn a_replay_arrives_under_its_webhook_id_and_the_order_shows_its_progress() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     let service = app.run(&[]).await;
     let client = app.client(&service, company).await;

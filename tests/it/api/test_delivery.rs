@@ -87,7 +87,7 @@ async fn a_test_goes_through_the_real_pipeline_and_says_what_came_of_it() {
     left_no_trace(&app).await;
     assert_eq!(app.depth("dead-letters").await, 0);
 
-    // What a replay of everything that failed finds is nothing: tests are asked for anew by asking for a test.
+    // What a replay of everything that failed finds is nothing: a test is repeated by a new test.
     let events = "select count(*) from events where fanned_out and matched = 1";
     assert_eq!(app.count(events).await, 7);
 }

@@ -239,7 +239,7 @@ async fn who_asks_for_a_delivery_is_told_what_holds_up_its_lane() {
     heard(&mut rows[0]).rate_limited_for = Some(Duration::from_hours(1));
     record(&pool, &rows[..1]).await;
     let (rate_limited, next) = why(rows[0].delivery).await;
-    assert_eq!(next, "nobody");
+    assert_eq!(next, "none");
     assert!(
         rate_limited.starts_with("the receiver asked to wait; nothing is sent to it for another"),
         "{rate_limited}"

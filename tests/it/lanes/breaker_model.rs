@@ -154,7 +154,7 @@ fn the_life_of_a_breaker() {
     let outline = |(transition, breaker): (Option<Transition>, Breaker)| {
         (transition, breaker.opened_at, breaker.next_probe_at)
     };
-    // Counting: what does not count neither adds nor begins anew.
+    // Counting: what does not count neither adds nor starts again.
     assert_eq!(apply("s", false, 0.0), (None, Breaker::default()));
     assert_eq!(apply("ff", false, 1.0).1.failures, 2);
     let counted = apply("rxft", false, 2.0).1;
