@@ -37,7 +37,7 @@ impl Destination {
             Self::Queue(Queue::Prompt(_)) => QueueKind::Prompt,
             Self::Retry { .. } | Self::Queue(Queue::Retry(_)) => QueueKind::Retry,
             Self::Queue(Queue::DeadLetters) => QueueKind::DeadLetters,
-            Self::Queue(Queue::QuarantineEvents | Queue::QuarantineJobs) => QueueKind::Suspects,
+            Self::Queue(Queue::QuarantineEvents | Queue::QuarantineJobs) => QueueKind::Quarantine,
             Self::Events { .. } | Self::Queue(Queue::Events) => QueueKind::Events,
         }
     }

@@ -156,8 +156,8 @@ impl Topology {
         let config = &self.config;
         let mut all = vec![
             self.queue(Queue::DeadLetters).with("x-delivery-limit", UNLIMITED_DELIVERIES),
-            self.queue(Queue::QuarantineEvents).suspects(self),
-            self.queue(Queue::QuarantineJobs).suspects(self),
+            self.queue(Queue::QuarantineEvents).quarantine(self),
+            self.queue(Queue::QuarantineJobs).quarantine(self),
             self.queue(Queue::Events)
                 .with("x-delivery-limit", config.delivery_limit)
                 .with("x-max-length-bytes", i64::try_from(config.events_queue_bytes_max).unwrap_or(i64::MAX))
@@ -272,7 +272,7 @@ impl QueueSpec {
             .with("x-dead-letter-strategy", "at-least-once".to_owned())
     }
 
-    fn suspects(self, topology: &Topology) -> Self {
+    fn quarantine(self, topology: &Topology) -> Self {
         self.with("x-delivery-limit", QUARANTINE_DELIVERY_LIMIT).dead_lettering(topology).safely()
     }
 }

@@ -52,7 +52,7 @@ enum Cause {
     /// A stage gave it up.
     Rejected,
     /// It was handed out too often, from a queue where it had neighbours.
-    Suspect,
+    DiedAmongOthers,
     /// It was handed out too often although it was alone.
     DiedAlone,
 }
@@ -92,15 +92,15 @@ impl DeadLetterStage {
     fn cause(&self, message: &Message) -> Cause {
         let deaths = message.headers.x_death();
         let at_limit = |death: &&Death| death.reason == "delivery_limit";
-        let suspects =
+        let quarantine =
             [Queue::QuarantineEvents, Queue::QuarantineJobs].map(|queue| self.topology.name(queue));
         match deaths.iter().find(at_limit) {
             // The header keeps every death, the latest first.
             Some(_) if deaths.first().is_some_and(|death| death.reason != "delivery_limit") => {
                 Cause::Rejected
             }
-            Some(death) if suspects.contains(&death.queue) => Cause::DiedAlone,
-            Some(_) => Cause::Suspect,
+            Some(death) if quarantine.contains(&death.queue) => Cause::DiedAlone,
+            Some(_) => Cause::DiedAmongOthers,
             None => Cause::Rejected,
         }
     }
@@ -116,7 +116,7 @@ impl DeadLetterStage {
         };
         match self.cause(message) {
             Cause::Rejected => self.dead(&job).await?,
-            Cause::Suspect => return Ok(self.ask_alone(&job).await),
+            Cause::DiedAmongOthers => return Ok(self.quarantine_job(&job).await),
             Cause::DiedAlone => self.died_alone(&job).await?,
         }
         Ok(true)
@@ -145,11 +145,12 @@ impl DeadLetterStage {
         Ok(())
     }
 
-    /// Puts each delivery of a suspected job into quarantine by itself, so that a death of the worker is its own doing.
-    async fn ask_alone(&self, job: &Job) -> bool {
-        let asked = job.deliveries.iter();
-        let alone: Vec<Job> =
-            asked.map(|delivery| Job { deliveries: vec![*delivery], payload: None, ..job.clone() }).collect();
+    /// Puts each delivery of a job into quarantine by itself, so that a death of the worker is its own doing.
+    async fn quarantine_job(&self, job: &Job) -> bool {
+        let deliveries = job.deliveries.iter();
+        let alone: Vec<Job> = deliveries
+            .map(|delivery| Job { deliveries: vec![*delivery], payload: None, ..job.clone() })
+            .collect();
         let alone = alone.iter().map(|job| (job, Destination::Queue(Queue::QuarantineJobs)));
         self.publish(self.publisher.encode(alone)).await
     }
@@ -172,11 +173,11 @@ impl DeadLetterStage {
             return Ok(true);
         }
         match self.cause(message) {
-            Cause::Suspect => return Ok(self.ask_event_alone(message, 1).await),
+            Cause::DiedAmongOthers => return Ok(self.quarantine_event(message, 1).await),
             Cause::DiedAlone => {
                 let round = message.headers.get_i64(ROUND_HEADER).unwrap_or(1);
                 if round < QUARANTINE_ROUNDS {
-                    return Ok(self.ask_event_alone(message, round + 1).await);
+                    return Ok(self.quarantine_event(message, round + 1).await);
                 }
                 let times = i64::from(QUARANTINE_DELIVERY_LIMIT) * QUARANTINE_ROUNDS;
                 let reason = format!("{} {times} times", DeadReason::EndedTheWorker);
@@ -188,7 +189,7 @@ impl DeadLetterStage {
     }
 
     /// Puts an event into quarantine, behind those that are there already.
-    async fn ask_event_alone(&self, message: &Message, round: i64) -> bool {
+    async fn quarantine_event(&self, message: &Message, round: i64) -> bool {
         let mut headers = message.headers.clone();
         headers.set_str("xt-routing-key", &self.original_key(message));
         headers.set_str("xt-exchange", &original_exchange(message));

@@ -165,7 +165,7 @@ impl Scheduler {
         if due.is_empty() {
             return Ok(0);
         }
-        let alone: Vec<bool> = due.iter().map(Self::is_suspect).collect();
+        let alone: Vec<bool> = due.iter().map(Self::is_for_quarantine).collect();
         let jobs: Vec<Job> = due
             .into_iter()
             .map(|due| Job {

@@ -19,7 +19,7 @@ use crate::{
 
 impl Scheduler {
     /// Whether a delivery goes into quarantine.
-    pub(super) fn is_suspect(due: &DueDelivery) -> bool {
+    pub(super) fn is_for_quarantine(due: &DueDelivery) -> bool {
         due.deaths >= QUARANTINE_AFTER_DEATHS
     }
 

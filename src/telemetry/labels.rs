@@ -103,7 +103,7 @@ label! {
         /// The queue of dead letters.
         DeadLetters = "dead_letters",
         /// A quarantine queue.
-        Suspects = "suspects",
+        Quarantine = "quarantine",
     }
 }
 

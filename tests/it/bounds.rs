@@ -2,11 +2,11 @@
 //!
 //! `docs/bounds.md` lists the bounds with the test that reaches each.
 
+mod quarantine;
 mod queues;
 mod requests;
 mod sizes;
 mod stopping;
-mod suspects;
 
 use std::path::Path;
 

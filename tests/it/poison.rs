@@ -20,7 +20,7 @@ use crate::support::{
     receiver::{Answer, Receiver},
 };
 
-/// How often the broker hands a message out before it is a suspect.
+/// How often the broker hands a message out before it goes to quarantine.
 const DELIVERY_LIMIT: usize = 10;
 /// How often it is handed out alone before an event is given up.
 const ALONE: usize = 9;

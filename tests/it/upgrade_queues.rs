@@ -201,7 +201,7 @@ async fn message(app: &App, receiver: &Receiver, waits: Waits, path: &str) -> (M
             webhook().await;
             let body = json!({"event_type": "ticket.created", "company_id": company, "event_id": Uuid::new_v4(),
                               "timestamp": Utc::now().timestamp(), "data": {}});
-            // What a suspect of v0.3.0 bears beside.
+            // What a message in quarantine of v0.3.0 carries as well.
             let headers = table(
                 &json!({"xt-routing-key": "ticket.created", "xt-exchange": app.exchange, "xt-alone": 1}),
             );

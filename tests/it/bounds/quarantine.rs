@@ -1,4 +1,4 @@
-//! Messages that were handed out too often: asked for alone, and given up only if that ends the worker, too.
+//! Messages that were handed out too often: tried alone, and given up only if that ends the worker, too.
 
 use std::time::{Duration, Instant};
 
@@ -19,7 +19,7 @@ const DELIVERY_LIMIT: usize = 2;
 const DEATHS: usize = 6;
 const PATIENCE: Duration = Duration::from_secs(90);
 
-/// Nobody gets at this table while the connection that is returned stands.
+/// Locks this table while the connection that is returned stands.
 async fn locked(app: &App, table: &str) -> PgConnection {
     let mut connection = PgConnection::connect(&app.database_url).await.expect("the database answers");
     connection.execute("begin").await.expect("begun");
@@ -39,7 +39,7 @@ async fn dies_holding(app: &App, role: &str, queue: &str, times: usize) {
 }
 
 #[tokio::test]
-async fn jobs_held_by_workers_that_died_are_asked_for_alone_and_delivered() {
+async fn jobs_held_by_workers_that_died_are_quarantined_and_delivered() {
     const EVENTS: u32 = 10;
     let (app, receiver) = (App::new().await, Receiver::start().await);
     app.set("DELIVERY_LIMIT", DELIVERY_LIMIT).set("PROMPT_JOBS", 0);
@@ -55,10 +55,8 @@ async fn jobs_held_by_workers_that_died_are_asked_for_alone_and_delivered() {
     // A worker must look at a webhook before it starts anything, so all it can do now is to hold its jobs.
     let lock = locked(&app, "webhooks").await;
     dies_holding(&app, "deliver", "deliveries.0", DELIVERY_LIMIT + 1).await;
-    eventually("they are asked for alone", async || {
-        (app.depth("suspects.jobs").await == EVENTS).then_some(())
-    })
-    .await;
+    eventually("they are in quarantine", async || (app.depth("suspects.jobs").await == EVENTS).then_some(()))
+        .await;
     assert_eq!(app.count("select count(*) from dead_letters").await, 0);
     assert_eq!(receiver.count(), 0);
 
