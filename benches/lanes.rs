@@ -322,7 +322,7 @@ async fn outage() -> Result<()> {
 const DEPTHS: [i64; 3] = [10_000, 1_000_000, 5_000_000];
 const DRAINED_PER_SECOND: u32 = 200;
 
-/// What a delivery that feed makes a job of costs, by how many wait behind it.
+/// What a delivery that schedule makes a job of costs, by how many wait behind it.
 async fn depth(deliveries: i64) -> Result<()> {
     let (receiver, world) = (Hostile::start(Manner::Well).await?, World::new().await?);
     let company = Uuid::new_v4();
@@ -338,7 +338,7 @@ async fn depth(deliveries: i64) -> Result<()> {
     tokio::time::sleep(Duration::from_secs(20)).await;
     let spent = Cpu::now(service.pid()).since(&before);
     let drained = (receiver.accepted() - first) as f64;
-    ensure!(drained > 0.0, "nothing was fed");
+    ensure!(drained > 0.0, "nothing was sent");
     println!(
         "depth        {deliveries} waiting, {drained:.0} drained in 20 s: {:.2} ms of the database and {:.2} ms of the \
          service for each; {:.0} MiB",
@@ -387,7 +387,7 @@ async fn measure(
     Ok((arrived.p50_ms, arrived.p99_ms))
 }
 
-/// Deliveries of one webhook, as ingest leaves them to feed.
+/// Deliveries of one webhook, as ingest leaves them to schedule.
 async fn waiting(world: &World, company: Uuid, webhook: Uuid, deliveries: i64) -> Result<()> {
     let mut database = world.database().await?;
     sqlx::query(

@@ -233,7 +233,7 @@ impl Service {
                     clock: self.clock.clone(),
                     metrics: self.metrics.clone(),
                     shutdown: self.shutdown.clone(),
-                    lane_feed_max: self.args.deliver.lane_in_flight_max,
+                    lane_jobs_max: self.args.deliver.lane_in_flight_max,
                 },
             );
             self.stage("schedule", scheduler.run());

@@ -24,14 +24,14 @@ const BEHIND: TimeDelta = TimeDelta::seconds(10);
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
 /// The cursors.
-pub(super) struct Seen {
+pub(super) struct Cursors {
     began: Instant,
     marks: HashMap<WebhookId, DateTime<Utc>>,
 }
 
-impl Seen {
+impl Cursors {
     /// No cursors.
-    pub(super) fn nothing() -> Self {
+    pub(super) fn none() -> Self {
         Self { began: Instant::now(), marks: HashMap::new() }
     }
 
@@ -55,9 +55,9 @@ impl Seen {
     }
 
     /// Records the jobs that were made; they were of the oldest deliveries of each webhook.
-    pub(super) fn fed(&mut self, fed: &[DueDelivery]) {
+    pub(super) fn advance(&mut self, taken: &[DueDelivery]) {
         // What replays made comes last, whatever its time, and says nothing about the backlog.
-        for due in fed.iter().filter(|due| !matches!(due.trigger, Trigger::Replay | Trigger::Recovery)) {
+        for due in taken.iter().filter(|due| !matches!(due.trigger, Trigger::Replay | Trigger::Recovery)) {
             let mark = due.due_at - BEHIND;
             let known = self.marks.entry(due.webhook).or_insert(mark);
             *known = mark.max(*known);
@@ -73,7 +73,7 @@ mod tests {
     use crate::model::{CompanyId, DeliveryId, EventId};
 
     #[test]
-    fn a_mark_follows_what_was_fed_at_a_distance_and_is_forgotten() {
+    fn a_mark_follows_what_was_taken_at_a_distance_and_is_forgotten() {
         let at = |s: i64| DateTime::from_timestamp(1_700_000_000 + s, 0).expect("a time");
         let webhook = WebhookId(Uuid::from_u128(1));
         let due = |s: i64, trigger| DueDelivery {
@@ -88,16 +88,16 @@ mod tests {
             due_at: at(s),
             deaths: 0,
         };
-        let (mut seen, now) = (Seen::nothing(), Instant::now());
-        assert_eq!(seen.since(webhook, now), None);
-        seen.fed(&[due(20, Trigger::Event), due(21, Trigger::Event), due(90, Trigger::Replay)]);
-        assert_eq!(seen.since(webhook, now), Some(at(11)));
-        let mut released = Seen { began: now, marks: seen.marks.clone() };
+        let (mut cursors, now) = (Cursors::none(), Instant::now());
+        assert_eq!(cursors.since(webhook, now), None);
+        cursors.advance(&[due(20, Trigger::Event), due(21, Trigger::Event), due(90, Trigger::Replay)]);
+        assert_eq!(cursors.since(webhook, now), Some(at(11)));
+        let mut released = Cursors { began: now, marks: cursors.marks.clone() };
         released.forget(webhook);
         assert_eq!(released.since(webhook, now), None);
-        seen.fed(&[due(15, Trigger::Event)]);
-        assert_eq!(seen.since(webhook, now), Some(at(11)), "it never goes back");
-        assert_eq!(seen.since(WebhookId(Uuid::from_u128(2)), now), None);
-        assert_eq!(seen.since(webhook, now + FORGOTTEN_AFTER), None);
+        cursors.advance(&[due(15, Trigger::Event)]);
+        assert_eq!(cursors.since(webhook, now), Some(at(11)), "it never goes back");
+        assert_eq!(cursors.since(WebhookId(Uuid::from_u128(2)), now), None);
+        assert_eq!(cursors.since(webhook, now + FORGOTTEN_AFTER), None);
     }
 }

@@ -61,8 +61,12 @@ impl Scheduler {
         let pool = self.ledger.pool();
         let whole = self.look(round).await?;
         let now = Instant::now();
-        let asked: Vec<(WebhookId, Since)> =
-            round.page.webhooks.iter().map(|webhook| (*webhook, round.seen.since(*webhook, now))).collect();
+        let asked: Vec<(WebhookId, Since)> = round
+            .page
+            .webhooks
+            .iter()
+            .map(|webhook| (*webhook, round.cursors.since(*webhook, now)))
+            .collect();
         let waiting = waiting::standing(pool, round.low, &asked).await?;
         for closed in waiting.iter().filter(|w| w.standing == WebhookBacklog::Closed) {
             rows::cancel(pool, round.low, closed.webhook, "webhook deleted or inactive", ROWS_MAX).await?;
@@ -82,23 +86,23 @@ impl Scheduler {
             .map(|(webhook, deliveries_max)| rows::LaneRoom {
                 webhook,
                 deliveries_max,
-                since: round.seen.since(webhook, now),
+                since: round.cursors.since(webhook, now),
             })
             .collect();
-        let fed = if rooms.is_empty() { Vec::new() } else { rows::take(pool, round.low, &rooms).await? };
-        let counts = count(&fed);
+        let taken = if rooms.is_empty() { Vec::new() } else { rows::take(pool, round.low, &rooms).await? };
+        let counts = count(&taken);
         for served in &mut served {
             let WaitingDeliveries { webhook, lane, .. } = served.waiting;
             let (all, of_backlog) = counts.get(webhook).copied().unwrap_or_default();
-            round.lanes.fed(*webhook, lane, all, now);
+            round.lanes.jobs_made(*webhook, lane, all, now);
             served.got = of_backlog;
         }
-        round.seen.fed(&fed);
-        round.page.is_busy = !fed.is_empty();
+        round.cursors.advance(&taken);
+        round.page.is_busy = !taken.is_empty();
         self.flag(round, flags(&served, share, &round.flagged, whole)).await?;
-        let count = fed.len();
-        if self.publish(fed).await? > 0 {
-            round.seen.forget_all();
+        let count = taken.len();
+        if self.publish(taken).await? > 0 {
+            round.cursors.forget_all();
         }
         Ok(count)
     }
@@ -137,7 +141,7 @@ impl Scheduler {
             return 0;
         }
         let share = i64::try_from(room / webhooks).unwrap_or(i64::MAX);
-        share.clamp(1, self.lane_feed_max)
+        share.clamp(1, self.lane_jobs_max)
     }
 
     /// Keeps `lanes.waiting`.
@@ -201,9 +205,9 @@ impl Scheduler {
 }
 
 /// How many of the jobs belong to each webhook: in all, and of its backlog.
-fn count(fed: &[DueDelivery]) -> HashMap<WebhookId, (i64, i64)> {
+fn count(taken: &[DueDelivery]) -> HashMap<WebhookId, (i64, i64)> {
     let mut counts: HashMap<WebhookId, (i64, i64)> = HashMap::new();
-    for due in fed {
+    for due in taken {
         let (all, of_backlog) = counts.entry(due.webhook).or_default();
         *all += 1;
         *of_backlog += i64::from(!matches!(due.trigger, Trigger::Replay | Trigger::Recovery));
@@ -246,7 +250,7 @@ mod tests {
     use chrono::DateTime;
 
     use super::*;
-    use crate::{model::lane, store::waiting::LaneToFeed};
+    use crate::{model::lane, store::waiting::LaneSnapshot};
 
     #[test]
     fn a_webhook_is_flagged_while_more_is_due_than_it_may_have() {
@@ -257,7 +261,7 @@ mod tests {
                 open: None,
                 rate_limited_until: shut.then(|| now + chrono::TimeDelta::seconds(9)),
             };
-            let lane = LaneToFeed {
+            let lane = LaneSnapshot {
                 now,
                 standing,
                 probe_leased_until: None,

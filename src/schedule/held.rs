@@ -21,7 +21,7 @@ impl Scheduler {
                 match held.standing {
                     WebhookBacklog::Open if !held.resuming => {
                         if rows::release_held(pool, round.low, held.webhook, ROWS_MAX).await? > 0 {
-                            round.seen.forget(held.webhook);
+                            round.cursors.forget(held.webhook);
                         }
                     }
                     WebhookBacklog::Closed => {

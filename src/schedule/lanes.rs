@@ -19,7 +19,7 @@ use crate::{
         WebhookId,
         lane::{May, SLOTS_AHEAD, slot_interval},
     },
-    store::waiting::LaneToFeed,
+    store::waiting::LaneSnapshot,
 };
 
 /// A paced lane starts with what can start within this time: enough to bridge two rounds of schedule.
@@ -72,7 +72,7 @@ enum Limit {
     Paced { interval: Duration, slots: i64 },
 }
 
-fn limit(lane: &LaneToFeed) -> Limit {
+fn limit(lane: &LaneSnapshot) -> Limit {
     match (lane.standing.may(lane.now), lane.rate_limit) {
         (May::Wait(_), _) => Limit::Closed,
         (May::Probe, _) if lane.probe_leased_until.is_some_and(|until| until > lane.now) => Limit::Closed,
@@ -98,13 +98,13 @@ fn limit(lane: &LaneToFeed) -> Limit {
 }
 
 /// Whether the lane itself lets nothing start now, whatever its pace.
-pub(super) fn is_shut(lane: &LaneToFeed) -> bool {
+pub(super) fn is_shut(lane: &LaneSnapshot) -> bool {
     lane.standing.may(lane.now) != May::Start
 }
 
 impl Lanes {
     /// How many jobs may be made for a webhook now.
-    pub(super) fn room(&mut self, webhook: WebhookId, lane: &LaneToFeed, now: Instant) -> i64 {
+    pub(super) fn room(&mut self, webhook: WebhookId, lane: &LaneSnapshot, now: Instant) -> i64 {
         match limit(lane) {
             Limit::Closed => 0,
             Limit::Free => match self.narrowed(webhook, lane, now) {
@@ -129,7 +129,7 @@ impl Lanes {
     }
 
     /// Records the jobs that were made.
-    pub(super) fn fed(&mut self, webhook: WebhookId, lane: &LaneToFeed, count: i64, now: Instant) {
+    pub(super) fn jobs_made(&mut self, webhook: WebhookId, lane: &LaneSnapshot, count: i64, now: Instant) {
         match limit(lane) {
             Limit::One(of) if count > 0 => {
                 self.offered.insert(webhook, Offered { of, at: now });
@@ -141,7 +141,7 @@ impl Lanes {
     }
 
     /// How many jobs a second a lane may have because it had no room lately.
-    fn narrowed(&mut self, webhook: WebhookId, lane: &LaneToFeed, now: Instant) -> Option<f64> {
+    fn narrowed(&mut self, webhook: WebhookId, lane: &LaneSnapshot, now: Instant) -> Option<f64> {
         let full_at = lane.full_at.filter(|at| lane.now - *at < FULL_LASTS);
         let Some(known) = self.narrowed.get_mut(&webhook) else {
             let full_at = full_at?;
@@ -182,8 +182,8 @@ mod tests {
         DateTime::from_timestamp_millis(1_700_000_000_000 + ms).expect("a time")
     }
 
-    fn lane() -> LaneToFeed {
-        LaneToFeed {
+    fn lane() -> LaneSnapshot {
+        LaneSnapshot {
             now: at(0),
             standing: Standing::default(),
             probe_leased_until: None,
@@ -201,20 +201,20 @@ mod tests {
     }
 
     #[test]
-    fn a_lane_says_how_much_may_be_fed() {
-        let check = |lane: LaneToFeed, expected: i64| {
+    fn a_lane_limits_how_many_jobs_are_made() {
+        let check = |lane: LaneSnapshot, expected: i64| {
             assert_eq!(Lanes::default().room(WEBHOOK, &lane, Instant::now()), expected, "{lane:?}");
         };
         check(lane(), i64::MAX);
         let rate_limited = |ms| Standing { rate_limited_until: Some(at(ms)), ..Standing::default() };
-        check(LaneToFeed { standing: rate_limited(1), ..lane() }, 0);
-        check(LaneToFeed { standing: rate_limited(0), ..lane() }, i64::MAX);
-        check(LaneToFeed { standing: open(1), ..lane() }, 0);
-        check(LaneToFeed { standing: open(0), ..lane() }, 1);
-        check(LaneToFeed { standing: open(0), probe_leased_until: Some(at(1)), ..lane() }, 0);
-        check(LaneToFeed { standing: open(0), probe_leased_until: Some(at(0)), ..lane() }, 1);
+        check(LaneSnapshot { standing: rate_limited(1), ..lane() }, 0);
+        check(LaneSnapshot { standing: rate_limited(0), ..lane() }, i64::MAX);
+        check(LaneSnapshot { standing: open(1), ..lane() }, 0);
+        check(LaneSnapshot { standing: open(0), ..lane() }, 1);
+        check(LaneSnapshot { standing: open(0), probe_leased_until: Some(at(1)), ..lane() }, 0);
+        check(LaneSnapshot { standing: open(0), probe_leased_until: Some(at(0)), ..lane() }, 1);
         let paced =
-            |rate, next_slot| LaneToFeed { rate_limit: Some(rate), next_slot_at: next_slot, ..lane() };
+            |rate, next_slot| LaneSnapshot { rate_limit: Some(rate), next_slot_at: next_slot, ..lane() };
         // A quarter of a second's worth of 50/s less the twentieth by which slots are wider apart.
         check(paced(50.0, None), 11);
         check(paced(50.0, Some(at(-9_000))), 11);
@@ -228,30 +228,30 @@ mod tests {
         check(paced(0.01, Some(at(1_001))), 0);
         check(paced(0.01, Some(at(3_600_000))), 1);
         check(paced(0.01, None), 1);
-        check(LaneToFeed { standing: open(0), ..paced(0.01, Some(at(60_000))) }, 1);
+        check(LaneSnapshot { standing: open(0), ..paced(0.01, Some(at(60_000))) }, 1);
     }
 
     #[test]
-    fn a_lane_without_room_is_fed_less_and_less_and_more_once_it_has_some() {
+    fn a_lane_without_room_gets_fewer_and_fewer_jobs_and_more_once_it_has_some() {
         let (mut lanes, start) = (Lanes::default(), Instant::now());
-        // What is fed in each second, by rounds of 50 ms; a worker reports every 250 ms while the lane is full.
+        // The jobs of each second, by rounds of 50 ms; a worker reports every 250 ms while the lane is full.
         let mut second = |n: i64, full: bool| {
-            let mut fed = 0;
+            let mut jobs = 0;
             for ms in (n * 1_000..(n + 1) * 1_000).step_by(50) {
                 let full_at = full.then(|| at(ms - ms % 250));
-                let lane = LaneToFeed { now: at(ms), full_at, ..lane() };
+                let lane = LaneSnapshot { now: at(ms), full_at, ..lane() };
                 let now = start + Duration::from_millis(u64::try_from(ms).expect("positive"));
                 let room = lanes.room(WEBHOOK, &lane, now).min(32);
-                lanes.fed(WEBHOOK, &lane, room, now);
+                lanes.jobs_made(WEBHOOK, &lane, room, now);
                 lanes.forget(now);
-                fed += room;
+                jobs += room;
             }
-            fed
+            jobs
         };
         assert_eq!(second(0, false), 640);
         let full: Vec<i64> = (1..6).map(|n| second(n, true)).collect();
         assert!(full[0] < 160 && full[1] < 20, "{full:?}");
-        assert!(full[3..].iter().all(|fed| *fed <= 2), "{full:?}");
+        assert!(full[3..].iter().all(|jobs| *jobs <= 2), "{full:?}");
         let free: Vec<i64> = (6..20).map(|n| second(n, false)).collect();
         assert!(free[0] <= 4 && free.is_sorted(), "{free:?}");
         assert_eq!(free.last(), Some(&640), "{free:?}");
@@ -260,14 +260,14 @@ mod tests {
     #[test]
     fn a_probe_is_offered_once_until_it_moves_or_nobody_takes_it() {
         let (mut lanes, now) = (Lanes::default(), Instant::now());
-        let due = LaneToFeed { standing: open(0), ..lane() };
+        let due = LaneSnapshot { standing: open(0), ..lane() };
         assert_eq!(lanes.room(WEBHOOK, &due, now), 1);
-        // Nothing was there to be fed: it is still on offer.
-        lanes.fed(WEBHOOK, &due, 0, now);
+        // No job was made: it is still on offer.
+        lanes.jobs_made(WEBHOOK, &due, 0, now);
         assert_eq!(lanes.room(WEBHOOK, &due, now), 1);
-        lanes.fed(WEBHOOK, &due, 1, now);
+        lanes.jobs_made(WEBHOOK, &due, 1, now);
         assert_eq!(lanes.room(WEBHOOK, &due, now), 0);
-        let next = LaneToFeed { standing: open(-1), ..lane() };
+        let next = LaneSnapshot { standing: open(-1), ..lane() };
         assert_eq!(lanes.room(WEBHOOK, &next, now), 1);
         let later = now + OFFERED_AGAIN_AFTER;
         assert_eq!(lanes.room(WEBHOOK, &due, later), 1);
@@ -277,45 +277,45 @@ mod tests {
 
     #[test]
     #[expect(clippy::cast_precision_loss, reason = "a minute's worth of small numbers")]
-    fn a_paced_lane_is_never_fed_more_than_a_second_ahead() {
-        // Fed as fast as it may be, by rounds of any length.
+    fn a_paced_lane_never_gets_jobs_more_than_a_second_ahead() {
+        // As many jobs as it may have, in rounds of any length.
         for (rate, round_ms) in [(50.0, 50_u64), (50.0, 333), (1_000.0, 50), (10.0, 1_700), (7.0, 90)] {
             let (mut lanes, start, lane) =
-                (Lanes::default(), Instant::now(), LaneToFeed { rate_limit: Some(rate), ..lane() });
-            let (mut fed, mut ms) = (0, 0);
+                (Lanes::default(), Instant::now(), LaneSnapshot { rate_limit: Some(rate), ..lane() });
+            let (mut jobs, mut ms) = (0, 0);
             while ms < 60_000 {
                 let now = start + Duration::from_millis(ms);
                 let room = lanes.room(WEBHOOK, &lane, now);
-                lanes.fed(WEBHOOK, &lane, room, now);
+                lanes.jobs_made(WEBHOOK, &lane, room, now);
                 lanes.forget(now);
-                fed += room;
+                jobs += room;
                 let startable = ms as f64 / 1_000.0 / slot_interval(rate).as_secs_f64();
                 assert!(
-                    fed as f64 <= startable + rate + 1.0,
-                    "{rate}/s by {round_ms} ms: {fed} after {ms} ms"
+                    jobs as f64 <= startable + rate + 1.0,
+                    "{rate}/s by {round_ms} ms: {jobs} after {ms} ms"
                 );
                 ms += round_ms;
             }
             let startable = 60.0 / slot_interval(rate).as_secs_f64();
             if round_ms <= 1_000 {
-                assert!(fed as f64 >= startable * 0.98, "{rate}/s by {round_ms} ms: {fed} of {startable}");
+                assert!(jobs as f64 >= startable * 0.98, "{rate}/s by {round_ms} ms: {jobs} of {startable}");
             }
         }
     }
 
     #[test]
-    fn a_slow_lane_is_fed_one_for_each_slot() {
+    fn a_slow_lane_gets_one_job_for_each_slot() {
         let (mut lanes, start) = (Lanes::default(), Instant::now());
         let interval = slot_interval(2.0);
         let interval_ms = i64::try_from(interval.as_millis()).expect("small");
         // A worker that reserves each slot as soon as its delivery arrives, a round later.
-        let (mut next_slot, mut fed, mut arrived) = (0_i64, 0, 0);
+        let (mut next_slot, mut jobs, mut arrived) = (0_i64, 0, 0);
         for round in 0..1_200 {
             let ms = round * 50;
             for _ in 0..arrived {
                 next_slot = next_slot.max(ms) + interval_ms;
             }
-            let lane = LaneToFeed {
+            let lane = LaneSnapshot {
                 now: at(ms),
                 rate_limit: Some(2.0),
                 next_slot_at: Some(at(next_slot)),
@@ -323,12 +323,12 @@ mod tests {
             };
             let now = start + Duration::from_millis(u64::try_from(ms).expect("positive"));
             let room = lanes.room(WEBHOOK, &lane, now);
-            lanes.fed(WEBHOOK, &lane, room, now);
+            lanes.jobs_made(WEBHOOK, &lane, room, now);
             arrived = room;
-            fed += room;
+            jobs += room;
             assert!(next_slot - ms <= 1_000 + interval_ms, "more than a second ahead");
         }
         let startable = 60_000 / interval_ms;
-        assert!((startable..=startable + 3).contains(&fed), "{fed} of {startable}");
+        assert!((startable..=startable + 3).contains(&jobs), "{jobs} of {startable}");
     }
 }

@@ -79,7 +79,7 @@ pub const EXPIRY_LOOKED_AT_MAX: i64 = 2_000;
 /// Webhooks handled in one round; the next round continues after them.
 pub const WEBHOOKS_MAX: i64 = 500;
 
-/// How the ledger is fed from.
+/// How jobs are made from the ledger.
 #[derive(Args, Clone, Debug)]
 #[group(skip)]
 #[command(next_help_heading = "Schedule")]
@@ -111,7 +111,7 @@ pub struct Scheduler {
     shutdown: Shutdown,
     config: Config,
     holder: String,
-    lane_feed_max: i64,
+    lane_jobs_max: i64,
 }
 
 /// What the stage is built from.
@@ -126,7 +126,7 @@ pub struct Parts<'a> {
     pub metrics: Metrics,
     pub shutdown: Shutdown,
     /// Jobs that one webhook gets in a round: what a worker lets be in flight for it, or they would be parked again.
-    pub lane_feed_max: u32,
+    pub lane_jobs_max: u32,
 }
 
 /// What the active scheduler knows since it became active.
@@ -142,7 +142,7 @@ struct Round {
     /// The webhooks that the current rounds handle.
     page: due::DuePage,
     /// Up to when jobs were made of their backlogs.
-    seen: cursors::Seen,
+    cursors: cursors::Cursors,
     /// The replay after which the next round of replays continues.
     orders_after: Uuid,
     /// What the rates of the open replays allow.
@@ -210,7 +210,7 @@ impl Scheduler {
             shutdown: parts.shutdown.clone(),
             config: config.clone(),
             holder: Uuid::new_v4().to_string(),
-            lane_feed_max: parts.lane_feed_max.into(),
+            lane_jobs_max: parts.lane_jobs_max.into(),
         }
     }
 
@@ -221,7 +221,7 @@ impl Scheduler {
                 Ok(Some(_since)) => {
                     tracing::info!("schedule is active in this process");
                     self.metrics.schedule_active.set(true);
-                    if let Err(error) = self.feed().await {
+                    if let Err(error) = self.run_rounds().await {
                         tracing::warn!(%error, "schedule was interrupted; the grace of rescues starts again");
                         self.ledger.leave_read_only(&error).await;
                     }
@@ -248,7 +248,7 @@ impl Scheduler {
 
     /// Runs rounds until the lease is lost, the ledger fails, or shutdown. The next scheduler starts the grace of
     /// rescues again: what could not be recorded meanwhile must not look lost.
-    async fn feed(&self) -> sqlx::Result<()> {
+    async fn run_rounds(&self) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let mut round = Round {
             undisturbed_since: self.clock.now(),
@@ -256,7 +256,7 @@ impl Scheduler {
             after: WebhookId(Uuid::nil()),
             expired_upto: Uuid::nil(),
             page: due::DuePage::none(),
-            seen: cursors::Seen::nothing(),
+            cursors: cursors::Cursors::none(),
             orders_after: Uuid::nil(),
             paces: paces::Paces::default(),
             lanes: lanes::Lanes::default(),
@@ -292,9 +292,9 @@ impl Scheduler {
             if is_due(&mut round.next.tell, TELL_EVERY) {
                 self.tell(&mut round).await?;
             }
-            let fed = self.due(&mut round).await?;
+            let jobs = self.due(&mut round).await?;
             // Those after a full page have already waited for their turn.
-            let goes_on = fed > 0 || !round.after.0.is_nil();
+            let goes_on = jobs > 0 || !round.after.0.is_nil();
             self.pause(if goes_on { BUSY_EVERY } else { IDLE_EVERY }).await;
         }
         Ok(())

@@ -67,7 +67,7 @@ impl Scheduler {
         match (order.kind, order.held) {
             (ReplayKind::Resume, Held::Deliver) => {
                 if let Some(webhook) = order.webhook {
-                    round.seen.forget(webhook);
+                    round.cursors.forget(webhook);
                 }
                 self.resume(round.low, order, allowed).await
             }

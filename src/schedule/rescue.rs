@@ -36,7 +36,7 @@ impl Scheduler {
         if rescued > 0 {
             tracing::warn!(rescued, "deliveries had lost their job; making new jobs");
             self.metrics.schedule_rescued.inc_by(rescued);
-            round.seen.forget_all();
+            round.cursors.forget_all();
         }
         watermarks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await
     }

@@ -57,7 +57,7 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<
     let sinces: Vec<DateTime<Utc>> = rooms.iter().map(|room| room.since.unwrap_or(BEGINNING)).collect();
     let rooms: Vec<i64> = rooms.iter().map(|room| room.deliveries_max).collect();
     let mut rows = sqlx::query!(
-        r#"-- feed.take
+        r#"-- schedule.take
         with picked as (
             select d.id, d.queued_at
             from unnest($1::uuid[], $2::bigint[], $4::timestamptz[]) as w (id, room, since)
@@ -120,7 +120,7 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<
 /// Sets held deliveries of a webhook that is no longer paused pending; returns how many.
 pub async fn release_held(pool: &PgPool, low: Uuid, webhook: WebhookId, rows_max: i64) -> sqlx::Result<u64> {
     let done = sqlx::query!(
-        "-- feed.release_held
+        "-- schedule.release_held
         update webhook_deliveries d
         set status = 'pending', reason = null, queued_at = null
         from (select h.id, h.status
@@ -148,7 +148,7 @@ pub async fn cancel(
     rows_max: i64,
 ) -> sqlx::Result<u64> {
     let done = sqlx::query!(
-        "-- feed.cancel
+        "-- schedule.cancel
         update webhook_deliveries d
         set status = 'cancelled', reason = $2, queued_at = null
         from (select id, status
@@ -193,7 +193,7 @@ pub async fn expire_parked(
     rows_max: i64,
 ) -> sqlx::Result<Option<Uuid>> {
     let looked = sqlx::query!(
-        r#"-- feed.expire_parked
+        r#"-- schedule.expire_parked
         with looked as (
             select d.id, d.webhook_id, d.status, d.queued_at, d.due_at, d.attempted_at, d.created_at, d.claimed_until
             from webhook_deliveries d
@@ -243,7 +243,7 @@ pub async fn oldest_open_day(pool: &PgPool, days: &[NaiveDate]) -> sqlx::Result<
     let end: Vec<Uuid> =
         days.iter().map(|day| first_of_day(day.succ_opt().unwrap_or(NaiveDate::MAX))).collect();
     let low = sqlx::query_scalar!(
-        r#"-- feed.oldest_open_day
+        r#"-- schedule.oldest_open_day
         select d.first as "first!"
         from unnest($1::uuid[], $2::uuid[]) as d (first, upto)
         where exists (select from webhook_deliveries w

@@ -34,12 +34,12 @@ pub struct WaitingDeliveries {
     /// Whether something that a replay or recovery made is due: these come last and do not count as backlog.
     pub again_due: bool,
     /// What its lane allows.
-    pub lane: LaneToFeed,
+    pub lane: LaneSnapshot,
 }
 
 /// A lane as the ledger knows it, at an instant of the ledger.
 #[derive(Clone, Copy, Debug)]
-pub struct LaneToFeed {
+pub struct LaneSnapshot {
     pub now: DateTime<Utc>,
     /// Its breaker, and until when it is rate-limited.
     pub standing: lane::Standing,
@@ -76,7 +76,7 @@ pub async fn webhooks(
         // A loose index scan: one lookup for each webhook, however many deliveries it has.
         Which::Waiting => {
             sqlx::query_scalar!(
-                r#"-- feed.waiting_webhooks
+                r#"-- schedule.waiting_webhooks
                 with recursive w as (
                     (select webhook_id
                      from webhook_deliveries
@@ -103,7 +103,7 @@ pub async fn webhooks(
         }
         Which::Held => {
             sqlx::query_scalar!(
-                r#"-- feed.held_webhooks
+                r#"-- schedule.held_webhooks
                 with recursive w as (
                     (select webhook_id
                      from webhook_deliveries
@@ -146,7 +146,7 @@ pub async fn standing(
         webhooks.iter().map(|(webhook, since)| (webhook.0, since.unwrap_or(BEGINNING))).unzip();
     let ids = &ids;
     let rows = sqlx::query!(
-        r#"-- feed.standing
+        r#"-- schedule.standing
         select i.id as "id!",
                now() as "now!",
                w.paused_at is not null as "paused!",
@@ -193,7 +193,7 @@ pub async fn standing(
             resuming: row.resuming,
             due: row.due,
             again_due: row.again_due,
-            lane: LaneToFeed {
+            lane: LaneSnapshot {
                 now: row.now,
                 standing: lane::Standing {
                     open: row.opened_at.map(|since| lane::OpenBreaker {
@@ -215,7 +215,7 @@ pub async fn standing(
 pub async fn flag(pool: &PgPool, webhooks: &[WebhookId], waiting: i64) -> sqlx::Result<()> {
     let ids: Vec<Uuid> = webhooks.iter().map(|webhook| webhook.0).collect();
     sqlx::query!(
-        "-- feed.flag
+        "-- schedule.flag
         with flagged as (
             -- In the order of the key, as recorders lock them too.
             select webhook_id
@@ -239,7 +239,7 @@ pub async fn flag(pool: &PgPool, webhooks: &[WebhookId], waiting: i64) -> sqlx::
 /// The webhooks that are flagged.
 pub async fn flagged(pool: &PgPool) -> sqlx::Result<Vec<WebhookId>> {
     let ids = sqlx::query_scalar!(
-        "-- feed.flagged
+        "-- schedule.flagged
         select webhook_id
         from lanes
         where waiting > 0"

@@ -105,7 +105,7 @@ pub async fn rescue(
         return Ok(0);
     };
     let done = sqlx::query!(
-        "-- feed.rescue
+        "-- schedule.rescue
         update webhook_deliveries d
         set queued_at = null, rescues = least(d.rescues + 1, 32767)
         from (select id, queued_at

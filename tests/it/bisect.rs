@@ -125,8 +125,8 @@ async fn no_good_event_is_lost(app: &App, begin: impl AsyncFnOnce(), end: impl A
     app.wait_for_count("select count(*) from webhook_deliveries where status = 'delivered'", 2 * EVENTS)
         .await;
     service.ready().await;
-    // Feed, too, is at work again: it alone can deliver what waits in the ledger.
-    eventually("feed is active", async || {
+    // Schedule, too, is at work again: it alone can deliver what waits in the ledger.
+    eventually("schedule is active", async || {
         (service.metric("xtwebhooks_schedule_active").await > 0.0).then_some(())
     })
     .await;

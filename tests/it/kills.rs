@@ -21,7 +21,7 @@ const EVENTS_PER_SECOND: u64 = 1_000;
 const LIFE_MAX: Duration = Duration::from_millis(1_500);
 /// Every so many events the first answer is a failure, so that retries die as well.
 const FAILS_EVERY: u64 = 20;
-/// How long what a death left over may take: leases, feed's own lease and rescue all run out within it.
+/// How long what a death left over may take: leases, the scheduler's own lease and rescue all run out within it.
 const PATIENCE: Duration = Duration::from_secs(90);
 
 /// A request as the ledger knows it: the delivery and the attempt's number.

@@ -54,7 +54,7 @@ async fn what_happens_to_a_webhook_is_announced_to_its_company() {
     app.webhook(company, &receiver.url("/told"), json!({"events": ["webhook.*"]})).await;
     app.webhook(company, &receiver.url("/all"), json!({"events": ["*"]})).await;
     app.webhook(Uuid::new_v4(), &receiver.url("/others"), json!({"events": ["*"]})).await;
-    // From when feed was off; the oldest is too old for its event to lie at its own time.
+    // From when schedule was off; the oldest is too old for its event to lie at its own time.
     let failing = "failing_since=now() - interval '74 hours';reason='5 attempts in a row failed'";
     transition(&app, company, watched, "opened", "73 hours", failing).await;
     let since = "opened_at=now() - interval '73 hours';failing_since=now() - interval '74 hours'";

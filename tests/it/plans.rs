@@ -26,7 +26,7 @@ const BATCH: usize = 200;
 /// Deliveries of each event of a batch that is taken in.
 const FAN_OUT: usize = 5;
 const WEBHOOKS: usize = 20;
-/// Jobs that feed makes for each webhook.
+/// Jobs that schedule makes for each webhook.
 const ROOM: usize = 8;
 
 /// What a plan did.
@@ -147,7 +147,7 @@ async fn fill(app: &App) {
     .await;
 }
 
-/// Deliveries of today that wait for feed.
+/// Deliveries of today that wait for schedule.
 async fn fall_behind(app: &App, deliveries: usize) {
     execute(
         app,
@@ -225,16 +225,19 @@ async fn arguments(app: &App) -> BTreeMap<&'static str, String> {
         ("deliveries.claim", [pending, fill("1", BATCH), fill("40.0::double precision", BATCH)].join(", ")),
         ("deliveries.record_attempts", record.concat().join(", ")),
         (
-            "feed.take",
+            "schedule.take",
             [webhooks.clone(), fill(&format!("{ROOM}::bigint"), WEBHOOKS), low.clone(), beginning.clone()]
                 .join(", "),
         ),
-        ("feed.standing", [webhooks, low.clone(), beginning].join(", ")),
+        ("schedule.standing", [webhooks, low.clone(), beginning].join(", ")),
         (
-            "feed.waiting_webhooks",
+            "schedule.waiting_webhooks",
             [low.clone(), "lpad('', 32, '0')::uuid".to_owned(), "500".to_owned()].join(", "),
         ),
-        ("feed.rescue", [low, "now()".to_owned(), "array[now()]".to_owned(), BATCH.to_string()].join(", ")),
+        (
+            "schedule.rescue",
+            [low, "now()".to_owned(), "array[now()]".to_owned(), BATCH.to_string()].join(", "),
+        ),
         ("ingest.batch", batch.concat().join(", ")),
     ])
 }
@@ -269,16 +272,16 @@ async fn hot_statements_go_row_by_row_whatever_the_statistics_say() {
     // What each may look into, and how many rows its scans may meet, and must, for its batch.
     let day = one(&app, "select to_char(now() at time zone 'UTC', 'YYYYMMDD')").await;
     let low = one(&app, "select to_char((now() at time zone 'UTC') - interval '2 days', 'YYYYMMDD')").await;
-    let fed = WEBHOOKS * ROOM;
+    let queued = WEBHOOKS * ROOM;
     let rows: [(&str, &str, usize, usize); 7] = [
         ("deliveries.claim", &day, 8 * BATCH, BATCH),
         // Of each lane it counts what of the batch was recorded.
         ("deliveries.record_attempts", &day, 9 * BATCH + WEBHOOKS * (BATCH + 20), BATCH),
-        ("feed.take", &low, 4 * fed, fed),
+        ("schedule.take", &low, 4 * queued, queued),
         // A webhook, its lane, and the first of what waits; of its resumes none.
-        ("feed.standing", &low, 6 * WEBHOOKS, 4 * WEBHOOKS),
-        ("feed.waiting_webhooks", &low, 6 * WEBHOOKS, WEBHOOKS),
-        ("feed.rescue", &low, 4 * BATCH, 0),
+        ("schedule.standing", &low, 6 * WEBHOOKS, 4 * WEBHOOKS),
+        ("schedule.waiting_webhooks", &low, 6 * WEBHOOKS, WEBHOOKS),
+        ("schedule.rescue", &low, 4 * BATCH, 0),
         // What was inserted is counted besides.
         ("ingest.batch", &day, 3 * BATCH + 2 * BATCH * FAN_OUT, BATCH),
     ];
@@ -315,7 +318,7 @@ async fn hot_statements_go_row_by_row_whatever_the_statistics_say() {
             assert!(done.rows >= rows_min as f64, "the batch itself was met by {case}");
             // Which would gather all that waits for the first of it.
             assert!(
-                !name.starts_with("feed.") || !done.nodes.contains("Bitmap Heap Scan"),
+                !name.starts_with("schedule.") || !done.nodes.contains("Bitmap Heap Scan"),
                 "gathered by {case}"
             );
         }

@@ -143,7 +143,7 @@ async fn a_missing_day_is_made_by_whoever_needs_it() {
     let open = "select count(*) from dead_letters where status = 'open'";
     app.wait_for_count(open, 1).await;
 
-    // And by feed, for what a replay makes: the source is a dead letter whose days are gone.
+    // And by schedule, for what a replay makes: the source is a dead letter whose days are gone.
     drop_all().await;
     app.cli(&["replay", "--company", &company.to_string(), "--status", "dead", "--wait"]).await;
     let requests = receiver.wait_for(2).await;

@@ -94,7 +94,7 @@ async fn while_rabbitmq_takes_nothing_events_are_still_taken_in_and_nothing_is_l
         .set("WATERMARK_EVERY", "1s");
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    // Feed publishes a mark every second, so it meets the alarm at once.
+    // Schedule publishes a watermark every second, so it meets the alarm at once.
     let service = app.run(&["--role", "deliver,dead-letter,schedule"]).await;
     load::publish(&app, company, EVENTS).await;
     private.rabbitmqctl(&["-q", "set_vm_memory_high_watermark", "absolute", "1"]).await;

@@ -329,7 +329,7 @@ async fn the_few_that_are_wanted_are_found_among_many() {
 }
 
 #[tokio::test]
-async fn an_order_that_the_ledger_refuses_keeps_feed_from_nothing_else() {
+async fn an_order_that_the_ledger_refuses_blocks_schedule_in_nothing_else() {
     let (app, receiver) = (App::new().await, Receiver::start().await);
     let (company, poisoned) = (Uuid::new_v4(), Uuid::new_v4());
     let _service = app.run(&[]).await;

@@ -152,7 +152,7 @@ fn the_reader_of_paths_sees_every_form() {
     check("fn f() -> crate::egress::Client { todo }", &["egress"]);
     let at = root().join("src/schedule/due.rs");
     assert_eq!(reached_by_super(&at, "use super::super::deliver::X;").len(), 1);
-    assert_eq!(reached_by_super(&at, "use super::Feed;").len(), 0);
+    assert_eq!(reached_by_super(&at, "use super::Scheduler;").len(), 0);
 }
 
 #[test]

@@ -258,7 +258,7 @@ async fn what_waits_in_the_queues_of_v0_3_0_is_worked_off() {
         1,
     )
     .await;
-    // The mark that feed began with.
+    // The watermark that schedule began with.
     app.wait_for_count("select count(distinct shard) from tide_marks where number > 1700000000000000", 2)
         .await;
     assert_eq!(service.stop().await, Some(0));

@@ -185,7 +185,7 @@ async fn empty_deliveries(
     let found = sqlx::query!(
         r#"-- erasures.deliveries
         select id,
-               -- Feed and workers cancel what is owed to a deleted webhook, and are often faster.
+               -- Schedule and workers cancel what is owed to a deleted webhook, and are often faster.
                status in ('pending', 'held') or (status = 'cancelled' and coalesce(starts_with(reason, 'webhook deleted'), false))
                    as "owed!"
         from webhook_deliveries

@@ -45,7 +45,7 @@ async fn jobs_held_by_workers_that_died_are_quarantined_and_delivered() {
     app.set("DELIVERY_LIMIT", DELIVERY_LIMIT).set("PROMPT_JOBS", 0);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    // Without feed there are no watermarks among the jobs.
+    // Without schedule there are no watermarks among the jobs.
     let upstream = app.run(&["--role", "ingest,dead-letter"]).await;
     load::publish(&app, company, EVENTS.into()).await;
     eventually("the jobs are in the queue", async || {

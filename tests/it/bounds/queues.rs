@@ -65,7 +65,7 @@ async fn what_the_window_has_no_room_for_waits_in_the_ledger() {
     let queued = app.count("select count(*) from webhook_deliveries where queued_at is not null").await;
     // The room, and what a batch may publish beyond it.
     assert!((10..=10 + 500 + 50).contains(&queued), "{queued} jobs");
-    eventually("ingest and feed have published no more", async || {
+    eventually("ingest and schedule have published no more", async || {
         (i64::from(app.depth("deliveries.0").await) >= queued).then_some(())
     })
     .await;
@@ -141,7 +141,7 @@ async fn a_worker_holds_no_more_jobs_than_its_prefetch() {
     receiver.answer([Answer::ok().after(Duration::from_millis(100)), Answer::silence()]);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    // Without feed there are no watermarks among the jobs.
+    // Without schedule there are no watermarks among the jobs.
     let ingest = app.run(&["--role", "ingest"]).await;
     load::publish(&app, company, EVENTS as u64).await;
     eventually("the jobs are in the queue", async || {

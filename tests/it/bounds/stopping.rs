@@ -19,7 +19,7 @@ async fn in_the_middle_of_a_request(answer: Answer, grace: &str) -> (App, Receiv
     receiver.answer([answer]);
     let company = Uuid::new_v4();
     app.webhook(company, &receiver.url("/"), json!({})).await;
-    // Without feed, whose watermarks would stand in the queue as well when nobody takes from it any more.
+    // Without schedule, whose watermarks would stand in the queue as well when nobody takes from it any more.
     let service = app.run(&["--role", "ingest,deliver,dead-letter"]).await;
     app.publish(company, "ticket.created", json!({})).await;
     receiver.wait_for(1).await;

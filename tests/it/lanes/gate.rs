@@ -174,7 +174,7 @@ async fn a_test_delivery_goes_out_whatever_its_lane_says() {
     let service = app.run(&["--role", "ingest,deliver"]).await;
     app.publish(company, "ticket.created", json!({"n": 1})).await;
     app.wait_for_count("select count(*) from webhook_deliveries where queued_at is null", 1).await;
-    // The lane is left to feed, and there is none. What asks for the delivery is a job like that of a test.
+    // The lane is left to schedule, and there is none. What asks for the delivery is a job like that of a test.
     let (delivery, event): (Uuid, Uuid) = sqlx::query_as("select id, event_id from webhook_deliveries")
         .fetch_one(&app.pool)
         .await

@@ -35,7 +35,7 @@ async fn a_greedy_companys_backlog_holds_up_no_fresh_job_of_a_quiet_one() {
     let (greedy, quiet) = (Uuid::new_v4(), Uuid::new_v4());
     app.webhook(greedy, &receiver.url("/greedy"), json!({"max_in_flight": 4})).await;
     app.webhook(quiet, &receiver.url("/quiet"), json!({})).await;
-    // Without feed: what ingest leaves in the ledger stays there.
+    // Without schedule: what ingest leaves in the ledger stays there.
     let ingest = app.run(&["--role", "ingest"]).await;
     load::publish(&app, greedy, GREEDY as u64).await;
     app.wait_for_count("select count(*) from webhook_deliveries", GREEDY as i64).await;
@@ -103,7 +103,7 @@ async fn where_a_prompt_queue_has_no_room_jobs_stand_in_line() {
 }
 
 #[tokio::test]
-async fn a_prompt_job_that_finds_no_queue_is_left_to_feed_and_arrives() {
+async fn a_prompt_job_that_finds_no_queue_is_left_to_schedule_and_arrives() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     app.webhook(company, &receiver.url("/"), json!({})).await;
     let ingest = app.run(&["--role", "ingest"]).await;

@@ -1,5 +1,5 @@
-//! What feed brings on its way is what the lanes can start: nothing to one that is shut, one for each probe, and a paced
-//! one at its pace. No worker runs but where it is said: what has been fed stands in the ledger.
+//! Schedule makes the jobs that the lanes can start: none for one that is shut, one for each probe, and for a paced
+//! one at its pace. No worker runs except where noted: the ledger shows which deliveries have a job.
 
 use std::{
     collections::HashSet,
@@ -28,7 +28,7 @@ async fn owed(app: &App, company: Uuid, more: Value, count: i64) -> Uuid {
     webhook
 }
 
-async fn fed(app: &App, webhook: Uuid) -> i64 {
+async fn jobs(app: &App, webhook: Uuid) -> i64 {
     sqlx::query_scalar(
         "select count(*) from webhook_deliveries where webhook_id = $1 and queued_at is not null",
     )
@@ -38,17 +38,19 @@ async fn fed(app: &App, webhook: Uuid) -> i64 {
     .expect("a count")
 }
 
-async fn wait_for_fed(app: &App, webhook: Uuid, expected: i64) {
-    eventually(&format!("{expected} are fed"), async || (fed(app, webhook).await >= expected).then_some(()))
-        .await;
-    assert_eq!(fed(app, webhook).await, expected);
+async fn wait_for_jobs(app: &App, webhook: Uuid, expected: i64) {
+    eventually(&format!("{expected} have jobs"), async || {
+        (jobs(app, webhook).await >= expected).then_some(())
+    })
+    .await;
+    assert_eq!(jobs(app, webhook).await, expected);
 }
 
-/// Lets feed go round several times: what it has not fed by then it does not feed.
+/// Waits for several rounds: a job that schedule has not made by then it does not make.
 async fn rounds(app: &App, company: Uuid) {
     for _ in 0..3 {
         let neighbour = owed(app, company, json!({}), 1).await;
-        wait_for_fed(app, neighbour, 1).await;
+        wait_for_jobs(app, neighbour, 1).await;
     }
 }
 
@@ -65,18 +67,18 @@ async fn is_flagged(app: &App, webhook: Uuid) -> bool {
 }
 
 #[tokio::test]
-async fn an_open_lane_is_fed_one_delivery_for_each_probe_and_nothing_else() {
+async fn an_open_lane_gets_one_job_for_each_probe_and_no_other() {
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({}), 20).await;
     lane(&app, webhook, "opened_at = now() - interval '1 minute', next_probe_at = now() + interval '1 hour'")
         .await;
-    let _feed = app.run(&["--role", "schedule"]).await;
+    let _schedule = app.run(&["--role", "schedule"]).await;
     rounds(&app, company).await;
-    assert_eq!(fed(&app, webhook).await, 0, "no probe is due");
+    assert_eq!(jobs(&app, webhook).await, 0, "no probe is due");
     assert!(is_flagged(&app, webhook).await, "what is new goes behind what waits");
 
     lane(&app, webhook, "next_probe_at = now()").await;
-    wait_for_fed(&app, webhook, 1).await;
+    wait_for_jobs(&app, webhook, 1).await;
     let oldest =
         "select queued_at is not null from webhook_deliveries where webhook_id = $1 order by due_at limit 1";
     let oldest: bool =
@@ -85,13 +87,13 @@ async fn an_open_lane_is_fed_one_delivery_for_each_probe_and_nothing_else() {
     // As a worker does that takes the probe, and whose request is under way.
     lane(&app, webhook, "probe_leased_until = now() + interval '1 hour'").await;
     rounds(&app, company).await;
-    assert_eq!(fed(&app, webhook).await, 1);
+    assert_eq!(jobs(&app, webhook).await, 1);
     // It fails, and the next is due.
     lane(&app, webhook, "probe_leased_until = null, probes = 1, next_probe_at = now()").await;
-    wait_for_fed(&app, webhook, 2).await;
+    wait_for_jobs(&app, webhook, 2).await;
     // It succeeds.
     lane(&app, webhook, "opened_at = null, next_probe_at = null, probes = 0").await;
-    wait_for_fed(&app, webhook, 20).await;
+    wait_for_jobs(&app, webhook, 20).await;
     eventually("the lane is drained", async || (!is_flagged(&app, webhook).await).then_some(())).await;
 }
 
@@ -100,25 +102,25 @@ async fn a_rate_limited_lane_gets_no_jobs_until_then() {
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({}), 20).await;
     lane(&app, webhook, "held_back_until = now() + interval '1 hour'").await;
-    let _feed = app.run(&["--role", "schedule"]).await;
+    let _schedule = app.run(&["--role", "schedule"]).await;
     rounds(&app, company).await;
-    assert_eq!(fed(&app, webhook).await, 0);
+    assert_eq!(jobs(&app, webhook).await, 0);
     assert!(is_flagged(&app, webhook).await, "what is new goes behind what waits");
     lane(&app, webhook, "held_back_until = now()").await;
-    wait_for_fed(&app, webhook, 20).await;
+    wait_for_jobs(&app, webhook, 20).await;
     eventually("the lane is drained", async || (!is_flagged(&app, webhook).await).then_some(())).await;
 }
 
 #[tokio::test]
-async fn a_paced_lane_is_fed_at_its_pace_and_a_second_ahead_at_most() {
+async fn a_paced_lane_gets_jobs_at_its_pace_and_a_second_ahead_at_most() {
     const RATE: f64 = 20.0;
     const COUNT: i64 = 100;
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({"rate_limit": RATE}), COUNT).await;
-    let _feed = app.run(&["--role", "schedule"]).await;
-    eventually("it is being fed", async || (fed(&app, webhook).await > 0).then_some(())).await;
+    let _schedule = app.run(&["--role", "schedule"]).await;
+    eventually("it gets jobs", async || (jobs(&app, webhook).await > 0).then_some(())).await;
     eventually("it is known to have a backlog", async || is_flagged(&app, webhook).await.then_some(())).await;
-    wait_for_fed(&app, webhook, COUNT).await;
+    wait_for_jobs(&app, webhook, COUNT).await;
     eventually("the lane is drained", async || (!is_flagged(&app, webhook).await).then_some(())).await;
     let times: Vec<DateTime<Utc>> = sqlx::query_scalar(
         "select queued_at from webhook_deliveries where webhook_id = $1 order by queued_at",
@@ -132,28 +134,28 @@ async fn a_paced_lane_is_fed_at_its_pace_and_a_second_ahead_at_most() {
     for from in 0..times.len() {
         for to in from..times.len() {
             let (count, within) = ((to - from + 1) as f64, seconds(from, to));
-            assert!(count <= RATE * (within + 1.0) + 1.0, "{count} were fed within {within} s");
+            assert!(count <= RATE * (within + 1.0) + 1.0, "{count} jobs within {within} s");
         }
     }
     let took = seconds(0, times.len() - 1);
-    println!("{COUNT} at {RATE}/s were fed within {took:.2} s");
+    println!("{COUNT} at {RATE}/s had their jobs within {took:.2} s");
     assert!(took < 1.5 * COUNT as f64 / RATE, "too slow: {took} s");
 }
 
 #[tokio::test]
-async fn a_slow_lane_is_fed_one_delivery_when_its_slot_is_near() {
+async fn a_slow_lane_gets_one_job_when_its_slot_is_near() {
     let (app, company) = (App::new().await, Uuid::new_v4());
     let webhook = owed(&app, company, json!({"rate_limit": 0.01}), 5).await;
     lane(&app, webhook, "next_slot_at = now() + interval '90 seconds'").await;
-    let _feed = app.run(&["--role", "schedule"]).await;
+    let _schedule = app.run(&["--role", "schedule"]).await;
     rounds(&app, company).await;
-    assert_eq!(fed(&app, webhook).await, 0, "its slot is a minute and a half away");
+    assert_eq!(jobs(&app, webhook).await, 0, "its slot is a minute and a half away");
     lane(&app, webhook, "next_slot_at = now() + interval '900 milliseconds'").await;
-    wait_for_fed(&app, webhook, 1).await;
+    wait_for_jobs(&app, webhook, 1).await;
     // As the worker does that reserves the slot.
     lane(&app, webhook, "next_slot_at = next_slot_at + interval '105 seconds'").await;
     rounds(&app, company).await;
-    assert_eq!(fed(&app, webhook).await, 1);
+    assert_eq!(jobs(&app, webhook).await, 1);
 }
 
 async fn is_active(service: &Service) -> bool {
@@ -161,7 +163,7 @@ async fn is_active(service: &Service) -> bool {
 }
 
 #[tokio::test]
-async fn a_feed_that_is_killed_is_followed_within_fifteen_seconds_and_no_request_comes_twice() {
+async fn a_scheduler_that_is_killed_is_followed_within_fifteen_seconds_and_no_request_comes_twice() {
     const COUNT: usize = 200;
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     // What it has marked and not published when it dies is found by rescue.

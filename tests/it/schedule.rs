@@ -1,4 +1,4 @@
-//! What waits in the ledger: for its time, for room, for another feed. And the trace that goes along.
+//! What waits in the ledger: for its time, for room, for another scheduler. And the trace that goes along.
 
 use std::{collections::HashSet, time::Duration};
 
@@ -67,7 +67,7 @@ async fn a_wait_in_the_ledger_ends_with_the_next_attempt() {
 }
 
 #[tokio::test]
-async fn what_finds_no_room_in_the_window_goes_through_feed_and_arrives_once() {
+async fn what_finds_no_room_in_the_window_goes_through_schedule_and_arrives_once() {
     const EVENTS: usize = 60;
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     app.set("WINDOW_JOBS", 5).set("PROMPT_JOBS", 0);
@@ -96,17 +96,17 @@ async fn is_active(service: &Service) -> bool {
 }
 
 #[tokio::test]
-async fn one_of_two_feeds_is_active_and_the_other_takes_over_after_a_crash() {
+async fn one_of_two_schedulers_is_active_and_the_other_takes_over_after_a_crash() {
     let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
     let (first, second) = (app.run(&[]).await, app.run(&[]).await);
     let one = async || match (is_active(&first).await, is_active(&second).await) {
         (true, false) => Some(true),
         (false, true) => Some(false),
         (false, false) => None,
-        (true, true) => panic!("two feeds are active"),
+        (true, true) => panic!("two schedulers are active"),
     };
-    let first_is = eventually_within(Duration::from_secs(15), "a feed is active", one).await;
-    // Something that only feed can bring on its way once its time has come.
+    let first_is = eventually_within(Duration::from_secs(15), "a scheduler is active", one).await;
+    // Something that only schedule can send once its time has come.
     receiver.answer([Answer::status(500), Answer::ok()]);
     app.webhook(company, &receiver.url("/"), json!({"retry_schedule": [3]})).await;
     app.publish(company, "ticket.created", json!({"n": 1})).await;
@@ -115,7 +115,7 @@ async fn one_of_two_feeds_is_active_and_the_other_takes_over_after_a_crash() {
     assert_eq!(one().await, Some(first_is), "it stays the same one");
     let (active, other) = if first_is { (first, second) } else { (second, first) };
     active.kill().await;
-    eventually_within(Duration::from_secs(15), "the other feed took over", async || {
+    eventually_within(Duration::from_secs(15), "the other scheduler took over", async || {
         is_active(&other).await.then_some(())
     })
     .await;
@@ -124,7 +124,7 @@ async fn one_of_two_feeds_is_active_and_the_other_takes_over_after_a_crash() {
 }
 
 #[tokio::test]
-async fn a_feed_that_is_told_to_stop_hands_over_at_once() {
+async fn a_scheduler_that_is_stopped_hands_over_at_once() {
     let app = App::new().await;
     let first = app.run(&["--role", "schedule"]).await;
     eventually_within(Duration::from_secs(15), "it is active", async || {
