@@ -19,13 +19,13 @@ pub struct Shutdown {
 
 impl Shutdown {
     /// Resolves when nothing new may start.
-    pub async fn asked(&self) {
+    pub async fn requested(&self) {
         self.soft.cancelled().await;
     }
 
     /// Whether nothing new may start.
     #[must_use]
-    pub fn is_asked(&self) -> bool {
+    pub fn is_requested(&self) -> bool {
         self.soft.is_cancelled()
     }
 
@@ -35,7 +35,7 @@ impl Shutdown {
     }
 
     /// Starts a shutdown, as a signal would.
-    pub fn ask(&self) {
+    pub fn request(&self) {
         self.soft.cancel();
     }
 

@@ -106,11 +106,11 @@ struct ListEntries {
 async fn list(
     State(api): State<Api>,
     caller: Caller,
-    asked: PageRequest,
+    page_request: PageRequest,
     Query(query): Query<ListEntries>,
 ) -> Result<Response, Problem> {
     let company = caller.reach()?;
-    let page = asked.of::<(DateTime<Utc>, Uuid)>(company)?;
+    let page = page_request.of::<(DateTime<Utc>, Uuid)>(company)?;
     let times = [("since", query.since), ("until", query.until)];
     let errors = times.into_iter().filter(|(_, time)| time.is_some_and(|time| !is_of_our_age(time)));
     let errors: Vec<_> =
@@ -124,7 +124,7 @@ async fn list(
             "does not belong to this list or its filters; start again without a cursor",
         ));
     }
-    let wanted = table::AuditQuery {
+    let query = table::AuditQuery {
         company,
         actor: query.actor,
         action: query.action,
@@ -133,10 +133,10 @@ async fn list(
         until: query.until,
     };
     let db = &api.parts.reads;
-    let mut rows = table::list(db, &wanted, page.after, i64::from(page.rows()) + 1).await?;
+    let mut rows = table::list(db, &query, page.after, i64::from(page.rows()) + 1).await?;
     let next = cut(&mut rows, page.rows(), |row| (row.at, row.id));
     // The page does not wait for a slow count.
-    let count = page.counted(table::count(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT))).await?;
+    let count = page.counted(table::count(db, &query, (COUNT_MAX, COUNT_TIMEOUT))).await?;
     let rows: Vec<AuditEntry> = rows.into_iter().map(AuditEntry::from).collect();
     Ok(page.answer(&rows, next, count))
 }

@@ -87,9 +87,9 @@ struct DeadLettersQuery {
 }
 
 impl DeadLettersQuery {
-    fn read(&self, company: Option<CompanyId>) -> Result<search::Letters, Problem> {
+    fn read(&self, company: Option<CompanyId>) -> Result<search::DeadLetterQuery, Problem> {
         let mut reader = Reader::default();
-        let wanted = search::Letters {
+        let query = search::DeadLetterQuery {
             company,
             webhook: self.webhook_id,
             kinds: reader.words("kind", self.kind.as_deref(), DeadLetterKind::WORDS),
@@ -99,7 +99,7 @@ impl DeadLettersQuery {
             until: within_reach(self.until),
         };
         reader.done()?;
-        Ok(wanted)
+        Ok(query)
     }
 }
 
@@ -136,14 +136,14 @@ impl Listed for DeadLetter {
 async fn list(
     State(api): State<Api>,
     caller: Caller,
-    asked: PageRequest,
+    page_request: PageRequest,
     Query(choice): Query<DeadLettersQuery>,
 ) -> Result<Response, Problem> {
     let (db, company) = (&api.parts.reads, whose(&caller)?);
-    let (wanted, page) = (choice.read(company)?, asked.of(company)?);
-    let found = search::dead_letters(db, &wanted, page.after, page.rows().into()).await?;
+    let (query, page) = (choice.read(company)?, page_request.of(company)?);
+    let found = search::dead_letters(db, &query, page.after, page.rows().into()).await?;
     let rows = table::by_ids(db, company, &found.ids).await?;
-    let count = page.counted(search::count_letters(db, &wanted, (COUNT_MAX, COUNT_TIMEOUT))).await?;
+    let count = page.counted(search::count_dead_letters(db, &query, (COUNT_MAX, COUNT_TIMEOUT))).await?;
     let bodies = caller.may(Scope::PayloadsRead);
     let rows: Vec<_> = rows.into_iter().map(|row| DeadLetter::shown(row, bodies)).collect();
     Ok(page.answer(&rows, found.next, count))

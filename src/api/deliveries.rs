@@ -48,14 +48,14 @@ async fn list_of_webhook(
     State(api): State<Api>,
     tenant: Tenant,
     Id(webhook): Id<WebhookId>,
-    asked: PageRequest,
+    page_request: PageRequest,
     Query(filter): Query<DeliveriesQuery>,
 ) -> Result<Response, Problem> {
-    let wanted = search::Deliveries { webhooks: Some(vec![webhook.uuid()]), ..filter.read()? };
+    let query = search::Deliveries { webhooks: Some(vec![webhook.uuid()]), ..filter.read()? };
     if !history::has_webhook(&api.parts.reads, tenant.company, webhook).await? {
         return Err(Problem::not_found("Webhook not found"));
     }
-    answer(&api, &tenant, &asked, &wanted).await
+    answer(&api, &tenant, &page_request, &query).await
 }
 
 impl Listed for Delivery {
@@ -78,12 +78,12 @@ impl Listed for Delivery {
 async fn list(
     State(api): State<Api>,
     tenant: Tenant,
-    asked: PageRequest,
+    page_request: PageRequest,
     Query(of): Query<OfWebhooks>,
     Query(filter): Query<DeliveriesQuery>,
 ) -> Result<Response, Problem> {
-    let wanted = search::Deliveries { webhooks: of.read()?, ..filter.read()? };
-    answer(&api, &tenant, &asked, &wanted).await
+    let query = search::Deliveries { webhooks: of.read()?, ..filter.read()? };
+    answer(&api, &tenant, &page_request, &query).await
 }
 
 /// Get a delivery
@@ -111,11 +111,11 @@ async fn get(
     let row = row.ok_or_else(|| Problem::not_found("Delivery not found"))?;
     let mut attempts = history::earlier_attempts(db, company, bodies, id).await?;
     attempts.extend(row.latest());
-    let turn = turn(&api, &row).await?;
+    let lane_wait = lane_wait(&api, &row).await?;
     let lost_body = bodies && row.data.is_none();
     let mut delivery = Delivery::at(api.parts.clock.now(), row);
-    if let Some(turn) = turn {
-        delivery.explain(turn);
+    if let Some(lane_wait) = lane_wait {
+        delivery.explain(lane_wait);
     }
     if lost_body {
         // The event is no longer in the ledger; a dead letter has its own copy.
@@ -131,16 +131,16 @@ async fn get(
 async fn answer(
     api: &Api,
     tenant: &Tenant,
-    asked: &PageRequest,
-    wanted: &search::Deliveries,
+    page_request: &PageRequest,
+    query: &search::Deliveries,
 ) -> Result<Response, Problem> {
     let (db, company, now) = (&api.parts.reads, tenant.company, api.parts.clock.now());
-    let page = asked.of(Some(company))?;
-    let found = search::deliveries(db, company, wanted, page.after, page.rows().into(), now).await?;
+    let page = page_request.of(Some(company))?;
+    let found = search::deliveries(db, company, query, page.after, page.rows().into(), now).await?;
     let bodies = tenant.caller.may(Scope::PayloadsRead);
     let rows = history::by_ids(db, company, bodies, &found.ids).await?;
     let lanes = lanes(api, &rows).await?;
-    let count = search::count_deliveries(db, company, wanted, now, (COUNT_MAX, COUNT_TIMEOUT));
+    let count = search::count_deliveries(db, company, query, now, (COUNT_MAX, COUNT_TIMEOUT));
     let count = page.counted(count).await?;
     let rows = rows.into_iter().map(|row| {
         let lane = lanes.get(&row.webhook_id).filter(|_| row.status == DeliveryStatus::Pending).cloned();
@@ -172,7 +172,7 @@ async fn lanes(api: &Api, rows: &[history::DeliveryRow]) -> Result<HashMap<Webho
 }
 
 /// What blocks the lane of a delivery, or how many deliveries go before it if the lane has a pace.
-async fn turn(api: &Api, row: &history::DeliveryRow) -> Result<Option<why::Why>, Problem> {
+async fn lane_wait(api: &Api, row: &history::DeliveryRow) -> Result<Option<why::Why>, Problem> {
     if row.status != DeliveryStatus::Pending {
         return Ok(None);
     }
@@ -183,7 +183,7 @@ async fn turn(api: &Api, row: &history::DeliveryRow) -> Result<Option<why::Why>,
         // A retry waits for its due time, not for its turn.
         (None, Some(rate)) if row.queued_at.is_none() && row.attempts == 0 => {
             let ahead = history::ahead(&api.parts.reads, row.company_id, row).await?;
-            Ok(Some(why::of_turn(why::Paced { rate, ahead: u64::try_from(ahead).unwrap_or(0) })))
+            Ok(Some(why::of_rate_limit(why::Paced { rate, ahead: u64::try_from(ahead).unwrap_or(0) })))
         }
         (lane, _) => Ok(lane),
     }

@@ -97,12 +97,12 @@ async fn list(
     State(api): State<Api>,
     caller: Caller,
     uri: Uri,
-    Query(wanted): Query<EventTypesQuery>,
+    Query(query): Query<EventTypesQuery>,
 ) -> Result<(HeaderMap, Json<Vec<EventTypeBody>>), Problem> {
     let company = counted(&caller)?;
     let list = PageLinks::of(&uri, company);
-    let limit = pagination::limit(wanted.limit)?;
-    let after: Option<String> = list.key(wanted.cursor.as_deref())?;
+    let limit = pagination::limit(query.limit)?;
+    let after: Option<String> = list.key(query.cursor.as_deref())?;
     let after = after.unwrap_or_default();
     let mut rows = table::list(&api.parts.reads, company, &after, i64::from(limit) + 1).await?;
     let headers = list.next(limit, pagination::cut(&mut rows, limit, |row| row.name.clone()));

@@ -100,7 +100,7 @@ async fn create(
     }
     // The claim holds a connection while the broker confirms, so the number of such requests is limited. If storing the
     // response fails, the request can still be repeated, because its ids are derived from the key.
-    let Ok(_turn) = api.keyed_publishes.acquire().await else {
+    let Ok(_permit) = api.keyed_publishes.acquire().await else {
         return Err(Problem::unavailable("the service is shutting down"));
     };
     let mut tx = api.parts.changes.begin().await?;

@@ -51,12 +51,12 @@ impl<S: Send + Sync> FromRequest<S> for OptionalObject {
     type Rejection = Problem;
 
     async fn from_request(request: Request, state: &S) -> Result<Self, Problem> {
-        let says = is_json(request.headers());
+        let media_type = is_json(request.headers());
         let bytes = body(request, state).await?;
         if bytes.is_empty() {
             return Ok(Self::default());
         }
-        says?;
+        media_type?;
         let fields = from_json(&bytes)?;
         Ok(Self(Object { bytes, fields }))
     }
@@ -210,10 +210,10 @@ mod tests {
 
     #[test]
     fn a_field_that_is_wrong_is_named_with_its_place() {
-        let check = |body: &str, kind: ProblemKind, said: &str| {
+        let check = |body: &str, kind: ProblemKind, expected: &str| {
             let problem = from_json::<Outer>(body.as_bytes()).unwrap_err();
             assert_eq!(problem.kind(), kind, "{body}");
-            assert!(format!("{problem:?}").contains(said), "{problem:?}");
+            assert!(format!("{problem:?}").contains(expected), "{problem:?}");
         };
         check(r#"{"list":[{"n":1},{"n":300}]}"#, ProblemKind::Invalid, "list[1].n");
         check("{}", ProblemKind::Invalid, "missing field `list`");

@@ -74,7 +74,7 @@ impl IdempotencyKey {
 ///
 /// # Errors
 /// Never: a value read from JSON can be written as JSON.
-pub fn asked(body: &impl Serialize) -> Result<Vec<u8>, Problem> {
+pub fn request_bytes(body: &impl Serialize) -> Result<Vec<u8>, Problem> {
     serde_json::to_vec(body).map_err(|error| Problem::internal(&error))
 }
 
@@ -106,16 +106,16 @@ impl IdempotencyKey {
         let Some(key) = self.key else { return Ok(KeyClaim::First(Claim(None))) };
         // A request for no company uses the nil id.
         let company = company.map_or(Uuid::nil(), CompanyId::uuid);
-        let mut asked = Sha256::new();
+        let mut hash = Sha256::new();
         for part in [caller.actor.as_bytes(), self.operation.as_bytes(), body] {
-            asked.update((part.len() as u64).to_be_bytes());
-            asked.update(part);
+            hash.update((part.len() as u64).to_be_bytes());
+            hash.update(part);
         }
-        let asked = asked.finalize();
-        let Some(known) = idempotency_keys::claim(tx, company, &key, &asked).await? else {
+        let hash = hash.finalize();
+        let Some(known) = idempotency_keys::claim(tx, company, &key, &hash).await? else {
             return Ok(KeyClaim::First(Claim(Some((company, key)))));
         };
-        if known.request_sha256.as_slice() != &asked[..] {
+        if known.request_sha256.as_slice() != &hash[..] {
             return Err(Problem::field(
                 "Idempotency-Key",
                 "was already used for a different request; use a new key",

@@ -70,10 +70,10 @@ async fn create(
     State(api): State<Api>,
     caller: Caller,
     repeated: idempotency::IdempotencyKey,
-    Json(wanted): Json<NewKey>,
+    Json(new_key): Json<NewKey>,
 ) -> Result<Response, Problem> {
-    let scopes = wanted.check(api.parts.clock.now())?;
-    let company = company_of(&caller, wanted.all_companies)?;
+    let scopes = new_key.check(api.parts.clock.now())?;
+    let company = company_of(&caller, new_key.all_companies)?;
     if let Some(scope) = scopes.iter().find(|&scope| !caller.may(scope)) {
         let detail = format!("you do not have the scope {} yourself, so you cannot grant it", scope.as_str());
         return Err(Problem::new(ProblemKind::Forbidden, detail));
@@ -83,17 +83,18 @@ async fn create(
     let new = table::KeyToInsert {
         id: &key.id,
         company: company.map(CompanyId::uuid),
-        name: wanted.name.trim(),
+        name: new_key.name.trim(),
         secret_sha256: &key.sha256,
         scopes: &words,
         created_by: Some(&caller.actor),
-        expires_at: wanted.expires_at,
+        expires_at: new_key.expires_at,
     };
     let mut tx = api.parts.changes.begin().await?;
-    let claim = match repeated.claim(&mut tx, &caller, company, &idempotency::asked(&wanted)?).await? {
-        KeyClaim::Again(answer) => return Ok(answer),
-        KeyClaim::First(claim) => claim,
-    };
+    let claim =
+        match repeated.claim(&mut tx, &caller, company, &idempotency::request_bytes(&new_key)?).await? {
+            KeyClaim::Again(answer) => return Ok(answer),
+            KeyClaim::First(claim) => claim,
+        };
     let made = Key::from(table::create(&mut *tx, new).await?);
     audit::write(&mut tx, &caller, company, "key.create", &made.id, (None, audit::shown(&made))).await?;
     // Kept without the key itself: of that only the digest stays anywhere.
@@ -139,9 +140,13 @@ impl Listed for Key {
     responses(PageOf<Key>),
     security(("bearer" = ["keys:manage"])),
 )]
-async fn list(State(api): State<Api>, caller: Caller, asked: PageRequest) -> Result<Response, Problem> {
+async fn list(
+    State(api): State<Api>,
+    caller: Caller,
+    page_request: PageRequest,
+) -> Result<Response, Problem> {
     let (db, company) = (&api.parts.reads, caller.reach()?);
-    let page = asked.of::<(DateTime<Utc>, String)>(company)?;
+    let page = page_request.of::<(DateTime<Utc>, String)>(company)?;
     let mut rows = table::list(db, company, page.after.as_ref(), i64::from(page.rows()) + 1).await?;
     let next = cut(&mut rows, page.rows(), |row| (row.created_at, row.id.clone()));
     let count = page.counted(table::count(db, company, COUNT_MAX).map_ok(Some)).await?;

@@ -76,18 +76,18 @@ async fn list(
     State(api): State<Api>,
     caller: Caller,
     uri: Uri,
-    Query(wanted): Query<LanesQuery>,
+    Query(choice): Query<LanesQuery>,
 ) -> Result<(HeaderMap, axum::Json<Vec<Lane>>), Problem> {
     let company = company(&caller)?;
-    let (list, limit) = (PageLinks::of(&uri, company), pagination::limit(wanted.limit)?);
-    let cursor: Option<Uuid> = list.key(wanted.cursor.as_deref())?;
-    let asked = table::LaneReportQuery {
+    let (list, limit) = (PageLinks::of(&uri, company), pagination::limit(choice.limit)?);
+    let cursor: Option<Uuid> = list.key(choice.cursor.as_deref())?;
+    let query = table::LaneReportQuery {
         company,
         webhook: None,
-        failing: wanted.failing.unwrap_or_default(),
-        after: cursor.or(wanted.after).map(WebhookId),
+        failing: choice.failing.unwrap_or_default(),
+        after: cursor.or(choice.after).map(WebhookId),
     };
-    let mut rows = table::list(&api.parts.reads, &asked, i64::from(limit) + 1).await?;
+    let mut rows = table::list(&api.parts.reads, &query, i64::from(limit) + 1).await?;
     let last = pagination::cut(&mut rows, limit, |row| row.webhook_id.uuid());
     Ok((list.next(limit, last), axum::Json(rows.into_iter().map(Lane::from).collect())))
 }
@@ -108,8 +108,8 @@ async fn get(
     Id(id): Id<WebhookId>,
 ) -> Result<axum::Json<Lane>, Problem> {
     let company = company(&caller)?;
-    let asked = table::LaneReportQuery { company, webhook: Some(id), ..table::LaneReportQuery::default() };
-    let lane = table::list(&api.parts.reads, &asked, 1).await?.pop();
+    let query = table::LaneReportQuery { company, webhook: Some(id), ..table::LaneReportQuery::default() };
+    let lane = table::list(&api.parts.reads, &query, 1).await?.pop();
     let lane = lane.ok_or_else(|| Problem::not_found(WebhookId::NOT_FOUND))?;
     Ok(axum::Json(lane.into()))
 }

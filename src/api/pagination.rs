@@ -104,8 +104,8 @@ impl PageLinks {
 ///
 /// # Errors
 /// If it is out of range: a caller that gets fewer rows than requested would take the page for the last.
-pub fn limit(wanted: Option<u32>) -> Result<u32, Problem> {
-    match wanted {
+pub fn limit(requested: Option<u32>) -> Result<u32, Problem> {
+    match requested {
         None => Ok(PAGE_DEFAULT),
         Some(n) if (1..=PAGE_MAX).contains(&n) => Ok(n),
         Some(n) => Err(Problem::field("limit", format!("is {n}; must be from 1 to {PAGE_MAX}"))),

@@ -19,7 +19,7 @@ use super::{
     access::{Caller, Tenant},
     audit,
     extract::{Id, Json, Query},
-    idempotency::{IdempotencyKey, KeyClaim, asked},
+    idempotency::{IdempotencyKey, KeyClaim, request_bytes},
     listing::{Listed, PageOf, PageRequest, Paging, Reader, words_schema},
     pagination::{COUNT_MAX, cut},
     problem::{Problem, ProblemBody, ProblemKind},
@@ -121,14 +121,14 @@ async fn create(
     key: IdempotencyKey,
     Json(new): Json<NewReplay>,
 ) -> Result<Response, Problem> {
-    let (wanted, rate) = new.read()?;
-    let webhook = wanted.webhook_id.map(WebhookId);
+    let (filter, rate) = new.read()?;
+    let webhook = filter.webhook_id.map(WebhookId);
     if let Some(webhook) = webhook {
         let living = webhooks::get(&api.parts.reads, tenant.company, webhook).await?;
         living.ok_or_else(|| Problem::not_found("Webhook not found"))?;
     }
-    let filter = match wanted.deliveries.as_slice() {
-        [] => wanted,
+    let filter = match filter.deliveries.as_slice() {
+        [] => filter,
         listed => by_ids(&api, tenant.company, listed).await?,
     };
     let order = Order { company: tenant.company, webhook, filter: &filter, rate };
@@ -154,7 +154,7 @@ impl Listed for Replay {
 async fn list(
     State(api): State<Api>,
     tenant: Tenant,
-    asked: PageRequest,
+    page_request: PageRequest,
     Query(choice): Query<ReplaysQuery>,
 ) -> Result<Response, Problem> {
     let mut reader = Reader::default();
@@ -163,13 +163,13 @@ async fn list(
         reader.words("status", choice.status.as_deref(), ReplayStatus::WORDS),
     );
     reader.done()?;
-    let page = asked.of(Some(tenant.company))?;
+    let page = page_request.of(Some(tenant.company))?;
     let webhook = choice.webhook_id.map(WebhookId);
-    let (db, wanted) =
+    let (db, query) =
         (&api.parts.reads, table::ReplayListQuery { kinds, statuses, webhook, before: page.after });
-    let mut rows = table::list(db, tenant.company, &wanted, i64::from(page.rows()) + 1).await?;
+    let mut rows = table::list(db, tenant.company, &query, i64::from(page.rows()) + 1).await?;
     let next = cut(&mut rows, page.rows(), |row| (row.started_at, row.id.uuid()));
-    let count = page.counted(table::count(db, tenant.company, &wanted, COUNT_MAX).map_ok(Some)).await?;
+    let count = page.counted(table::count(db, tenant.company, &query, COUNT_MAX).map_ok(Some)).await?;
     let rows: Vec<Replay> = rows.into_iter().map(Replay::from).collect();
     Ok(page.answer(&rows, next, count))
 }
@@ -243,8 +243,8 @@ impl Order<'_> {
     ) -> Result<Response, Problem> {
         let Self { company, webhook, filter, rate } = self;
         let mut tx = api.parts.changes.begin().await?;
-        let asked = asked(&(filter, rate))?;
-        let claim = match key.claim(&mut tx, caller, Some(company), &asked).await? {
+        let request = request_bytes(&(filter, rate))?;
+        let claim = match key.claim(&mut tx, caller, Some(company), &request).await? {
             KeyClaim::Again(answer) => return Ok(answer),
             KeyClaim::First(claim) => claim,
         };

@@ -1,14 +1,15 @@
 //! `/v1/webhooks`: managing webhooks.
 //!
 //! The guide's operations are here. `actions` has pauses and rotations, `test` the test delivery, `check_url` the check of
-//! a URL. `check` validates requests, `warnings` reports what is unusual, `wanted` and `shape` are the bodies.
+//! a URL. `check` validates requests, `warnings` reports what is unusual, `requests` and `shape` are the bodies.
 
 mod actions;
 mod check;
 mod check_url;
+pub mod requests;
 mod shape;
 mod test;
-pub mod wanted;
+
 mod warnings;
 
 use axum::{
@@ -22,7 +23,7 @@ use utoipa_axum::{router::OpenApiRouter, routes};
 
 pub use shape::{CheckedUrl, MessageBody, Resumed, Tested, Warning, WebhookBody};
 
-use self::wanted::{WebhookCreate, WebhookUpdate};
+use self::requests::{WebhookCreate, WebhookUpdate};
 use super::{
     Api,
     access::{Caller, Tenant},
@@ -70,10 +71,10 @@ async fn locked(
     tx: &mut PgConnection,
     tenant: &Tenant,
     id: WebhookId,
-    seen: &IfMatch,
+    if_match: &IfMatch,
 ) -> Result<table::WebhookRow, Problem> {
     let row = table::lock(tx, tenant.company, id).await?.ok_or_else(not_found)?;
-    seen.holds(row.version)?;
+    if_match.holds(row.version)?;
     Ok(row)
 }
 
@@ -138,15 +139,15 @@ async fn list(
     State(api): State<Api>,
     tenant: Tenant,
     uri: Uri,
-    Query(wanted): Query<WebhooksQuery>,
+    Query(query): Query<WebhooksQuery>,
 ) -> Result<(HeaderMap, axum::Json<Vec<WebhookBody>>), Problem> {
     let (reads, company) = (&api.parts.reads, tenant.company);
-    let (mut headers, rows) = if wanted.limit.is_none() && wanted.cursor.is_none() {
+    let (mut headers, rows) = if query.limit.is_none() && query.cursor.is_none() {
         (HeaderMap::new(), table::list(reads, company).await?)
     } else {
-        page(&api, company, &PageLinks::of(&uri, Some(company)), &wanted).await?
+        page(&api, company, &PageLinks::of(&uri, Some(company)), &query).await?
     };
-    if wanted.count.is_some() {
+    if query.count.is_some() {
         let count = table::count(reads, company, COUNT_MAX).await?;
         headers.insert(TOTAL_COUNT, pagination::counted(count));
     }
@@ -157,10 +158,10 @@ async fn page(
     api: &Api,
     company: CompanyId,
     list: &PageLinks,
-    wanted: &WebhooksQuery,
+    query: &WebhooksQuery,
 ) -> Result<(HeaderMap, Vec<table::WebhookRow>), Problem> {
-    let limit = pagination::limit(wanted.limit)?;
-    let after: Option<(String, uuid::Uuid)> = list.key(wanted.cursor.as_deref())?;
+    let limit = pagination::limit(query.limit)?;
+    let after: Option<(String, uuid::Uuid)> = list.key(query.cursor.as_deref())?;
     let after = after.as_ref().map(|(name, id)| (name.as_str(), WebhookId(*id)));
     let mut rows = table::page(&api.parts.reads, company, after, i64::from(limit) + 1).await?;
     let last = pagination::cut(&mut rows, limit, |row| (row.settings.name.clone(), row.id.uuid()));
@@ -255,7 +256,7 @@ async fn update(
     State(api): State<Api>,
     tenant: Tenant,
     Id(id): Id<WebhookId>,
-    seen: IfMatch,
+    if_match: IfMatch,
     body: Object,
 ) -> Result<Answer, Problem> {
     let names_something = !body.fields.is_empty();
@@ -263,7 +264,7 @@ async fn update(
     let before = table::lock(&mut *tx, tenant.company, id).await?.ok_or_else(not_found)?;
     let check::Checked { settings, replaces_secret, shows_secret, events, mut warnings } =
         check::settings(body.fields, Some(before.settings.clone()), &api.parts.receivers)?;
-    seen.holds(before.version)?;
+    if_match.holds(before.version)?;
     warnings.extend(unknown_types(&api, tenant.company, events.as_ref()).await?);
     if !names_something {
         return Ok(answer(before, warnings));
@@ -299,10 +300,10 @@ async fn delete(
     State(api): State<Api>,
     tenant: Tenant,
     Id(id): Id<WebhookId>,
-    seen: IfMatch,
+    if_match: IfMatch,
 ) -> Result<axum::Json<MessageBody>, Problem> {
     let mut tx = api.parts.changes.begin().await?;
-    let before = locked(&mut tx, &tenant, id, &seen).await?;
+    let before = locked(&mut tx, &tenant, id, &if_match).await?;
     table::delete(&mut *tx, tenant.company, id).await?.ok_or_else(not_found)?;
     written_down(&mut tx, &tenant.caller, "webhook.delete", Some(&before), None).await?;
     tx.commit().await?;

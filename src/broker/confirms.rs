@@ -205,13 +205,13 @@ impl Confirms {
 #[derive(Default)]
 struct Woken {
     slots: Mutex<Vec<usize>>,
-    is_told: AtomicBool,
+    is_notified: AtomicBool,
     notify: Notify,
 }
 
 impl Woken {
     fn take(&self) -> Vec<usize> {
-        self.is_told.store(false, Ordering::Release);
+        self.is_notified.store(false, Ordering::Release);
         std::mem::take(&mut *self.slots.lock().unwrap_or_else(PoisonError::into_inner))
     }
 }
@@ -225,7 +225,7 @@ impl Wake for SlotWaker {
     fn wake(self: Arc<Self>) {
         self.woken.slots.lock().unwrap_or_else(PoisonError::into_inner).push(self.slot);
         // One notification for however many complete before the task looks.
-        if !self.woken.is_told.swap(true, Ordering::AcqRel) {
+        if !self.woken.is_notified.swap(true, Ordering::AcqRel) {
             self.woken.notify.notify_one();
         }
     }
@@ -295,15 +295,15 @@ mod tests {
         fates.prop_flat_map(|fates| {
             let returns = (0..MESSAGES).filter(|n| fates[*n] == Fate::Returned);
             let twice: Vec<usize> = (0..MESSAGES).chain(returns).collect();
-            let looks = prop::collection::vec(any::<bool>(), twice.len());
-            (Just(fates), Just(twice).prop_shuffle(), looks).prop_map(|(fates, order, looks)| {
+            let checks = prop::collection::vec(any::<bool>(), twice.len());
+            (Just(fates), Just(twice).prop_shuffle(), checks).prop_map(|(fates, order, checks)| {
                 let mut has_returned = [false; MESSAGES];
                 let step = |message: usize| {
                     let is_return = fates[message] == Fate::Returned && !has_returned[message];
                     has_returned[message] = true;
                     if is_return { Step::Return(message) } else { Step::Answer(message) }
                 };
-                let steps = order.into_iter().map(step).zip(looks).collect();
+                let steps = order.into_iter().map(step).zip(checks).collect();
                 (fates, steps)
             })
         })
@@ -314,7 +314,7 @@ mod tests {
         fn each_message_is_told_its_own_fate_in_whatever_order_answers_come((fates, steps) in steps()) {
             let (mut library, mut confirms) = (Library::default(), Confirms::default());
             (0..MESSAGES).for_each(|message| library.publish(&mut confirms, message));
-            let mut told = BTreeMap::new();
+            let mut reported = BTreeMap::new();
             for (step, look) in steps {
                 match step {
                     Step::Return(message) => library.waiting.push_back(message),
@@ -322,12 +322,12 @@ mod tests {
                 }
                 if look {
                     for (place, fate) in confirms.look().fates {
-                        prop_assert!(told.insert(place.message, fate).is_none(), "told twice");
+                        prop_assert!(reported.insert(place.message, fate).is_none(), "told twice");
                     }
                 }
             }
-            told.extend(confirms.look().fates.into_iter().map(|(place, fate)| (place.message, fate)));
-            prop_assert_eq!(told.into_values().collect::<Vec<_>>(), fates);
+            reported.extend(confirms.look().fates.into_iter().map(|(place, fate)| (place.message, fate)));
+            prop_assert_eq!(reported.into_values().collect::<Vec<_>>(), fates);
             prop_assert_eq!(confirms.len(), 0);
         }
     }

@@ -67,12 +67,12 @@ pub struct Receipt {
 impl Receipt {
     /// Done: the broker forgets the message.
     pub fn ack(self) {
-        self.say(Settled::Ack(self.tag));
+        self.settle(Settled::Ack(self.tag));
     }
 
     /// Given up: the broker dead-letters the message.
     pub fn reject(self) {
-        self.say(Settled::Reject(self.tag));
+        self.settle(Settled::Reject(self.tag));
     }
 
     /// Whether its channel is still open. If not, the broker redelivers the message.
@@ -81,7 +81,7 @@ impl Receipt {
         !self.settle.is_closed()
     }
 
-    fn say(&self, settled: Settled) {
+    fn settle(&self, settled: Settled) {
         // Nothing listens once the channel is gone. The broker then redelivers the message by itself.
         let _gone = self.settle.send(settled);
     }
@@ -121,7 +121,7 @@ impl Consumer {
     /// once a stop is asked for. May be dropped at any time without losing a message.
     pub async fn next(&mut self) -> Option<Message> {
         loop {
-            if self.inner.shutdown.is_asked() {
+            if self.inner.shutdown.is_requested() {
                 self.leave().await;
                 return None;
             }
@@ -129,7 +129,7 @@ impl Consumer {
             tokio::select! {
                 biased;
                 step = self.step() => if let Some(message) = step { return Some(message) },
-                () = inner.shutdown.asked() => {}
+                () = inner.shutdown.requested() => {}
             }
         }
     }

@@ -26,7 +26,7 @@ pub enum Error {
     },
     /// An exchange or a queue exists, but is not ours or was made with another setting.
     #[error(
-        "{kind} `{name}` exists with {argument} = {current}, but {wanted} is needed: restore the setting, choose another \
+        "{kind} `{name}` exists with {argument} = {current}, but {needed} is needed: restore the setting, choose another \
          AMQP_PREFIX, or stop every process, drain the {kind} and delete it; it will be declared again"
     )]
     Mismatch {
@@ -36,7 +36,7 @@ pub enum Error {
         /// The argument that differs.
         argument: String,
         /// What we declare.
-        wanted: String,
+        needed: String,
         /// What is there.
         current: String,
     },
@@ -141,12 +141,12 @@ fn mismatch(text: &str) -> Option<Error> {
     let (kind, rest) = rest.split_once(" '")?;
     let (name, rest) = rest.split_once("' in vhost")?;
     let rest = rest.split_once("received ")?.1;
-    let (wanted, current) = rest.split_once(" but current is ")?;
+    let (needed, current) = rest.split_once(" but current is ")?;
     Some(Error::Mismatch {
         kind: if kind == "exchange" { "exchange" } else { "queue" },
         name: name.to_owned(),
         argument: argument.to_owned(),
-        wanted: value(wanted),
+        needed: value(needed),
         current: value(current),
     })
 }
@@ -166,8 +166,8 @@ mod tests {
     fn a_mismatch_is_read_from_the_servers_sentence() {
         let check = |text: &str, expected: Option<[&str; 5]>| {
             let found = mismatch(text).map(|error| match error {
-                Error::Mismatch { kind, name, argument, wanted, current } => {
-                    [kind.to_owned(), name, argument, wanted, current]
+                Error::Mismatch { kind, name, argument, needed, current } => {
+                    [kind.to_owned(), name, argument, needed, current]
                 }
                 other => panic!("{other}"),
             });

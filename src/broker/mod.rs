@@ -210,12 +210,12 @@ impl Broker {
     /// When the server does not answer, or the queue does not exist.
     pub async fn depth(&self, bucket: u8) -> Result<inspect::Depth, Error> {
         let queue = Queue::Deliveries(self.topology().shard(bucket));
-        let asked = async {
+        let counting = async {
             // Each check has its own channel, because a refusal closes it.
             let channel = self.inner.consume.current().ok_or(Error::Closed)?.channel().await?;
             inspect::depth_of(&channel, queue, self.topology().name(queue)).await
         };
-        let answered = timeout(inspect::QUESTION_TIMEOUT, asked).await;
+        let answered = timeout(inspect::QUESTION_TIMEOUT, counting).await;
         answered.unwrap_or_else(|_| Err(Error::silent("counting messages", inspect::QUESTION_TIMEOUT)))
     }
 

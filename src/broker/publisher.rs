@@ -105,8 +105,8 @@ impl Publisher {
         let kinds: Vec<QueueKind> = messages.iter().map(|message| message.to.kind()).collect();
         let deadline = Instant::now() + CONFIRM_TIMEOUT;
         let (answer, answered) = oneshot::channel();
-        let asked = timeout_at(deadline, self.calls.send(Call { messages, deadline, answer })).await;
-        let fates = match asked {
+        let sent = timeout_at(deadline, self.calls.send(Call { messages, deadline, answer })).await;
+        let fates = match sent {
             Ok(Ok(())) => timeout_at(deadline + ANSWER_MARGIN, answered).await.ok().and_then(Result::ok),
             _ => None,
         };

@@ -163,13 +163,13 @@ impl Publishing {
         if found.broken.is_some() || found.fates.iter().any(|(_, fate)| *fate == Fate::Returned) {
             self.declare();
         }
-        self.tell(found.fates);
+        self.report(found.fates);
         if let Some(reason) = found.broken {
             self.lose(&reason);
         }
     }
 
-    fn tell(&mut self, fates: Vec<(BatchIndex, Fate)>) {
+    fn report(&mut self, fates: Vec<(BatchIndex, Fate)>) {
         for (place, fate) in fates {
             let Some(call) = self.open_calls.get_mut(&place.call) else { continue };
             if call.fates[place.message].replace(fate).is_none() {
@@ -214,7 +214,7 @@ impl Publishing {
             );
         }
         let fates = self.confirms.abandon();
-        self.tell(fates);
+        self.report(fates);
     }
 
     fn begin_to_open(&mut self) {

@@ -344,7 +344,7 @@ mod tests {
         let exchanges: BTreeSet<_> = topology.exchanges().into_iter().map(|exchange| exchange.name).collect();
         let mut queues = BTreeSet::new();
         for QueueSpec { name, arguments, .. } in topology.queues() {
-            let text = |wanted: &str| match arguments.iter().find(|(name, _)| *name == wanted) {
+            let text = |key: &str| match arguments.iter().find(|(name, _)| *name == key) {
                 Some((_, Argument::Text(text))) => Some(text.clone()),
                 _ => None,
             };

@@ -62,7 +62,7 @@ struct QueueLevel {
     ready: Option<usize>,
     /// Published here since the count.
     took: usize,
-    asked: Option<Instant>,
+    counted_at: Option<Instant>,
     /// Since when it is full, or unknown, without having moved.
     still_since: Option<Instant>,
 }
@@ -73,7 +73,7 @@ impl QueueLevel {
     }
 
     fn next_count(&self) -> Option<Instant> {
-        self.asked.map(|asked| asked + COUNT_EVERY)
+        self.counted_at.map(|counted_at| counted_at + COUNT_EVERY)
     }
 
     fn is_stale(&self, now: Instant) -> bool {
@@ -88,7 +88,7 @@ impl QueueLevel {
         if ready.is_some() {
             self.took -= took.min(self.took);
         }
-        self.asked = Some(now);
+        self.counted_at = Some(now);
         let is_full = self.room(jobs_max) == 0;
         self.still_since = is_full.then(|| self.still_since.filter(|_| !has_moved).unwrap_or(now));
     }
@@ -148,7 +148,7 @@ impl Window {
             let next_count = level.next_count().unwrap_or_else(Instant::now);
             tokio::select! {
                 () = sleep_until(next_count) => {}
-                () = self.inner.shutdown.asked() => return WindowRoom::Stalled,
+                () = self.inner.shutdown.requested() => return WindowRoom::Stalled,
             }
         }
     }

@@ -215,13 +215,13 @@ fn with_query(path: &str, query: &[(&str, Option<String>)]) -> String {
 /// The API's error as the failure that ends the command.
 fn failure(status: StatusCode, body: &[u8]) -> CommandFailure {
     let text = match serde_json::from_slice::<ReportedProblem>(body) {
-        Ok(told) if told.errors.len() > 1 => told
+        Ok(problem) if problem.errors.len() > 1 => problem
             .errors
             .iter()
             .map(|error| format!("`{}`: {}", error.field, error.message))
             .collect::<Vec<_>>()
             .join("; "),
-        Ok(told) => told.detail,
+        Ok(problem) => problem.detail,
         Err(_) => format!("the API answered {status}"),
     };
     match status.as_u16() {

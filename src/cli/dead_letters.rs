@@ -112,14 +112,14 @@ async fn list(args: ListDeadLetters, output: Output) -> Result<(), CommandFailur
         ("cursor", args.cursor),
     ];
     let page = args.remote.client()?.get::<Vec<DeadLetter>>("/v1/dead-letters", &query).await?;
-    output.show(&page.body, |letters| table_of(letters))?;
+    output.show(&page.body, |dead_letters| table_of(dead_letters))?;
     if let Some(cursor) = page.cursor() {
         eprintln!("for older ones: --cursor {cursor}");
     }
     Ok(())
 }
 
-fn table_of(letters: &[DeadLetter]) -> String {
+fn table_of(dead_letters: &[DeadLetter]) -> String {
     let mut table = OutputTable::new(&[
         "ID",
         "GIVEN UP",
@@ -130,7 +130,7 @@ fn table_of(letters: &[DeadLetter]) -> String {
         "RESPONSE",
         "REASON",
     ]);
-    for letter in letters {
+    for letter in dead_letters {
         let or_dash = |text: Option<String>| text.unwrap_or_else(|| "-".to_owned());
         table.row([
             letter.id.to_string(),

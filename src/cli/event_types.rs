@@ -102,8 +102,8 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Comm
         }
         Command::Set(args) => set(*args, output).await,
         Command::Delete(args) => {
-            let said: EventTypeDeleted = args.remote.client()?.delete(&path(&args.name)).await?.body;
-            Ok(output.show(&said, |said| said.message.clone())?)
+            let deleted: EventTypeDeleted = args.remote.client()?.delete(&path(&args.name)).await?.body;
+            Ok(output.show(&deleted, |deleted| deleted.message.clone())?)
         }
     }
 }

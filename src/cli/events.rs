@@ -73,7 +73,7 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Comm
 }
 
 async fn list(args: ListEvents, output: Output) -> Result<(), CommandFailure> {
-    let wanted = args.limit as usize;
+    let limit = args.limit as usize;
     let instant = |time: Option<DateTime<Utc>>| time.map(|time| time.to_rfc3339());
     let query = [
         ("event_type", args.event_type),
@@ -81,9 +81,9 @@ async fn list(args: ListEvents, output: Output) -> Result<(), CommandFailure> {
         ("until", instant(args.until)),
         ("event_id", args.event_id),
         ("unmatched", args.unmatched.then(|| "true".to_owned())),
-        ("limit", Some(wanted.min(PAGE_MAX).to_string())),
+        ("limit", Some(limit.min(PAGE_MAX).to_string())),
     ];
-    let events: Vec<EventBody> = args.remote.client()?.list("/v1/events", &query, wanted).await?;
+    let events: Vec<EventBody> = args.remote.client()?.list("/v1/events", &query, limit).await?;
     Ok(output.show(&events, |events| {
         let mut table = OutputTable::new(&["ID", "TYPE", "RECEIVED", "MATCHED", "EVENT ID", "VIOLATION"]);
         for event in events {

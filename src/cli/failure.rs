@@ -79,13 +79,13 @@ impl From<broker::Error> for CommandFailure {
 
 /// An error with its sources, each once: some libraries repeat in theirs what the source says.
 fn chain(error: &anyhow::Error) -> String {
-    error.chain().fold(String::new(), |mut told, source| {
+    error.chain().fold(String::new(), |mut text, source| {
         let source = source.to_string();
-        if !told.contains(&source) {
-            let colon = if told.is_empty() { "" } else { ": " };
-            told = format!("{told}{colon}{source}");
+        if !text.contains(&source) {
+            let colon = if text.is_empty() { "" } else { ": " };
+            text = format!("{text}{colon}{source}");
         }
-        told
+        text
     })
 }
 

@@ -84,8 +84,9 @@ async fn create(args: CreateKey, output: Output) -> Result<(), CommandFailure> {
     let (db, now) = (args.ledger.open().await?, SystemClock::local());
     let expires_at = args.expires_in.map(|length| expiry(now, length)).transpose()?;
     let words: Vec<String> = args.scope.iter().map(|scope| scope.as_str().to_owned()).collect();
-    let wanted = NewKey { name: args.name, scopes: words, expires_at, all_companies: args.company.is_none() };
-    wanted.check(now).map_err(|problem| CommandFailure::Refused(problem.detail().to_owned()))?;
+    let new_key =
+        NewKey { name: args.name, scopes: words, expires_at, all_companies: args.company.is_none() };
+    new_key.check(now).map_err(|problem| CommandFailure::Refused(problem.detail().to_owned()))?;
     let key = ApiKey::generate();
     // Without a name, "command line" is not written twice.
     let actor = match args.actor.by.as_str() {
@@ -95,9 +96,9 @@ async fn create(args: CreateKey, output: Output) -> Result<(), CommandFailure> {
     let new = table::KeyToInsert {
         id: &key.id,
         company: args.company.map(CompanyId::uuid),
-        name: wanted.name.trim(),
+        name: new_key.name.trim(),
         secret_sha256: &key.sha256,
-        scopes: &wanted.scopes,
+        scopes: &new_key.scopes,
         created_by: Some(&actor),
         expires_at,
     };

@@ -136,10 +136,10 @@ async fn publish(
             Fate::Refused => tally.refused += 1,
             Fate::Unknown => tally.unknown += 1,
         }
-        let told = PublishSummary { event_id: id, fate: fate.as_str() };
-        output.show(&told, |told| match fate {
-            Fate::Confirmed => told.event_id.to_owned(),
-            _ => format!("{}  {}", told.event_id, told.fate.to_uppercase()),
+        let summary = PublishSummary { event_id: id, fate: fate.as_str() };
+        output.show(&summary, |summary| match fate {
+            Fate::Confirmed => summary.event_id.to_owned(),
+            _ => format!("{}  {}", summary.event_id, summary.fate.to_uppercase()),
         })?;
     }
     Ok(tally)

@@ -122,9 +122,9 @@ async fn receive(
     body: Bytes,
 ) -> impl IntoResponse {
     let now = SystemClock::local();
-    let turn = receiver.arrived.fetch_add(1, Ordering::Relaxed);
-    let turn = usize::try_from(turn).unwrap_or(usize::MAX).min(receiver.answers.len() - 1);
-    let status = receiver.answers[turn];
+    let index = receiver.arrived.fetch_add(1, Ordering::Relaxed);
+    let index = usize::try_from(index).unwrap_or(usize::MAX).min(receiver.answers.len() - 1);
+    let status = receiver.answers[index];
     let verified =
         receiver.secret.as_ref().map(|secret| verify(secret, &headers, &body, now, receiver.tolerance));
     let arrival = arrival(now, &uri, &headers, verified, status, &body);

@@ -55,7 +55,7 @@ pub(super) struct Args {
 pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFailure> {
     check(&args)?;
     let client = args.remote.client()?;
-    let wanted = NewReplay {
+    let request = NewReplay {
         deliveries: Some(args.ids).filter(|ids| !ids.is_empty()),
         webhook_id: args.webhook.map(WebhookId::uuid),
         event_type: args.event_type.map(String::from),
@@ -64,7 +64,7 @@ pub(super) async fn execute(args: Args, output: Output) -> Result<(), CommandFai
         until: args.until,
         rate: Some(args.rate),
     };
-    let mut replay = client.post::<Replay>("/v1/replays", &wanted).await?.body;
+    let mut replay = client.post::<Replay>("/v1/replays", &request).await?.body;
     let address = format!("/v1/replays/{}", replay.id);
     if args.wait {
         eprintln!("replay {} has started; interrupting this command does not stop it", replay.id);

@@ -172,7 +172,7 @@ pub(super) async fn execute(args: Args) -> Result<(), CommandFailure> {
     }
     tokio::select! {
         ready = service.broker.ready() => ready?,
-        () = service.shutdown.asked() => return Ok(()),
+        () = service.shutdown.requested() => return Ok(()),
     }
     service.measure_clock(&upkeep, trouble);
     service.start()?;
@@ -272,7 +272,7 @@ impl Service {
             .map_err(|error| CommandFailure::Usage(error.to_string()))?;
         let (router, _document) = api.router();
         let end = self.shutdown.clone();
-        self.stage("api", server.serve(router, async move { end.asked().await }));
+        self.stage("api", server.serve(router, async move { end.requested().await }));
         Ok(())
     }
 
@@ -331,7 +331,7 @@ impl Service {
         let running = tokio::spawn(stage);
         self.shutdown.spawn(async move {
             let ended = running.await;
-            if !shutdown.is_asked() {
+            if !shutdown.is_requested() {
                 let why =
                     ended.err().map_or_else(|| "the task returned".to_owned(), |panic| panic.to_string());
                 tracing::error!(stage = name, why, "a stage ended unexpectedly");
@@ -349,7 +349,7 @@ impl Service {
             loop {
                 tokio::select! {
                     () = tokio::time::sleep(CLOCK_EVERY) => {}
-                    () = shutdown.asked() => return,
+                    () = shutdown.requested() => return,
                 }
                 match time::measure(&pool, &clock).await {
                     Ok(()) => {

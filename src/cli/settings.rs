@@ -34,13 +34,13 @@ fn row(env: &str, arg: &Arg) -> String {
     let flag = arg.get_long().map(|long| format!("`--{long}`")).unwrap_or_default();
     let help = arg.get_help().map(ToString::to_string).unwrap_or_default().replace('\n', " ");
     // Some defaults are no value: the help says them in brackets.
-    let (help, told) = match help.split_once(" [default: ") {
+    let (help, default_in_help) = match help.split_once(" [default: ") {
         Some((help, default)) => (help.to_owned(), default.trim_end_matches(']').to_owned()),
         None => (help, String::new()),
     };
     let values: Vec<_> = arg.get_default_values().iter().map(|value| value.to_string_lossy()).collect();
     let default = match values.join(",") {
-        text if text.is_empty() => told,
+        text if text.is_empty() => default_in_help,
         text => format!("`{text}`"),
     };
     format!("| `{env}` | {flag} | {default} | {help} |").replace("|  |", "| |")

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     api::webhooks::{
         CheckedUrl, MessageBody, Resumed, Tested, Warning, WebhookBody,
-        wanted::{self, CheckUrl},
+        requests::{self, CheckUrl},
     },
     model::{WebhookId, webhook::Held},
 };
@@ -147,7 +147,7 @@ pub(super) async fn execute(command: Command, output: Output) -> Result<(), Comm
 }
 
 async fn create(args: arguments::CreateWebhook, output: Output) -> Result<(), CommandFailure> {
-    let (remote, body) = args.asked()?;
+    let (remote, body) = args.request()?;
     answer(&remote.client()?.post::<WebhookBody>("/v1/webhooks", &body).await?.body, output)
 }
 
@@ -162,7 +162,7 @@ async fn show(args: WebhookArg, output: Output) -> Result<(), CommandFailure> {
 }
 
 async fn update(args: arguments::UpdateWebhook, output: Output) -> Result<(), CommandFailure> {
-    let (one, body) = args.asked()?;
+    let (one, body) = args.request()?;
     let (client, path) = one.at("")?;
     answer(&client.put::<WebhookBody>(&path, &body).await?.body, output)
 }
@@ -175,13 +175,13 @@ async fn delete(args: WebhookArg, output: Output) -> Result<(), CommandFailure> 
 
 async fn pause(args: PauseWebhook, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.one.at("/pause")?;
-    let body = wanted::PauseBody { reason: Some(args.reason) };
+    let body = requests::PauseBody { reason: Some(args.reason) };
     answer(&client.post::<WebhookBody>(&path, &body).await?.body, output)
 }
 
 async fn resume(args: ResumeWebhook, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.one.at("/resume")?;
-    let body = wanted::Resume { held: Some(args.held), rate: Some(args.rate) };
+    let body = requests::Resume { held: Some(args.held), rate: Some(args.rate) };
     let resumed: Resumed = client.post(&path, &body).await?.body;
     if let Some(replay) = resumed.replay_id {
         eprintln!("the held deliveries are processed as replay {replay}");
@@ -192,10 +192,10 @@ async fn resume(args: ResumeWebhook, output: Output) -> Result<(), CommandFailur
 async fn rotate_secret(args: RotateWebhookSecret, output: Output) -> Result<(), CommandFailure> {
     let (client, path) = args.one.at("/rotate-secret")?;
     let guide_signature = match args.guide_signature {
-        GuideSignatureArg::New => wanted::GuideSignature::New,
-        GuideSignatureArg::Previous => wanted::GuideSignature::Previous,
+        GuideSignatureArg::New => requests::GuideSignature::New,
+        GuideSignatureArg::Previous => requests::GuideSignature::Previous,
     };
-    let body = wanted::RotateSecret {
+    let body = requests::RotateSecret {
         secret: args.secret,
         grace_seconds: Some(i64::try_from(args.grace.as_secs()).unwrap_or(i64::MAX)),
         guide_signature: Some(guide_signature),

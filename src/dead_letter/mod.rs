@@ -283,7 +283,7 @@ impl DeadLetterStage {
             }
             tokio::select! {
                 () = tokio::time::sleep(PUBLISH_AGAIN) => {}
-                () = self.shutdown.asked() => return false,
+                () = self.shutdown.requested() => return false,
             }
         }
     }

@@ -19,7 +19,7 @@ use super::{
 use crate::{
     broker::{self, Message, watermarks::Watermark},
     model::{
-        DeliveryId, Trigger,
+        DeliveryId, JobClass, Trigger,
         lane::{May, Standing},
     },
     store::{dispose::Disposition, test_delivery::NOT_IN_TIME, watermarks},
@@ -31,7 +31,7 @@ pub const TEST_BEGINS_WITHIN: TimeDelta = TimeDelta::seconds(65);
 
 impl DeliverWorker {
     /// Handles a message of a deliveries queue: a job, a watermark, or neither.
-    pub(super) async fn take(self: &Arc<Self>, message: Message, prompt: bool) {
+    pub(super) async fn take(self: &Arc<Self>, message: Message, class: JobClass) {
         if let Some(mark) = broker::watermarks::decode(&message) {
             self.watermark(mark, message);
             return;
@@ -39,8 +39,7 @@ impl DeliverWorker {
         match broker::jobs::decode(&message) {
             Ok(job) => {
                 let number = self.jobs.fetch_add(1, Ordering::Relaxed);
-                self.take_job(JobHandle::new(job, number, prompt, message.redelivered, message.receipt))
-                    .await;
+                self.take_job(JobHandle::new(job, number, class, message.redelivered, message.receipt)).await;
             }
             Err(bad) => {
                 tracing::error!(%bad, "a message in a deliveries queue is not a valid job; it was dead-lettered");
@@ -125,7 +124,7 @@ impl DeliverWorker {
 
     /// Puts a task into its lane, where it waits for its turn.
     pub(super) fn offer(&self, mut task: Task) {
-        task.waits = Some(self.crowds.join(task.handle.prompt));
+        task.waits = Some(self.backlogs.join(task.handle.class));
         let webhook = &task.known.webhook;
         let offer = Offer {
             webhook: webhook.id,

@@ -104,7 +104,7 @@ pub(super) async fn attempt(
     };
     let version = task.known.version();
     let probe = task.probe.map(ProbeLease::spend).is_some();
-    say(&worker, &attempt, &next);
+    log(&worker, &attempt, &next);
     // The recorder lives as long as the worker.
     let _ = worker.finished.send(Finished { attempt, next, handle: task.handle, probe, version });
 }
@@ -169,7 +169,7 @@ fn fault(reason: String) -> Exchange {
 }
 
 /// Logs the whole attempt in one line, and counts it.
-fn say(worker: &DeliverWorker, attempt: &Attempt, next: &NextStep) {
+fn log(worker: &DeliverWorker, attempt: &Attempt, next: &NextStep) {
     let Exchange { outcome, phases, address, response, repeated, .. } = &attempt.exchange;
     let class = outcome.class();
     worker.metrics.deliver_attempts.inc((class, attempt.trigger));

@@ -26,15 +26,15 @@ use crate::{
 /// The most claims in one statement.
 pub const CLAIM_BATCH_MAX: usize = 200;
 
-type Asked = (Task, Permit);
+type ClaimRequest = (Task, Permit);
 
 /// The way to the task that asks. What waits here has a permit in a lane, and so a bound.
-pub(super) struct Claims(mpsc::UnboundedSender<Asked>);
+pub(super) struct Claims(mpsc::UnboundedSender<ClaimRequest>);
 
 impl Claims {
     pub(super) fn start(worker: Weak<DeliverWorker>, ledger: Ledger, shutdown: &Shutdown) -> Self {
-        let (sender, asked) = mpsc::unbounded_channel();
-        shutdown.spawn(ask(worker, ledger, asked));
+        let (sender, requests) = mpsc::unbounded_channel();
+        shutdown.spawn(claim_batches(worker, ledger, requests));
         Self(sender)
     }
 
@@ -45,21 +45,25 @@ impl Claims {
     }
 }
 
-async fn ask(worker: Weak<DeliverWorker>, ledger: Ledger, mut asked: mpsc::UnboundedReceiver<Asked>) {
+async fn claim_batches(
+    worker: Weak<DeliverWorker>,
+    ledger: Ledger,
+    mut requests: mpsc::UnboundedReceiver<ClaimRequest>,
+) {
     let mut batch = Vec::new();
-    while asked.recv_many(&mut batch, CLAIM_BATCH_MAX).await > 0 {
+    while requests.recv_many(&mut batch, CLAIM_BATCH_MAX).await > 0 {
         let Some(worker) = worker.upgrade() else { return };
         // Two jobs for one delivery in a batch: the second claims with the next batch, when the first holds the claim.
         batch.sort_unstable_by_key(|(task, _)| task.delivery);
         let mut again = Vec::new();
         let mut last = None;
-        for asked in batch.drain(..) {
-            let delivery = asked.0.delivery;
+        for request in batch.drain(..) {
+            let delivery = request.0.delivery;
             if last == Some(delivery) {
-                worker.claims.send(asked.0, asked.1);
+                worker.claims.send(request.0, request.1);
             } else {
                 last = Some(delivery);
-                again.push(asked);
+                again.push(request);
             }
         }
         worker.claim(&ledger, again).await;
@@ -67,8 +71,8 @@ async fn ask(worker: Weak<DeliverWorker>, ledger: Ledger, mut asked: mpsc::Unbou
 }
 
 impl DeliverWorker {
-    async fn claim(self: &std::sync::Arc<Self>, ledger: &Ledger, asked: Vec<Asked>) {
-        let questions: Vec<Question> = asked
+    async fn claim(self: &std::sync::Arc<Self>, ledger: &Ledger, requests: Vec<ClaimRequest>) {
+        let questions: Vec<Question> = requests
             .iter()
             .map(|(task, _)| Question {
                 delivery: task.delivery,
@@ -95,7 +99,7 @@ impl DeliverWorker {
             }
         };
         let mut leased = Vec::new();
-        for ((task, permit), answer) in asked.into_iter().zip(answers) {
+        for ((task, permit), answer) in requests.into_iter().zip(answers) {
             debug_assert_eq!(task.delivery, answer.delivery, "answers come in the order of the questions");
             if let Some(wait) = self.answered(task, permit, answer.answer, again) {
                 leased.push(wait);

@@ -11,16 +11,19 @@ use std::{
 use tokio::sync::{Notify, watch};
 
 use super::{DeliverWorker, Lanes, WAITING_MAX};
-use crate::broker::{Consumer, Message};
+use crate::{
+    broker::{Consumer, Message},
+    model::JobClass,
+};
 
 /// After this time without a commit no request is started.
 pub const TROUBLE_AFTER: Duration = Duration::from_secs(5);
 
-/// What waits in the lanes: of prompt jobs, and of all others.
+/// What waits in the lanes, by the class of its job.
 #[derive(Default)]
 pub(super) struct Backlogs {
     prompt: Arc<Backlog>,
-    others: Arc<Backlog>,
+    ordinary: Arc<Backlog>,
 }
 
 #[derive(Default)]
@@ -35,15 +38,18 @@ struct Backlog {
 pub(super) struct WaitGuard(Arc<Backlog>);
 
 impl Backlogs {
-    fn of(&self, prompt: bool) -> &Arc<Backlog> {
-        if prompt { &self.prompt } else { &self.others }
+    fn of(&self, class: JobClass) -> &Arc<Backlog> {
+        match class {
+            JobClass::Prompt => &self.prompt,
+            JobClass::Ordinary => &self.ordinary,
+        }
     }
 
     /// Counts one more waiting delivery.
-    pub(super) fn join(&self, prompt: bool) -> WaitGuard {
-        let crowd = self.of(prompt);
-        crowd.waiting.fetch_add(1, Ordering::AcqRel);
-        WaitGuard(Arc::clone(crowd))
+    pub(super) fn join(&self, class: JobClass) -> WaitGuard {
+        let backlog = self.of(class);
+        backlog.waiting.fetch_add(1, Ordering::AcqRel);
+        WaitGuard(Arc::clone(backlog))
     }
 }
 
@@ -62,11 +68,11 @@ impl Drop for WaitGuard {
 }
 
 /// Consumes jobs until shutdown; none while the ledger accepts no commits.
-pub(super) async fn take(worker: Arc<DeliverWorker>, mut consumer: Consumer, prompt: bool) {
+pub(super) async fn take(worker: Arc<DeliverWorker>, mut consumer: Consumer, class: JobClass) {
     let mut ledger = worker.ledger.watch();
     loop {
         let message = tokio::select! {
-            message = worker.next(&mut consumer, prompt) => message,
+            message = worker.next(&mut consumer, class) => message,
             () = trouble(&mut ledger) => {
                 worker.stand_by(&mut consumer).await;
                 continue;
@@ -75,7 +81,7 @@ pub(super) async fn take(worker: Arc<DeliverWorker>, mut consumer: Consumer, pro
         let Some(message) = message else { return };
         // Admitting a job may need the ledger as well. It keeps trying while the consumer stands by; otherwise nothing
         // might be left to notice that the ledger is back.
-        let looking = worker.take(message, prompt);
+        let looking = worker.take(message, class);
         tokio::pin!(looking);
         tokio::select! {
             () = &mut looking => {}
@@ -84,7 +90,7 @@ pub(super) async fn take(worker: Arc<DeliverWorker>, mut consumer: Consumer, pro
                 let looking = async {
                     tokio::select! {
                         () = looking => {}
-                        () = worker.shutdown.asked() => {}
+                        () = worker.shutdown.requested() => {}
                     }
                 };
                 tokio::join!(looking, worker.stand_by(&mut consumer));
@@ -114,16 +120,16 @@ async fn trouble(ledger: &mut watch::Receiver<Option<Instant>>) {
 
 impl DeliverWorker {
     /// The next message, once the lanes have room for what it may bring.
-    async fn next(&self, consumer: &mut Consumer, prompt: bool) -> Option<Message> {
-        let crowd = self.crowds.of(prompt);
+    async fn next(&self, consumer: &mut Consumer, class: JobClass) -> Option<Message> {
+        let backlog = self.backlogs.of(class);
         loop {
-            let room = crowd.room.notified();
-            if crowd.has_room() {
+            let room = backlog.room.notified();
+            if backlog.has_room() {
                 return consumer.next().await;
             }
             tokio::select! {
                 () = room => {}
-                () = self.shutdown.asked() => return consumer.next().await,
+                () = self.shutdown.requested() => return consumer.next().await,
             }
         }
     }
@@ -139,11 +145,11 @@ impl DeliverWorker {
         let mut ledger = self.ledger.watch();
         tokio::select! {
             _ = ledger.wait_for(Option::is_none) => {}
-            () = self.shutdown.asked() => {}
+            () = self.shutdown.requested() => {}
         }
         consumer.resume();
         self.metrics.ledger_failing.set(false);
-        if !self.shutdown.is_asked() {
+        if !self.shutdown.is_requested() {
             self.lanes(Lanes::go_on);
             self.start_what_may();
         }
@@ -156,13 +162,14 @@ mod tests {
 
     #[test]
     fn those_who_wait_keep_none_of_the_other_kind_out() {
-        let crowds = Backlogs::default();
-        let rooms = || (crowds.others.has_room(), crowds.prompt.has_room());
-        let mut others: Vec<WaitGuard> = (0..WAITING_MAX).map(|_| crowds.join(false)).collect();
+        let backlogs = Backlogs::default();
+        let rooms = || (backlogs.ordinary.has_room(), backlogs.prompt.has_room());
+        let mut ordinary: Vec<WaitGuard> =
+            (0..WAITING_MAX).map(|_| backlogs.join(JobClass::Ordinary)).collect();
         assert_eq!(rooms(), (false, true));
-        let prompt: Vec<WaitGuard> = (0..WAITING_MAX).map(|_| crowds.join(true)).collect();
+        let prompt: Vec<WaitGuard> = (0..WAITING_MAX).map(|_| backlogs.join(JobClass::Prompt)).collect();
         assert_eq!(rooms(), (false, false));
-        others.pop();
+        ordinary.pop();
         assert_eq!(rooms(), (true, false));
         drop(prompt);
         assert_eq!(rooms(), (true, true));

@@ -4,7 +4,7 @@
 //! (`pace.rs`). What may take long is bounded over all lanes (`slow.rs`). What cannot start waits in order; what has
 //! waited too long, and would keep waiting at the pace of its lane, is parked. A lane that is merely busy keeps what it
 //! will start soon, because parking costs two writes and a job. Free permits go round the lanes, so a webhook with
-//! thousands of waiting deliveries delays another by at most one turn.
+//! thousands of waiting deliveries delays another by at most one start.
 //!
 //! An idle lane is forgotten; a lane without a pace pays nothing for those that have one. No IO and no clock:
 //! instants are arguments. `pacing.rs` provides the slots.
@@ -28,18 +28,18 @@ use crate::model::WebhookId;
 
 /// The check for slow requests runs four times a second. A request in flight at this many checks has been so for a
 /// second, or will have been before the next one.
-const SLOW_AFTER_LOOKS: u32 = 4;
+const SLOW_AFTER_CHECKS: u32 = 4;
 
 /// The lanes of a worker. `T` is what waits.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
     by_webhook: HashMap<WebhookId, Lane<T>>,
-    /// Lanes with a waiting task and a free permit, each once, in the order of their turns.
-    turns: VecDeque<WebhookId>,
-    /// Lanes whose turn it was, but which may start nothing until fewer jobs are slow: those with nothing in flight,
-    /// and the others.
-    held_up_first: VecDeque<WebhookId>,
-    held_up: VecDeque<WebhookId>,
+    /// Lanes with a waiting task and a free permit, each once, in the order in which they start.
+    run_queue: VecDeque<WebhookId>,
+    /// Lanes that came first in the run queue, but may start nothing until fewer jobs are slow: those with nothing in
+    /// flight, and the others.
+    blocked_first: VecDeque<WebhookId>,
+    blocked: VecDeque<WebhookId>,
     /// Lanes with a pace.
     paced: BTreeSet<WebhookId>,
     /// What is in flight, by the key of its permit; and the free keys.
@@ -51,9 +51,9 @@ pub(super) struct Lanes<T> {
     /// Tasks that may wait for slots, in all lanes together.
     paced_waiting_max: usize,
     /// The lane that was the last to ask for slots.
-    asked_last: WebhookId,
+    requested_last: WebhookId,
     /// The number of checks for overdue tasks so far.
-    looks: u32,
+    checks: u32,
     stopped: bool,
 }
 
@@ -62,7 +62,7 @@ struct Lane<T> {
     in_flight: usize,
     limit: usize,
     waiting: VecDeque<QueuedTask<T>>,
-    turn: Turn,
+    queue_state: QueueState,
     /// Starts since the last check for overdue tasks, and between the two checks before.
     begun: usize,
     begun_before: usize,
@@ -83,10 +83,10 @@ struct QueuedTask<T> {
 
 /// The queue that a lane is in.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-enum Turn {
+enum QueueState {
     None,
     Queued,
-    HeldUp,
+    Blocked,
 }
 
 /// Something in flight.
@@ -95,7 +95,7 @@ struct Started {
     webhook: WebhookId,
     job: JobNumber,
     /// The check before its start.
-    look: u32,
+    check: u32,
     /// Whether it has been in flight for a second.
     slow: bool,
     /// Whether it makes its job count.
@@ -149,9 +149,9 @@ impl<T> Lanes<T> {
     pub(super) fn new(in_flight_max: usize, prefetch: usize) -> Self {
         Self {
             by_webhook: HashMap::new(),
-            turns: VecDeque::new(),
-            held_up_first: VecDeque::new(),
-            held_up: VecDeque::new(),
+            run_queue: VecDeque::new(),
+            blocked_first: VecDeque::new(),
+            blocked: VecDeque::new(),
             paced: BTreeSet::new(),
             started: Vec::new(),
             free: Vec::new(),
@@ -160,8 +160,8 @@ impl<T> Lanes<T> {
             in_flight_max,
             // A quarter of what the worker holds may wait for slots; otherwise fast lanes with a pace would fill it.
             paced_waiting_max: (prefetch / 4).max(1),
-            asked_last: WebhookId(uuid::Uuid::nil()),
-            looks: 0,
+            requested_last: WebhookId(uuid::Uuid::nil()),
+            checks: 0,
             stopped: false,
         }
     }
@@ -184,7 +184,7 @@ impl<T> Lanes<T> {
             }
         }
         lane.waiting.push_back(QueuedTask { since: now, job: offer.job, task });
-        self.give_turn(webhook);
+        self.enqueue(webhook);
     }
 
     /// The next task that may start, if any. Its permit is taken until [`Lanes::ended`].
@@ -192,9 +192,9 @@ impl<T> Lanes<T> {
         if self.stopped || self.in_flight >= self.in_flight_max {
             return None;
         }
-        while let Some(webhook) = self.next_turn() {
+        while let Some(webhook) = self.dequeue() {
             let Some(lane) = self.by_webhook.get_mut(&webhook) else { continue };
-            lane.turn = Turn::None;
+            lane.queue_state = QueueState::None;
             if !lane.may_start(limit_now(lane.limit, self.in_flight, self.in_flight_max)) {
                 continue;
             }
@@ -202,8 +202,8 @@ impl<T> Lanes<T> {
             let first = lane.in_flight == 0;
             let job = lane.waiting.front().map(|task| task.job);
             if counts && job.is_some_and(|job| !self.slow.has_room_for(job, first)) {
-                lane.turn = Turn::HeldUp;
-                if first { &mut self.held_up_first } else { &mut self.held_up }.push_back(webhook);
+                lane.queue_state = QueueState::Blocked;
+                if first { &mut self.blocked_first } else { &mut self.blocked }.push_back(webhook);
                 continue;
             }
             let slot = lane.pace.as_mut().and_then(|pace| pace.take());
@@ -214,25 +214,25 @@ impl<T> Lanes<T> {
             if counts {
                 self.slow.add(job);
             }
-            let permit = self.permit(Started { webhook, job, look: self.looks, slow: false, counts });
-            self.give_turn(webhook);
+            let permit = self.permit(Started { webhook, job, check: self.checks, slow: false, counts });
+            self.enqueue(webhook);
             return Some(Start { task, permit, slot });
         }
         None
     }
 
-    /// The lane whose turn it is: one that was held up and no longer is, else the first in line.
-    fn next_turn(&mut self) -> Option<WebhookId> {
-        for (row, first) in [(&mut self.held_up_first, true), (&mut self.held_up, false)] {
+    /// The next lane of the run queue: one that was blocked and no longer is, else the first in line.
+    fn dequeue(&mut self) -> Option<WebhookId> {
+        for (row, first) in [(&mut self.blocked_first, true), (&mut self.blocked, false)] {
             while self.slow.has_room(first)
                 && let Some(webhook) = row.pop_front()
             {
-                if self.by_webhook.get(&webhook).is_some_and(|lane| lane.turn == Turn::HeldUp) {
+                if self.by_webhook.get(&webhook).is_some_and(|lane| lane.queue_state == QueueState::Blocked) {
                     return Some(webhook);
                 }
             }
         }
-        self.turns.pop_front()
+        self.run_queue.pop_front()
     }
 
     fn permit(&mut self, started: Started) -> usize {
@@ -256,22 +256,22 @@ impl<T> Lanes<T> {
         let Some(lane) = self.by_webhook.get_mut(&webhook) else { return };
         lane.in_flight -= 1;
         lane.slow -= usize::from(started.slow);
-        lane.answers_in_time = lane.slow == 0 && self.looks - started.look < SLOW_AFTER_LOOKS;
+        lane.answers_in_time = lane.slow == 0 && self.checks - started.check < SLOW_AFTER_CHECKS;
         if lane.in_flight == 0 && lane.waiting.is_empty() {
             self.by_webhook.remove(&webhook);
             self.paced.remove(&webhook);
             return;
         }
-        if lane.turn == Turn::HeldUp && (lane.answers_in_time || lane.in_flight == 0) {
-            lane.turn = Turn::None;
+        if lane.queue_state == QueueState::Blocked && (lane.answers_in_time || lane.in_flight == 0) {
+            lane.queue_state = QueueState::None;
         }
-        self.give_turn(webhook);
+        self.enqueue(webhook);
     }
 
     /// Takes out what has waited since before `since`, except as many at the front of each lane as it started since the
-    /// last check or has slots for: their turn comes soon. Call it once in the time that something may wait.
+    /// last check or has slots for: they start soon. Call it once in the time that something may wait.
     pub(super) fn overdue(&mut self, since: Instant, now: DateTime<Utc>) -> Vec<Overdue<T>> {
-        self.looks += 1;
+        self.checks += 1;
         self.find_slow();
         let mut overdue = Vec::new();
         if self.stopped {
@@ -298,14 +298,14 @@ impl<T> Lanes<T> {
             }
             lives
         });
-        self.forget_turns();
+        self.prune_queues();
         overdue
     }
 
     /// Finds what has now been in flight for a second.
     fn find_slow(&mut self) {
         for started in self.started.iter_mut().flatten() {
-            if started.slow || self.looks - started.look < SLOW_AFTER_LOOKS {
+            if started.slow || self.checks - started.check < SLOW_AFTER_CHECKS {
                 continue;
             }
             started.slow = true;
@@ -319,21 +319,21 @@ impl<T> Lanes<T> {
         }
     }
 
-    /// Drops the turns of lanes that are gone or have had theirs, so that the queues are no longer than the number of
-    /// lanes.
-    fn forget_turns(&mut self) {
+    /// Drops lanes that are gone or have nothing waiting, so that the queues are no longer than the number of lanes.
+    fn prune_queues(&mut self) {
         let lanes = &mut self.by_webhook;
-        let mut seen = HashSet::new();
-        for (row, turn) in [
-            (&mut self.turns, Turn::Queued),
-            (&mut self.held_up_first, Turn::HeldUp),
-            (&mut self.held_up, Turn::HeldUp),
+        let mut kept = HashSet::new();
+        for (row, queue_state) in [
+            (&mut self.run_queue, QueueState::Queued),
+            (&mut self.blocked_first, QueueState::Blocked),
+            (&mut self.blocked, QueueState::Blocked),
         ] {
             row.retain(|webhook| {
                 lanes.get_mut(webhook).is_some_and(|lane| {
-                    let stays = lane.turn == turn && !lane.waiting.is_empty() && seen.insert(*webhook);
+                    let stays =
+                        lane.queue_state == queue_state && !lane.waiting.is_empty() && kept.insert(*webhook);
                     if lane.waiting.is_empty() {
-                        lane.turn = Turn::None;
+                        lane.queue_state = QueueState::None;
                     }
                     stays
                 })
@@ -356,13 +356,13 @@ impl<T> Lanes<T> {
         self.in_flight
     }
 
-    fn give_turn(&mut self, webhook: WebhookId) {
+    fn enqueue(&mut self, webhook: WebhookId) {
         if let Some(lane) = self.by_webhook.get_mut(&webhook)
-            && lane.turn == Turn::None
+            && lane.queue_state == QueueState::None
             && lane.may_start(limit_now(lane.limit, self.in_flight, self.in_flight_max))
         {
-            lane.turn = Turn::Queued;
-            self.turns.push_back(webhook);
+            lane.queue_state = QueueState::Queued;
+            self.run_queue.push_back(webhook);
         }
     }
 }
@@ -373,7 +373,7 @@ impl<T> Lane<T> {
             in_flight: 0,
             limit,
             waiting: VecDeque::new(),
-            turn: Turn::None,
+            queue_state: QueueState::None,
             begun: 0,
             begun_before: 0,
             answers_in_time: false,
@@ -417,7 +417,7 @@ impl<T> Lane<T> {
 const FEW: usize = 4;
 
 /// The present limit of a lane: the last half of the permits is for lanes that hold few; otherwise some receivers that
-/// do not answer would hold them all. A lane that is passed over holds some, and gets its turn back when one of them
+/// do not answer would hold them all. A lane that is passed over holds some, and is queued again when one of them
 /// ends.
 fn limit_now(limit: usize, in_flight: usize, in_flight_max: usize) -> usize {
     if in_flight * 2 >= in_flight_max { limit.min(FEW) } else { limit }

@@ -64,7 +64,7 @@ use crate::{
     broker::{Broker, Consumer, Queue},
     clock::SystemClock,
     egress,
-    model::{WebhookId, breaker},
+    model::{JobClass, WebhookId, breaker},
     shutdown::Shutdown,
     store::{lanes, ledger::Ledger},
     telemetry::{
@@ -139,8 +139,8 @@ pub struct Parts<'a> {
 
 pub struct Deliver {
     worker: Arc<DeliverWorker>,
-    /// Each with whether its jobs are prompt ones.
-    consumers: Vec<(Consumer, bool)>,
+    /// Each with the class of its jobs.
+    consumers: Vec<(Consumer, JobClass)>,
     recorder: Recorder,
 }
 
@@ -150,11 +150,11 @@ struct DeliverWorker {
     /// Notified whenever the last request in flight may have ended.
     idle: Notify,
     /// What waits in the lanes.
-    crowds: Backlogs,
+    backlogs: Backlogs,
     /// Jobs taken so far, which numbers them.
     jobs: AtomicU64,
     pacing: SlotKeeper,
-    asked: probe::ProbeRequests,
+    probe_requests: probe::ProbeRequests,
     claims: Claims,
     dispositions: Dispositions,
     finished: mpsc::UnboundedSender<attempt::Finished>,
@@ -183,9 +183,9 @@ impl Deliver {
             )),
             jobs: AtomicU64::new(0),
             pacing: SlotKeeper::default(),
-            asked: probe::ProbeRequests::default(),
+            probe_requests: probe::ProbeRequests::default(),
             idle: Notify::new(),
-            crowds: Backlogs::default(),
+            backlogs: Backlogs::default(),
             claims: Claims::start(worker.clone(), parts.ledger.clone(), &parts.shutdown),
             dispositions: Dispositions::start(parts.ledger.clone(), &parts.shutdown),
             finished,
@@ -219,8 +219,11 @@ impl Deliver {
             .map(|queue| (queue, parts.prefetch))
             .chain([(Queue::QuarantineJobs, 1)])
             .map(|(queue, prefetch)| {
-                let prompt = matches!(queue, Queue::Prompt(_));
-                (parts.broker.consumer(&queue, prefetch), prompt)
+                let class = match queue {
+                    Queue::Prompt(_) => JobClass::Prompt,
+                    _ => JobClass::Ordinary,
+                };
+                (parts.broker.consumer(&queue, prefetch), class)
             })
             .collect();
         Self { worker, consumers, recorder }
@@ -233,7 +236,7 @@ impl Deliver {
         let parking = tokio::spawn(park(Arc::clone(&worker)));
         let keepers = Keepers::start(&worker);
         let mut taking: JoinSet<()> = (consumers.into_iter())
-            .map(|(consumer, prompt)| consume::take(Arc::clone(&worker), consumer, prompt))
+            .map(|(consumer, class)| consume::take(Arc::clone(&worker), consumer, class))
             .collect();
         let ended = tokio::select! {
             ended = all(&mut taking) => ended,
@@ -241,7 +244,7 @@ impl Deliver {
         };
         parking.abort();
         drop(keepers);
-        if !worker.shutdown.is_asked() {
+        if !worker.shutdown.is_requested() {
             // Requests that nothing records must not be made: the process is restarted instead.
             tracing::error!(?ended, "a task of the worker ended unexpectedly");
             worker.lanes(Lanes::stop);

@@ -56,7 +56,7 @@ impl Outcomes {
     }
 
     /// Counts and logs what changed, and wakes every cache in the background.
-    pub(super) fn tell(
+    pub(super) fn report(
         &mut self,
         lanes: Vec<LaneChanged>,
         ledger: &Ledger,

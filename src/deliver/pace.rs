@@ -154,11 +154,11 @@ impl Pace {
         let Some(next) = self.next_at else { return super::PARKED_FOR };
         let next = next.max(now);
         let behind = delta(self.every.saturating_mul(u32::try_from(position).unwrap_or(u32::MAX)));
-        let turn = next.checked_add_signed(behind).unwrap_or(DateTime::<Utc>::MAX_UTC);
+        let slot_at = next.checked_add_signed(behind).unwrap_or(DateTime::<Utc>::MAX_UTC);
         let last = next.max(now + delta(RECKONED_AHEAD));
-        let turn = turn.max(self.reckoned_at.min(last) + delta(self.every)).min(last);
-        self.reckoned_at = turn;
-        until(turn, now)
+        let slot_at = slot_at.max(self.reckoned_at.min(last) + delta(self.every)).min(last);
+        self.reckoned_at = slot_at;
+        until(slot_at, now)
     }
 
     /// How long to park a task that missed its slot: until the next free one.
@@ -168,8 +168,8 @@ impl Pace {
 }
 
 /// How long a delivery is parked whose turn comes then.
-fn until(turn: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
-    (turn - now).to_std().unwrap_or_default().saturating_sub(BACK_BEFORE).max(BACK_BEFORE)
+fn until(slot_at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
+    (slot_at - now).to_std().unwrap_or_default().saturating_sub(BACK_BEFORE).max(BACK_BEFORE)
 }
 
 /// Converts to chrono's type; what is too long for it becomes the maximum.

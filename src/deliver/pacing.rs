@@ -119,14 +119,14 @@ pub(super) async fn ripen(worker: Weak<DeliverWorker>) {
 
 impl DeliverWorker {
     async fn reserve(&self, wants: &[Want]) {
-        let wanted: Vec<SlotRequest> = wants
+        let requests: Vec<SlotRequest> = wants
             .iter()
             .map(|want| SlotRequest { webhook: want.webhook, every: want.every, slots: want.slots })
             .collect();
-        let (wanted, lead) = (&wanted, self.pacing.lead());
+        let (requests, lead) = (&requests, self.pacing.lead());
         let reserved = self
             .ledger
-            .persist("reserve slots", |pool| async move { lanes::reserve_slots(&pool, wanted, lead).await })
+            .persist("reserve slots", |pool| async move { lanes::reserve_slots(&pool, requests, lead).await })
             .await;
         match reserved {
             Ok(reserved) => {

@@ -30,12 +30,12 @@ pub const ASK_EVERY: Duration = Duration::from_secs(1);
 pub(super) struct ProbeRequests(Mutex<HashMap<WebhookId, Instant>>);
 
 impl ProbeRequests {
-    /// Whether to ask now; if so, no other task asks for a while.
-    fn may_ask(&self, webhook: WebhookId, now: Instant) -> bool {
-        let mut asked = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        asked.retain(|_, at| now.duration_since(*at) < ASK_EVERY);
-        let first = !asked.contains_key(&webhook);
-        asked.entry(webhook).or_insert(now);
+    /// Whether to send a request now; if so, no other task sends one for a while.
+    fn may_request(&self, webhook: WebhookId, now: Instant) -> bool {
+        let mut requests = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        requests.retain(|_, at| now.duration_since(*at) < ASK_EVERY);
+        let first = !requests.contains_key(&webhook);
+        requests.entry(webhook).or_insert(now);
         first
     }
 }
@@ -43,15 +43,15 @@ impl ProbeRequests {
 impl DeliverWorker {
     /// Makes a task the probe if the ledger leases it; otherwise parks it.
     pub(super) fn probe(self: &Arc<Self>, task: Task, now: DateTime<Utc>) {
-        if !self.asked.may_ask(task.known.webhook.id, Instant::now()) {
+        if !self.probe_requests.may_request(task.known.webhook.id, Instant::now()) {
             self.park_until(&task, now, ParkedFor::Breaker);
             return;
         }
         let worker = Arc::clone(self);
-        tokio::spawn(async move { worker.ask_for_probe(task).await });
+        tokio::spawn(async move { worker.request_probe(task).await });
     }
 
-    async fn ask_for_probe(self: &Arc<Self>, mut task: Task) {
+    async fn request_probe(self: &Arc<Self>, mut task: Task) {
         let webhook = task.known.webhook.id;
         let lease = self.timeout(&task) + self.lease_margin;
         let answer = self

@@ -55,7 +55,7 @@ impl Recorder {
         let outcomes = &mut self.outcomes;
         let rows: Vec<AttemptRow> = batch.iter_mut().map(|finished| row(finished, outcomes)).collect();
         let Recorded { deliveries: recorded, lanes } = self.write(&rows).await;
-        self.outcomes.tell(lanes, &self.ledger, &self.metrics, &self.shutdown);
+        self.outcomes.report(lanes, &self.ledger, &self.metrics, &self.shutdown);
         let mut retries = Vec::new();
         let mut missing = Vec::new();
         for finished in batch {

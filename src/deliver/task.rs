@@ -10,7 +10,7 @@ use chrono::{DateTime, TimeDelta, Utc};
 use super::{consume::WaitGuard, slow::JobNumber, webhooks::CachedWebhook};
 use crate::{
     broker::Receipt,
-    model::{DeliveryId, Job, WebhookId},
+    model::{DeliveryId, Job, JobClass, WebhookId},
     store::{lanes, ledger::Ledger},
     telemetry::{Metrics, labels::ProbeFate},
 };
@@ -20,8 +20,7 @@ pub(super) struct JobHandle {
     pub job: Job,
     /// Identifies it among the worker's jobs.
     pub number: JobNumber,
-    /// Whether it came by a prompt queue.
-    pub prompt: bool,
+    pub class: JobClass,
     /// Whether the broker handed it out before.
     redelivered: bool,
     open: AtomicUsize,
@@ -33,13 +32,13 @@ impl JobHandle {
     pub(super) fn new(
         job: Job,
         number: JobNumber,
-        prompt: bool,
+        class: JobClass,
         redelivered: bool,
         receipt: Receipt,
     ) -> Arc<Self> {
         Arc::new(Self {
             number,
-            prompt,
+            class,
             redelivered,
             open: AtomicUsize::new(job.deliveries.len()),
             died: AtomicBool::new(false),

@@ -17,7 +17,7 @@ use crate::model::{Outcome, address::judge, why};
 /// The longest that a check takes.
 pub const LOOK_TIMEOUT: Duration = Duration::from_secs(15);
 /// The most addresses of a name that are reported.
-pub const ADDRESSES_TOLD_MAX: usize = 32;
+pub const ADDRESSES_REPORTED_MAX: usize = 32;
 /// The most characters of an issuer's name that are reported.
 const ISSUER_CHARACTERS_MAX: usize = 200;
 
@@ -72,7 +72,7 @@ impl Connector {
             Host::Ipv6(ip) => (vec![IpAddr::from(ip)], None),
             Host::Domain(name) => (self.resolved(name).await?, Some(name)),
         };
-        looked.addresses = ips.iter().take(ADDRESSES_TOLD_MAX).map(|ip| self.judged(*ip)).collect();
+        looked.addresses = ips.iter().take(ADDRESSES_REPORTED_MAX).map(|ip| self.judged(*ip)).collect();
         if let Some(name) = name {
             self.guard.admit_resolved(name, &ips)?;
         }

@@ -141,7 +141,8 @@ impl ClientInner {
         let max = answer::body_bytes_max(head.status);
         let now = || SystemClock::local().into();
         // What the head says counts even if the body never ends.
-        course.rate_limited_for = rate_limit::asked(head.status, &head.headers, &[], now).rate_limited_for;
+        course.rate_limited_for =
+            rate_limit::requested_wait(head.status, &head.headers, &[], now).rate_limited_for;
         while !body.is_end_stream() {
             let Some(part) = deadline.within(AwaitedPhase::Rest, link.frame(&mut body)).await? else { break };
             let part =
@@ -150,12 +151,12 @@ impl ClientInner {
                 break;
             }
         }
-        let asked = rate_limit::asked(head.status, &head.headers, &response.body, now);
-        course.rate_limited_for = asked.rate_limited_for;
+        let requested = rate_limit::requested_wait(head.status, &head.headers, &response.body, now);
+        course.rate_limited_for = requested.rate_limited_for;
         if link.finish(body).await {
             self.pool.put(origin, link);
         }
-        Ok(answer::outcome(head.status, &head.headers, asked.retry_after))
+        Ok(answer::outcome(head.status, &head.headers, requested.retry_after))
     }
 }
 

@@ -104,9 +104,9 @@ impl Connector {
         match timeout(self.timeout, first_to_connect(addresses)).await {
             Ok(Ok(connected)) => Ok(connected),
             Ok(Err(failures)) => {
-                let said: Vec<_> =
+                let errors: Vec<_> =
                     failures.iter().map(|(address, e)| error_text::connect(*address, e)).collect();
-                Err(unreachable(Unreachable::Connect, only, said.join("; ")))
+                Err(unreachable(Unreachable::Connect, only, errors.join("; ")))
             }
             Err(_) => {
                 let detail = error_text::connect_timeout(addresses, self.timeout);
@@ -160,8 +160,8 @@ fn on_port(ips: &[IpAddr], port: u16) -> Vec<SocketAddr> {
 fn interleave(addresses: Vec<SocketAddr>) -> Vec<SocketAddr> {
     let (v4, v6): (Vec<_>, Vec<_>) = addresses.into_iter().partition(SocketAddr::is_ipv4);
     let longer = v4.len().max(v6.len());
-    let turns = (0..longer).flat_map(|i| [v4.get(i), v6.get(i)]);
-    turns.flatten().copied().take(ADDRESSES_MAX).collect()
+    let alternating = (0..longer).flat_map(|i| [v4.get(i), v6.get(i)]);
+    alternating.flatten().copied().take(ADDRESSES_MAX).collect()
 }
 
 type Failures = Vec<(SocketAddr, io::Error)>;

@@ -165,8 +165,8 @@ mod tests {
     #[test]
     fn a_failed_handshake_says_what_is_wrong_with_the_certificate() {
         let check = |tls: TlsError, expected: &str| {
-            let said = handshake(&io::Error::new(io::ErrorKind::InvalidData, tls));
-            assert!(said.contains(expected), "{said}");
+            let text = handshake(&io::Error::new(io::ErrorKind::InvalidData, tls));
+            assert!(text.contains(expected), "{text}");
         };
         check(CertificateError::Expired.into(), "certificate has expired");
         check(CertificateError::NotValidForName.into(), "certificate is for another name");

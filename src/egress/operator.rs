@@ -57,7 +57,7 @@ impl OperatorClient {
             .pool_max_idle_per_host(IDLE_PER_SERVICE_MAX)
             .user_agent(concat!("xtwebhooks/", env!("CARGO_PKG_VERSION")))
             .build()
-            .map_err(|error| Error::Operator(told(&error)))?;
+            .map_err(|error| Error::Operator(innermost(&error)))?;
         Ok(Self { http })
     }
 
@@ -90,11 +90,11 @@ impl OperatorClient {
 
 #[expect(clippy::needless_pass_by_value, reason = "used as a function in map_err")]
 fn failed(error: reqwest::Error) -> AskError {
-    if error.is_timeout() { AskError::TimedOut } else { AskError::Unreachable(told(&error)) }
+    if error.is_timeout() { AskError::TimedOut } else { AskError::Unreachable(innermost(&error)) }
 }
 
 /// The innermost reason; the outer ones only say that something failed, and name an address that may hold a password.
-fn told(error: &reqwest::Error) -> String {
+fn innermost(error: &reqwest::Error) -> String {
     let mut reason: &dyn std::error::Error = error;
     while let Some(source) = reason.source() {
         reason = source;

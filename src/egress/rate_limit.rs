@@ -43,7 +43,7 @@ pub(super) struct RequestedWait {
 }
 
 /// Reads what an answer asks for; `body` is what is kept of it. `now` is for dates in an answer without one.
-pub(super) fn asked(
+pub(super) fn requested_wait(
     status: StatusCode,
     headers: &HeaderMap,
     body: &[u8],
@@ -138,7 +138,7 @@ mod tests {
     }
 
     fn of(code: u16, pairs: &[(&'static str, &'static str)], body: &str) -> RequestedWait {
-        asked(StatusCode::from_u16(code).unwrap(), &headers(pairs), body.as_bytes(), now)
+        requested_wait(StatusCode::from_u16(code).unwrap(), &headers(pairs), body.as_bytes(), now)
     }
 
     #[test]

@@ -8,7 +8,8 @@ use futures_util::FutureExt;
 use crate::{
     broker::{Receipt, WindowRoom},
     model::{
-        DeliveryId, Event, Job, Payload, Rejected, Trigger, id::bucket, job::JOB_DATA_BYTES_MAX, subscription,
+        DeliveryId, Event, Job, JobClass, Payload, Rejected, Trigger, id::bucket, job::JOB_DATA_BYTES_MAX,
+        subscription,
     },
     store::{
         ingest_batch::{self, Begins, Continued, EventToInsert, Inserted, NewDelivery},
@@ -38,8 +39,7 @@ pub(super) struct Owed {
     event: Event,
     deliveries: Vec<NewDelivery>,
     matched_as_of: DateTime<Utc>,
-    /// Whether its jobs go by a prompt queue.
-    prompt: bool,
+    class: JobClass,
     violation: Option<String>,
     receipts: Vec<Receipt>,
     letter: Original,
@@ -53,7 +53,7 @@ impl IngestWorker {
         let mut rooms: HashMap<u8, usize> = HashMap::new();
         for TakenEvent { event, violation, receipts, letter } in taken {
             let company = self.subscriptions.of(event.company).await;
-            let wanted: Vec<&Subscribed> = company
+            let matching: Vec<&Subscribed> = company
                 .webhooks
                 .iter()
                 .filter(|w| subscription::matches(&w.events, &event.event_type))
@@ -61,12 +61,16 @@ impl IngestWorker {
             let bucket = bucket(event.id.0);
             let shard = self.ordinary.window.shard(bucket);
             let bundle = self.bundle(event.data.len());
-            let jobs = wanted.iter().filter(|w| !w.paused && !w.backlog).count().div_ceil(bundle);
-            let prompt = jobs > 0 && self.is_prompt(event.company, bucket, jobs);
+            let jobs = matching.iter().filter(|w| !w.paused && !w.backlog).count().div_ceil(bundle);
+            let class = match jobs {
+                0 => JobClass::Ordinary,
+                _ => self.class_of(event.company, bucket, jobs),
+            };
             let (mut room, mut found) = (jobs, 0);
-            if jobs > 0 && !prompt {
+            if jobs > 0 && class == JobClass::Ordinary {
                 let mut left = rooms.get(&shard).copied();
-                let would_wait = || owed.iter().any(|o| o.prompt && o.event.company != event.company);
+                let would_wait =
+                    || owed.iter().any(|o| o.class == JobClass::Prompt && o.event.company != event.company);
                 if left == Some(0)
                     || left.is_none() && self.ordinary.window.room_known(bucket) == 0 && would_wait()
                 {
@@ -86,7 +90,7 @@ impl IngestWorker {
                 }
             }
             let mut queued = 0;
-            let deliveries = wanted
+            let deliveries = matching
                 .iter()
                 .map(|webhook| NewDelivery {
                     id: DeliveryId::derive(event.id, webhook.id),
@@ -106,10 +110,10 @@ impl IngestWorker {
             if found > 0 {
                 rooms.insert(shard, room.saturating_sub(BEYOND_WINDOW_JOBS_MAX));
             }
-            gathered += wanted.len();
+            gathered += matching.len();
             let violation = violation.map(|violation| violation.to_string());
             let matched_as_of = company.as_of;
-            owed.push(Owed { event, deliveries, matched_as_of, prompt, violation, receipts, letter });
+            owed.push(Owed { event, deliveries, matched_as_of, class, violation, receipts, letter });
             // Five hundred events with ten thousand webhooks each would need too much memory.
             if gathered >= BATCH_DELIVERIES_MAX {
                 self.commit(std::mem::take(&mut owed)).await;
@@ -197,11 +201,11 @@ impl IngestWorker {
         self.metrics.ingest_messages.inc(Intake::Committed);
         let payload = Payload::take(&mut owed.event);
         let (first, rest) = owed.deliveries.split_at(owed.deliveries.len().min(CHUNK_DELIVERIES_MAX));
-        hints.of(owed.prompt).extend(self.jobs(&owed.event, &payload, first, at));
+        hints.of(owed.class).extend(self.jobs(&owed.event, &payload, first, at));
         for (n, chunk) in rest.chunks(CHUNK_DELIVERIES_MAX).enumerate() {
             let last = (n + 1) * CHUNK_DELIVERIES_MAX >= rest.len();
             self.publish(std::mem::take(hints)).await;
-            if self.go_on(&owed.event, &payload, chunk, last, hints.of(owed.prompt)).await.is_err() {
+            if self.go_on(&owed.event, &payload, chunk, last, hints.of(owed.class)).await.is_err() {
                 return;
             }
         }
@@ -217,7 +221,7 @@ impl IngestWorker {
         loop {
             let (chunk, after) = rest.split_at(rest.len().min(CHUNK_DELIVERIES_MAX));
             rest = after;
-            match self.go_on(&owed.event, &payload, chunk, rest.is_empty(), hints.of(owed.prompt)).await {
+            match self.go_on(&owed.event, &payload, chunk, rest.is_empty(), hints.of(owed.class)).await {
                 Ok(Some(hash)) if rest.is_empty() => {
                     self.repeated(&owed.event, hash);
                     break;

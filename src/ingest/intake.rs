@@ -164,7 +164,7 @@ impl IngestWorker {
                 // If we stop here, the unacknowledged message is redelivered.
                 tokio::select! {
                     () = tokio::time::sleep(DEAD_LETTER_RETRY) => {}
-                    () = shutdown.asked() => return,
+                    () = shutdown.requested() => return,
                 }
             }
         });

@@ -12,7 +12,7 @@ use tokio::sync::Semaphore;
 
 use crate::{
     broker::{Destination, Fate, Outgoing, Publisher, Queue, Window},
-    model::{CompanyId, DeliveryId, Job, id::BUCKETS},
+    model::{CompanyId, DeliveryId, Job, JobClass, id::BUCKETS},
     store::dispose,
 };
 
@@ -49,22 +49,26 @@ pub(super) struct PendingJobs {
 }
 
 impl PendingJobs {
-    pub(super) fn of(&mut self, prompt: bool) -> &mut Vec<Job> {
-        if prompt { &mut self.prompt } else { &mut self.ordinary }
+    pub(super) fn of(&mut self, class: JobClass) -> &mut Vec<Job> {
+        match class {
+            JobClass::Prompt => &mut self.prompt,
+            JobClass::Ordinary => &mut self.ordinary,
+        }
     }
 }
 
 impl IngestWorker {
-    /// Whether the jobs of an event may go to a prompt queue: as far as is known there is room for all of them, and its
-    /// company has not used up its share. If so they count from now on. Nothing waits for room here: what finds none
-    /// goes to the ordinary queue.
-    pub(super) fn is_prompt(&self, company: CompanyId, bucket: u8, jobs: usize) -> bool {
+    /// The class of the jobs of an event: prompt if, as far as is known, there is room for all of them in the prompt
+    /// queue, and its company has not used up its share. Prompt ones count from now on. Nothing waits for room here:
+    /// what finds none goes to the ordinary queue.
+    pub(super) fn class_of(&self, company: CompanyId, bucket: u8, jobs: usize) -> JobClass {
         let window = &self.prompt.window;
-        let prompt = window.room_known(bucket) >= jobs && self.shares().take(company, jobs, Instant::now());
-        if prompt {
+        if window.room_known(bucket) >= jobs && self.shares().take(company, jobs, Instant::now()) {
             window.took(bucket, jobs);
+            JobClass::Prompt
+        } else {
+            JobClass::Ordinary
         }
-        prompt
     }
 
     fn shares(&self) -> MutexGuard<'_, FairShares> {

@@ -35,12 +35,12 @@ impl SchemaCache {
     /// Reads the schemas, and follows `changes` until shutdown.
     #[must_use]
     pub fn new(ledger: Ledger, changes: broadcast::Receiver<WebhookChange>, shutdown: &Shutdown) -> Self {
-        let (told, schemas) = watch::channel(None);
+        let (sender, schemas) = watch::channel(None);
         let stop = shutdown.clone();
         shutdown.spawn(async move {
             tokio::select! {
-                () = follow(ledger, changes, told) => {}
-                () = stop.asked() => {}
+                () = follow(ledger, changes, sender) => {}
+                () = stop.requested() => {}
             }
         });
         Self(schemas)
@@ -77,14 +77,14 @@ impl Judge {
 async fn follow(
     ledger: Ledger,
     mut changes: broadcast::Receiver<WebhookChange>,
-    told: watch::Sender<Option<Arc<Compiled>>>,
+    sender: watch::Sender<Option<Arc<Compiled>>>,
 ) {
     let mut known: Option<Vec<WithSchemas>> = None;
     loop {
         match ledger.read("schemas", |pool| async move { event_types::with_schemas(&pool).await }).await {
             Ok(rows) => {
                 if known.as_ref() != Some(&rows) {
-                    told.send_replace(Some(Arc::new(compile(&rows))));
+                    sender.send_replace(Some(Arc::new(compile(&rows))));
                     known = Some(rows);
                 }
             }

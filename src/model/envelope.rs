@@ -193,8 +193,8 @@ fn event_type(given: Option<&RawValue>, routing_key: &str) -> Result<EventType, 
             Err(rejected("event_type", "is missing, and the routing key is empty"))
         }
         None => {
-            let told = |bad| rejected("event_type", format!("is missing, and the routing key {bad}"));
-            routing_key.parse().map_err(told)
+            let missing = |bad| rejected("event_type", format!("is missing, and the routing key {bad}"));
+            routing_key.parse().map_err(missing)
         }
     }
 }

@@ -143,8 +143,8 @@ mod tests {
         let both = schemas(&[(1, old), (2, new.clone())]);
         let check = |schemas: &TypeSchemas, data: &str, expected: Option<(&str, &str)>| {
             let found = schemas.judge(data);
-            let told = found.as_ref().map(|v| (v.field.as_str(), v.rule.as_str()));
-            assert_eq!(told, expected, "{data}");
+            let violation = found.as_ref().map(|v| (v.field.as_str(), v.rule.as_str()));
+            assert_eq!(violation, expected, "{data}");
         };
         check(&both, r#"{"title":"t"}"#, None);
         check(&both, r#"{"priority":"low"}"#, None);
@@ -167,9 +167,9 @@ mod tests {
 
     #[test]
     fn nothing_is_fetched_and_no_pattern_may_take_for_ever() {
-        let check = |schema: Value, said: &str| {
+        let check = |schema: Value, expected: &str| {
             let bad = TypeSchemas::compile(&BTreeMap::from([(3, schema)]), OnViolation::Flag).unwrap_err();
-            assert!(bad.0 == 3 && bad.1.contains(said), "{bad:?}");
+            assert!(bad.0 == 3 && bad.1.contains(expected), "{bad:?}");
         };
         check(json!({"$ref": "http://127.0.0.1:1/schema"}), "127.0.0.1");
         check(json!({"$ref": "file:///etc/passwd"}), "file:");

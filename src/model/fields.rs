@@ -270,10 +270,10 @@ mod tests {
         assert_eq!(fields.need("f", text), None);
         assert_eq!(fields.unknown().collect::<Vec<_>>(), ["e"]);
         let problem = format!("{:?}", fields.end().unwrap_err());
-        for said in
+        for expected in
             ["must be a string, not a number", "must be true or false", "no default", "is 21", "is missing"]
         {
-            assert!(problem.contains(said), "{said}: {problem}");
+            assert!(problem.contains(expected), "{expected}: {problem}");
         }
     }
 

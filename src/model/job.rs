@@ -15,6 +15,15 @@ use super::{
 /// The longest `data` that travels in a job; a longer one is read from the ledger by the claim.
 pub const JOB_DATA_BYTES_MAX: usize = 16 * 1024;
 
+/// The deliveries queues that a job goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum JobClass {
+    /// The prompt ones: its company has few jobs, and no other company's backlog is ahead of them.
+    Prompt,
+    /// The ordinary ones.
+    Ordinary,
+}
+
 /// The next attempt of one delivery, or the first attempts of several deliveries of one event.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Job {

@@ -31,7 +31,7 @@ pub(crate) mod words;
 pub use attempt::Exchange;
 pub use delivery::{DeliveryStatus, Trigger};
 pub use id::{CompanyId, DeliveryId, EventId, ReplayId, WebhookId};
-pub use job::Job;
+pub use job::{Job, JobClass};
 pub use next_step::RetryTier;
 pub use outcome::{AwaitedPhase, Outcome, OutcomeClass, Unreachable};
 pub use payload::Payload;

@@ -17,7 +17,7 @@ use super::{
 };
 
 /// The most events of each type that are published for a webhook in one hour; others are only counted.
-pub const TOLD_PER_HOUR_MAX: i64 = 60;
+pub const ANNOUNCED_PER_HOUR_MAX: i64 = 60;
 /// The longest sentence that is passed on, in characters; a person may have written it.
 const SENTENCE_CHARS_MAX: usize = 500;
 
@@ -231,10 +231,10 @@ mod tests {
     }
 
     #[test]
-    fn a_change_is_told_in_the_guides_shape() {
+    fn a_change_is_announced_in_the_guides_shape() {
         let check = |transition, event_type: &str, since: &str, more: &str| {
-            let told = changed(transition).announcement().expect("it is told");
-            let body = read(&told);
+            let announcement = changed(transition).announcement().expect("it is announced");
+            let body = read(&announcement);
             assert_eq!(body["event_type"], event_type);
             assert_eq!(body["timestamp"], 1_700_000_060);
             assert_eq!(body["company_id"], Uuid::from_u128(7).to_string());
@@ -244,7 +244,7 @@ mod tests {
             assert_eq!(data["reason"].as_str().expect("a text").chars().count(), SENTENCE_CHARS_MAX + 1);
             assert_eq!(data["since"], since, "{body}");
             assert!(!data[more].is_null(), "{more} in {body}");
-            assert!(told.message_id.contains(event_type) && told.message_id.len() < 255);
+            assert!(announcement.message_id.contains(event_type) && announcement.message_id.len() < 255);
         };
         check(LaneAnnouncement::Paused, "webhook.paused", "2023-11-14T22:14:20.250Z", "by");
         check(LaneAnnouncement::Opened, "webhook.failing", "2023-11-14T22:13:20.250Z", "opened_at");
@@ -260,12 +260,13 @@ mod tests {
             at: at(60) + chrono::TimeDelta::microseconds(1),
             ..changed(LaneAnnouncement::Opened)
         };
-        let message_id = |told: Option<Announcement>| told.expect("it is told").message_id;
+        let message_id =
+            |announcement: Option<Announcement>| announcement.expect("it is announced").message_id;
         assert_ne!(message_id(first), message_id(later.announcement()));
     }
 
     #[test]
-    fn every_type_told_is_reserved_and_every_word_is_read_back() {
+    fn every_announced_type_is_reserved_and_every_word_is_read_back() {
         for transition in [
             LaneAnnouncement::Opened,
             LaneAnnouncement::Closed,

@@ -156,8 +156,8 @@ impl RetryPolicy {
 }
 
 fn at_least(own: Wait, retry_after: Option<Duration>, retry_after_max: Duration) -> Wait {
-    match retry_after.map(|asked| asked.min(retry_after_max)) {
-        Some(asked) if asked > own.duration() => Wait::Ledger(asked),
+    match retry_after.map(|requested| requested.min(retry_after_max)) {
+        Some(requested) if requested > own.duration() => Wait::Ledger(requested),
         _ => own,
     }
 }

@@ -128,8 +128,9 @@ mod tests {
         check("ticket.created.*", Ok(()));
         check("ticket.created", Ok(()));
         for text in ["ticket*", "*.created", "t*.created", "**", "*.*", "ticket.*.*"] {
-            let told = format!("`{text}`: a star must be alone (`*`) or at the end after a dot (`ticket.*`)");
-            check(text, Err(&told));
+            let reason =
+                format!("`{text}`: a star must be alone (`*`) or at the end after a dot (`ticket.*`)");
+            check(text, Err(&reason));
         }
         let characters =
             "may contain only letters, digits and . _ - : / and must start with a letter or digit";

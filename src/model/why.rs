@@ -16,7 +16,7 @@ use super::{
 
 mod lane;
 
-pub use lane::{Paced, of_lane, of_turn};
+pub use lane::{Paced, of_lane, of_rate_limit};
 
 /// Who has to act next.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -126,8 +126,8 @@ fn refused(status: u16) -> String {
 }
 
 fn answered(status: u16, meaning: &str, retry_after: Option<Duration>) -> String {
-    let asked = retry_after.map(|wait| format!(", and asked to wait {}", span(wait)));
-    format!("the receiver answered {status}, {meaning}{}", asked.unwrap_or_default())
+    let requested = retry_after.map(|wait| format!(", and asked to wait {}", span(wait)));
+    format!("the receiver answered {status}, {meaning}{}", requested.unwrap_or_default())
 }
 
 fn timed_out(after: Duration, waiting: AwaitedPhase) -> String {
@@ -195,10 +195,10 @@ fn pending(because: &str, due_at: Option<DateTime<Utc>>, queued: bool, now: Date
 
 fn dead(reason: Option<&str>) -> Why {
     use Move::{Admin, Operator, Receiver};
-    let Some(told) = reason else {
+    let Some(reason) = reason else {
         return why(Operator, "given up; the ledger has no reason");
     };
-    let (next, sentence) = match DeadReason::of(told) {
+    let (next, sentence) = match DeadReason::of(reason) {
         Some(DeadReason::AttemptsExhausted) => {
             (Receiver, "all allowed attempts failed; replay it when the receiver works again")
         }
@@ -218,7 +218,7 @@ fn dead(reason: Option<&str>) -> Why {
             "the ledger does not know the attempted delivery; the database may have been restored to an earlier state",
         ),
         Some(DeadReason::EndedTheWorker) => {
-            return why(Operator, format!("given up: it {told}, even when tried alone"));
+            return why(Operator, format!("given up: it {reason}, even when tried alone"));
         }
         Some(DeadReason::Undecodable) => (Operator, "the message cannot be decoded as an event"),
         Some(DeadReason::UnknownVersion) => {
@@ -227,7 +227,7 @@ fn dead(reason: Option<&str>) -> Why {
         Some(DeadReason::RefusedByLedger) => {
             (Operator, "PostgreSQL refused to store it, even when written alone")
         }
-        None => (Operator, told),
+        None => (Operator, reason),
     };
     why(next, format!("given up: {sentence}"))
 }

@@ -32,7 +32,7 @@ impl Prune {
             // Another process may work on all of them, after an expired lease.
             let mut is_idle = true;
             for company in open {
-                if self.shutdown.is_asked() || began.elapsed() > ERASING {
+                if self.shutdown.is_requested() || began.elapsed() > ERASING {
                     return failed.map_or(Ok(()), Err);
                 }
                 match erasures::work::step(pool, company, ROWS_MAX).await {

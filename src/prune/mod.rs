@@ -141,14 +141,14 @@ impl Prune {
     pub async fn run(self) {
         let holder = Uuid::new_v4().to_string();
         let (mut next, mut place) = (Instant::now(), DayCursor::default());
-        while !self.shutdown.is_asked() {
-            if let Err(error) = self.turn(&holder, &mut next, &mut place).await {
+        while !self.shutdown.is_requested() {
+            if let Err(error) = self.run_due(&holder, &mut next, &mut place).await {
                 tracing::warn!(%error, "pruning was interrupted; it will continue later");
                 self.ledger.leave_read_only(&error).await;
             }
             tokio::select! {
                 () = tokio::time::sleep(ERASURES_EVERY) => {}
-                () = self.shutdown.asked() => {}
+                () = self.shutdown.requested() => {}
             }
         }
         let _ = lease::release(self.ledger.pool(), LEASE, &holder).await;
@@ -156,7 +156,7 @@ impl Prune {
 
     /// Does what is due: erasures at once, emptying for as long as they leave time, everything else regularly. Most
     /// turns find nothing and write nothing.
-    async fn turn(&self, holder: &str, next: &mut Instant, place: &mut DayCursor) -> sqlx::Result<()> {
+    async fn run_due(&self, holder: &str, next: &mut Instant, place: &mut DayCursor) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let is_due = Instant::now() >= *next;
         if !is_due && !place.goes_on() && erasures::open(pool, ERASED_AFTER, 1).await?.is_empty() {
@@ -221,11 +221,11 @@ impl Prune {
         loop {
             let rows = partitions::expire(pool, day, ROWS_MAX).await?;
             expired += rows;
-            if rows == 0 || self.shutdown.is_asked() {
+            if rows == 0 || self.shutdown.is_requested() {
                 break;
             }
         }
-        if self.shutdown.is_asked() {
+        if self.shutdown.is_requested() {
             return Ok(());
         }
         partitions::drop_day(pool, day).await?;
@@ -249,16 +249,16 @@ mod tests {
     #[test]
     fn a_retention_that_would_drop_what_is_owed_is_refused() {
         let day = Duration::from_hours(24);
-        let check = |days: u32, payloads: Option<u32>, said: Option<[&str; 2]>| {
+        let check = |days: u32, payloads: Option<u32>, expected: Option<[&str; 2]>| {
             let payload_retention = payloads.map(|days| day * days);
             let config = Config { retention: day * days, payload_retention, dead_letter_retention: day };
-            match (config.check(2 * day, 2 * day), said) {
+            match (config.check(2 * day, 2 * day), expected) {
                 (Ok(()), None) => {}
-                (Err(error), Some(said)) => {
+                (Err(error), Some(expected)) => {
                     let error = error.to_string();
-                    assert!(said.iter().all(|part| error.contains(part)), "{error}");
+                    assert!(expected.iter().all(|part| error.contains(part)), "{error}");
                 }
-                (found, said) => panic!("{found:?}, not {said:?}"),
+                (found, expected) => panic!("{found:?}, not {expected:?}"),
             }
         };
         check(6, None, None);

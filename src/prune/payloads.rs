@@ -143,7 +143,7 @@ impl Prune {
 
     /// Whether another part starts in this turn; renews the lease.
     async fn goes_on(&self, holder: &str, until: Instant) -> sqlx::Result<bool> {
-        if self.shutdown.is_asked() || Instant::now() >= until {
+        if self.shutdown.is_requested() || Instant::now() >= until {
             return Ok(false);
         }
         Ok(lease::take(self.ledger.pool(), LEASE, holder, LEASE_LASTS).await?.is_some())

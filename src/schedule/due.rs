@@ -61,13 +61,13 @@ impl Scheduler {
         let pool = self.ledger.pool();
         let whole = self.look(round).await?;
         let now = Instant::now();
-        let asked: Vec<(WebhookId, Since)> = round
+        let queried: Vec<(WebhookId, Since)> = round
             .page
             .webhooks
             .iter()
             .map(|webhook| (*webhook, round.cursors.since(*webhook, now)))
             .collect();
-        let waiting = waiting::standing(pool, round.low, &asked).await?;
+        let waiting = waiting::standing(pool, round.low, &queried).await?;
         for closed in waiting.iter().filter(|w| w.standing == WebhookBacklog::Closed) {
             rows::cancel(pool, round.low, closed.webhook, "webhook deleted or inactive", ROWS_MAX).await?;
         }

@@ -61,9 +61,9 @@ const IDLE_EVERY: Duration = Duration::from_millis(250);
 /// The pause after a round that made jobs, so that the queues can be counted again.
 const BUSY_EVERY: Duration = Duration::from_millis(50);
 /// How often changes of lanes are announced.
-const TELL_EVERY: Duration = Duration::from_millis(500);
+const ANNOUNCE_EVERY: Duration = Duration::from_millis(500);
 /// How long to wait before retrying when the broker does not take an announcement.
-const TELL_AGAIN: Duration = Duration::from_secs(5);
+const ANNOUNCE_AGAIN_AFTER: Duration = Duration::from_secs(5);
 /// How often schedule looks for webhooks that have failed for too long.
 const AUTO_PAUSE_EVERY: Duration = Duration::from_secs(5);
 /// How often held deliveries and open replays are processed.
@@ -162,7 +162,7 @@ struct DueState {
     mark: Instant,
     rescue: Instant,
     expiry: Instant,
-    tell: Instant,
+    announce: Instant,
     auto_pause: Instant,
 }
 
@@ -176,7 +176,7 @@ impl DueState {
             mark: now,
             rescue: now,
             expiry: now,
-            tell: now,
+            announce: now,
             auto_pause: now,
         }
     }
@@ -216,7 +216,7 @@ impl Scheduler {
 
     /// Makes jobs while it holds the lease, until shutdown.
     pub async fn run(self) {
-        while !self.shutdown.is_asked() {
+        while !self.shutdown.is_requested() {
             match lease::take(self.ledger.pool(), LEASE, &self.holder, LEASE_LASTS).await {
                 Ok(Some(_since)) => {
                     tracing::info!("schedule is active in this process");
@@ -242,7 +242,7 @@ impl Scheduler {
     async fn pause(&self, time: Duration) {
         tokio::select! {
             () = tokio::time::sleep(time) => {}
-            () = self.shutdown.asked() => {}
+            () = self.shutdown.requested() => {}
         }
     }
 
@@ -263,7 +263,7 @@ impl Scheduler {
             flagged: waiting::flagged(pool).await?.into_iter().collect(),
             next: DueState::at_once(),
         };
-        while !self.shutdown.is_asked() {
+        while !self.shutdown.is_requested() {
             if is_due(&mut round.next.lease, LEASE_EVERY)
                 && lease::take(pool, LEASE, &self.holder, LEASE_LASTS).await?.is_none()
             {
@@ -289,8 +289,8 @@ impl Scheduler {
             if is_due(&mut round.next.auto_pause, AUTO_PAUSE_EVERY) {
                 self.pause_failing(&mut round).await?;
             }
-            if is_due(&mut round.next.tell, TELL_EVERY) {
-                self.tell(&mut round).await?;
+            if is_due(&mut round.next.announce, ANNOUNCE_EVERY) {
+                self.announce(&mut round).await?;
             }
             let jobs = self.due(&mut round).await?;
             // Those after a full page have already waited for their turn.

@@ -117,16 +117,16 @@ impl Scheduler {
     async fn publish_again(&self, order: &Open, allowed: i64) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let allowed = allowed.min(LETTERS_MAX);
-        let letters = orders::letters(pool, order, allowed).await?;
-        let fates = self.publisher.publish(letters.iter().map(outgoing).collect()).await;
-        let confirmed: Vec<_> = letters
+        let dead_letters = orders::dead_letters(pool, order, allowed).await?;
+        let fates = self.publisher.publish(dead_letters.iter().map(outgoing).collect()).await;
+        let confirmed: Vec<_> = dead_letters
             .iter()
             .zip(&fates)
             .take_while(|(_, fate)| **fate == Fate::Confirmed)
             .map(|(l, _)| l.id)
             .collect();
-        let all = confirmed.len() == letters.len();
-        let last = all && i64::try_from(letters.len()).unwrap_or(i64::MAX) < allowed;
+        let all = confirmed.len() == dead_letters.len();
+        let last = all && i64::try_from(dead_letters.len()).unwrap_or(i64::MAX) < allowed;
         orders::published(pool, order, &confirmed, last).await
     }
 }

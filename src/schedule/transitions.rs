@@ -12,16 +12,16 @@
 
 use std::time::Instant;
 
-use super::{ROWS_MAX, Round, Scheduler, TELL_AGAIN};
+use super::{ANNOUNCE_AGAIN_AFTER, ROWS_MAX, Round, Scheduler};
 use crate::{
     broker::{Destination, Fate, Headers, Outgoing, Queue},
-    model::operational::{Announcement, LaneAnnouncement, TOLD_PER_HOUR_MAX, WebhookStatus},
+    model::operational::{ANNOUNCED_PER_HOUR_MAX, Announcement, LaneAnnouncement, WebhookStatus},
     store::lane_transitions::{self as transitions, Unannounced},
-    telemetry::labels::Told,
+    telemetry::labels::AnnouncementFate,
 };
 
 /// The most operational events published in one go.
-const TOLD_AT_ONCE_MAX: i64 = 200;
+const ANNOUNCED_AT_ONCE_MAX: i64 = 200;
 /// Deliveries a second of a recovery where the webhook has no pace of its own.
 pub const RECOVERY_RATE: i32 = 50;
 /// Bounds of the rate of an order; a webhook's own may lie outside.
@@ -39,7 +39,7 @@ enum Progress {
 
 impl Progress {
     fn of(rows: usize, all: bool) -> Self {
-        match (all, i64::try_from(rows).is_ok_and(|rows| rows >= TOLD_AT_ONCE_MAX)) {
+        match (all, i64::try_from(rows).is_ok_and(|rows| rows >= ANNOUNCED_AT_ONCE_MAX)) {
             (false, _) => Self::Refused,
             (true, true) => Self::GoesOn,
             (true, false) => Self::All,
@@ -49,18 +49,18 @@ impl Progress {
 
 impl Scheduler {
     /// Announces what is not yet announced, oldest first.
-    pub(super) async fn tell(&self, round: &mut Round) -> sqlx::Result<()> {
-        let progress = [self.tell_transitions().await, self.tell_dead_letters().await];
+    pub(super) async fn announce(&self, round: &mut Round) -> sqlx::Result<()> {
+        let progress = [self.announce_transitions().await, self.announce_dead_letters().await];
         for progress in progress {
             match progress {
                 Ok(Progress::All) => {}
                 // There may be more; they wait for the next round, so that nothing else is delayed.
-                Ok(Progress::GoesOn) => round.next.tell = round.next.tell.min(Instant::now()),
-                Ok(Progress::Refused) => round.next.tell = Instant::now() + TELL_AGAIN,
+                Ok(Progress::GoesOn) => round.next.announce = round.next.announce.min(Instant::now()),
+                Ok(Progress::Refused) => round.next.announce = Instant::now() + ANNOUNCE_AGAIN_AFTER,
                 // What the ledger rejects must not keep schedule from everything else.
                 Err(error) if error.as_database_error().is_some() => {
                     tracing::error!(%error, "cannot publish operational events; retrying");
-                    round.next.tell = Instant::now() + TELL_AGAIN;
+                    round.next.announce = Instant::now() + ANNOUNCE_AGAIN_AFTER;
                 }
                 Err(error) => return Err(error),
             }
@@ -68,9 +68,9 @@ impl Scheduler {
         Ok(())
     }
 
-    async fn tell_transitions(&self) -> sqlx::Result<Progress> {
+    async fn announce_transitions(&self) -> sqlx::Result<Progress> {
         let pool = self.ledger.pool();
-        let rows = transitions::unannounced(pool, TOLD_AT_ONCE_MAX).await?;
+        let rows = transitions::unannounced(pool, ANNOUNCED_AT_ONCE_MAX).await?;
         for row in
             rows.iter().filter(|row| row.auto_recover && row.changed.transition == LaneAnnouncement::Closed)
         {
@@ -91,16 +91,17 @@ impl Scheduler {
         Ok(Progress::of(rows.len(), all))
     }
 
-    async fn tell_dead_letters(&self) -> sqlx::Result<Progress> {
+    async fn announce_dead_letters(&self) -> sqlx::Result<Progress> {
         let pool = self.ledger.pool();
-        let rows = transitions::untold(pool, TOLD_PER_HOUR_MAX, TOLD_AT_ONCE_MAX).await?;
+        let rows = transitions::unannounced_dead_letters(pool, ANNOUNCED_PER_HOUR_MAX, ANNOUNCED_AT_ONCE_MAX)
+            .await?;
         let news = rows.iter().map(|row| {
             let news = if row.silent { None } else { row.dead.announcement() };
             (row.dead.delivery, news, row.earlier)
         });
         let (done, all) = self.publish_news(news.collect()).await;
         if !done.is_empty() {
-            transitions::told(pool, &done).await?;
+            transitions::dead_letters_announced(pool, &done).await?;
         }
         Ok(Progress::of(rows.len(), all))
     }
@@ -110,12 +111,12 @@ impl Scheduler {
         let (mut done, mut of, mut messages) = (Vec::new(), Vec::new(), Vec::new());
         for (what, news, earlier) in news {
             match news {
-                Some(news) if earlier < TOLD_PER_HOUR_MAX => {
+                Some(news) if earlier < ANNOUNCED_PER_HOUR_MAX => {
                     of.push(what);
                     messages.push(outgoing(news));
                 }
                 Some(_) => {
-                    self.metrics.schedule_announced.inc(Told::TooMany);
+                    self.metrics.schedule_announced.inc(AnnouncementFate::TooMany);
                     done.push(what);
                 }
                 None => done.push(what),
@@ -126,7 +127,7 @@ impl Scheduler {
         let confirmed = of.into_iter().zip(fates).filter(|(_, fate)| *fate == Fate::Confirmed);
         let confirmed: Vec<T> = confirmed.map(|(what, _)| what).collect();
         let all = confirmed.len() == count;
-        self.metrics.schedule_announced.add(Told::Published, confirmed.len());
+        self.metrics.schedule_announced.add(AnnouncementFate::Published, confirmed.len());
         done.extend(confirmed);
         (done, all)
     }
@@ -146,7 +147,7 @@ impl Scheduler {
             self.metrics.schedule_auto_paused.inc();
         }
         if !paused.is_empty() {
-            round.next.tell = Instant::now();
+            round.next.announce = Instant::now();
         }
         Ok(())
     }

@@ -91,7 +91,7 @@ pub struct AuditQuery {
 /// A page of entries, newest first, after the one with that time and id.
 pub async fn list(
     db: impl PgExecutor<'_>,
-    wanted: &AuditQuery,
+    query: &AuditQuery,
     before: Option<(DateTime<Utc>, Uuid)>,
     limit: i64,
 ) -> Result<Vec<Written>> {
@@ -120,12 +120,12 @@ pub async fn list(
         order by at desc, id desc
         limit $9
         "#,
-        wanted.company.map(CompanyId::uuid),
-        wanted.actor,
-        wanted.action,
-        wanted.subject,
-        wanted.since,
-        wanted.until,
+        query.company.map(CompanyId::uuid),
+        query.actor,
+        query.action,
+        query.subject,
+        query.since,
+        query.until,
         before.map(|(at, _)| at),
         before.map(|(_, id)| id),
         limit,
@@ -136,7 +136,7 @@ pub async fn list(
 /// How many entries match, counted up to a bound of rows; `None` if that takes longer than a bound of time.
 pub async fn count(
     db: &PgPool,
-    wanted: &AuditQuery,
+    query: &AuditQuery,
     (most, time_max): (i64, Duration),
 ) -> Result<Option<i64>> {
     let mut tx = db.begin().await?;
@@ -157,12 +157,12 @@ pub async fn count(
             limit $7
         ) as counted
         "#,
-        wanted.company.map(CompanyId::uuid),
-        wanted.actor,
-        wanted.action,
-        wanted.subject,
-        wanted.since,
-        wanted.until,
+        query.company.map(CompanyId::uuid),
+        query.actor,
+        query.action,
+        query.subject,
+        query.since,
+        query.until,
         most,
     );
     search::known_in_time(count.fetch_one(&mut *tx).await)

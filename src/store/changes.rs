@@ -77,7 +77,7 @@ pub async fn listen(
     loop {
         let ended = tokio::select! {
             ended = follow(&options, &changes) => ended,
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
         };
         // This makes up for whatever changed while not listening.
         let _ = changes.send(WebhookChange::Everything);
@@ -90,7 +90,7 @@ pub async fn listen(
         let wait = waits.next().unwrap_or(PING_EVERY);
         tokio::select! {
             () = tokio::time::sleep(wait) => {}
-            () = shutdown.asked() => return,
+            () = shutdown.requested() => return,
         }
     }
 }
@@ -146,7 +146,7 @@ impl Epochs {
             loop {
                 let change = tokio::select! {
                     change = changes.recv() => change,
-                    () = stop.asked() => return,
+                    () = stop.requested() => return,
                 };
                 match change {
                     Ok(WebhookChange::Webhook(company, webhook)) => followed.advance(key(company, webhook)),

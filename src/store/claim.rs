@@ -56,14 +56,14 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Gr
     let leases: Vec<f64> = sorted.iter().map(|q| q.lease.as_secs_f64()).collect();
     let rows = sqlx::query!(
         r#"-- deliveries.claim
-        with wanted as (
+        with requested as (
             select * from unnest($1::uuid[], $2::integer[], $3::double precision[]) as w (id, attempt, lease)
         ), claimed as (
             update webhook_deliveries d
             set claimed_until = now() + make_interval(secs => w.lease),
                 -- Whoever records or sets aside ends its claim. One that ran out had nobody left to do so.
                 deaths = least(d.deaths + (d.claimed_until is not null)::integer, 32767)
-            from wanted w
+            from requested w
             where d.id = w.id
               and d.status = 'pending'
               and d.attempts = w.attempt - 1
@@ -80,7 +80,7 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Gr
                case when e.data is not null then e."timestamp" else l."timestamp" end as "timestamp?",
                e.traceparent as "traceparent?",
                l.body as "body?"
-        from wanted w
+        from requested w
         left join webhook_deliveries d on d.id = w.id
         left join events e on e.id = d.event_id
         -- First whether the event is there, so that then nothing is looked for: a webhook may have any number of dead letters.

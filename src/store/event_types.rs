@@ -87,7 +87,7 @@ pub async fn list(
 ) -> Result<Vec<EventTypeRow>> {
     let rows = types!(
         "-- event_types.list
-        with recursive seen as (
+        with recursive published as (
             (select e.event_type
              from event_stats e
              where e.company_id = $1 and e.event_type > $3
@@ -96,13 +96,13 @@ pub async fn list(
             union all
             select (select e.event_type
                     from event_stats e
-                    where e.company_id = $1 and e.event_type > s.event_type
+                    where e.company_id = $1 and e.event_type > p.event_type
                     order by e.event_type
                     limit 1)
-            from seen s
-            where s.event_type is not null
+            from published p
+            where p.event_type is not null
         ), named as (
-            (select event_type as name from seen where event_type is not null limit $4)
+            (select event_type as name from published where event_type is not null limit $4)
             union
             (select name from event_types where name > $3 order by name limit $4)
             order by name
@@ -138,18 +138,18 @@ pub async fn get(
 pub async fn known(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<String>> {
     let names = sqlx::query_scalar!(
         r#"-- event_types.known
-        with recursive seen as (
+        with recursive published as (
             (select e.event_type from event_stats e where e.company_id = $1 order by e.event_type limit 1)
             union all
             select (select e.event_type
                     from event_stats e
-                    where e.company_id = $1 and e.event_type > s.event_type
+                    where e.company_id = $1 and e.event_type > p.event_type
                     order by e.event_type
                     limit 1)
-            from seen s
-            where s.event_type is not null
+            from published p
+            where p.event_type is not null
         )
-        (select event_type as "name!" from seen where event_type is not null limit $2)
+        (select event_type as "name!" from published where event_type is not null limit $2)
         union
         select name from event_types"#,
         company.uuid(),

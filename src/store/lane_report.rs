@@ -70,11 +70,11 @@ pub struct LaneReport {
 }
 
 /// Lanes of webhooks that are not deleted in the order of their ids, at most `limit`.
-pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result<Vec<LaneReport>> {
+pub async fn list(pool: &PgPool, query: &LaneReportQuery, limit: i64) -> Result<Vec<LaneReport>> {
     let lanes = sqlx::query_as!(
         LaneReport,
         r#"-- lane_report.list
-        with wanted as (
+        with selected as (
             select w.id, w.company_id, w.name, w.active, w.paused_at, w.pause_reason, w.rate_limit, w.max_in_flight,
                    l.next_slot_at, l.held_back_until as rate_limited_until, l.opened_at, l.open_reason, l.next_probe_at,
                    coalesce(l.probes, 0) as probes, l.probe_leased_until, coalesce(l.failures, 0) as failures,
@@ -129,13 +129,13 @@ pub async fn list(pool: &PgPool, wanted: &LaneReportQuery, limit: i64) -> Result
                         and d.status = 'pending' and d.queued_at is null
                       order by d.due_at
                       limit 1)) as "oldest_due_at?"
-        from wanted x
+        from selected x
         left join jobs j on j.webhook_id = x.id
         order by x.id"#,
-        wanted.company.map(CompanyId::uuid),
-        wanted.webhook.map(WebhookId::uuid),
-        wanted.failing,
-        wanted.after.map(WebhookId::uuid),
+        query.company.map(CompanyId::uuid),
+        query.webhook.map(WebhookId::uuid),
+        query.failing,
+        query.after.map(WebhookId::uuid),
         limit,
         JOBS_COUNTED_MAX,
         WAITING_COUNTED_MAX,

@@ -145,18 +145,22 @@ pub async fn recover(pool: &PgPool, closed: &WebhookStatus, rate: i32) -> sqlx::
 
 /// A delivery given up that is not announced yet.
 #[derive(Clone, Debug)]
-pub struct Untold {
+pub struct UnannouncedDeadLetter {
     pub dead: DeadLettered,
     /// It carried an operational event: it is not announced.
     pub silent: bool,
-    /// How many came before it in its hour, as far as `told_max`.
+    /// How many came before it in its hour, as far as `announced_max`.
     pub earlier: i64,
 }
 
 /// The oldest deliveries given up that are not announced.
-pub async fn untold(pool: &PgPool, told_max: i64, rows_max: i64) -> sqlx::Result<Vec<Untold>> {
+pub async fn unannounced_dead_letters(
+    pool: &PgPool,
+    announced_max: i64,
+    rows_max: i64,
+) -> sqlx::Result<Vec<UnannouncedDeadLetter>> {
     let rows = sqlx::query!(
-        r#"-- dead_letters.untold
+        r#"-- dead_letters.unannounced
         select l.id as "id!", l.created_at as "created_at!", l.company_id, l.webhook_id, w.name as "name?", l.event_id,
                l.event_type, l.reason as "reason!", l.attempts as "attempts!", l.outcome, l.response_status,
                coalesce(l.event_type ^@ any($1::text[]), false) as "reserved!",
@@ -176,14 +180,14 @@ pub async fn untold(pool: &PgPool, told_max: i64, rows_max: i64) -> sqlx::Result
         left join webhooks w on w.id = l.webhook_id
         order by l.created_at, l.id"#,
         &RESERVED_PREFIXES as _,
-        told_max,
+        announced_max,
         rows_max,
     )
     .fetch_all(pool)
     .await?;
     Ok(rows
         .into_iter()
-        .map(|row| Untold {
+        .map(|row| UnannouncedDeadLetter {
             // Without a company there is nobody to notify; only a manual change of the table makes such a row.
             silent: row.reserved || row.company_id.is_none() || row.webhook_id.is_none(),
             earlier: row.earlier,
@@ -205,11 +209,11 @@ pub async fn untold(pool: &PgPool, told_max: i64, rows_max: i64) -> sqlx::Result
 }
 
 /// Records that deliveries given up are announced, or need not be.
-pub async fn told(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<()> {
+pub async fn dead_letters_announced(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<()> {
     let mut ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
     ids.sort_unstable();
     sqlx::query!(
-        "-- dead_letters.told
+        "-- dead_letters.announced
         update dead_letters l
         set announced = true
         from (select id from dead_letters where id = any($1) and not announced order by id for update) t

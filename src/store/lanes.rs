@@ -42,13 +42,13 @@ pub struct Reserved {
 /// the clock was set back): it is moved closer; otherwise a webhook freed from a slow pace would still wait for it.
 pub async fn reserve_slots(
     pool: &PgPool,
-    wanted: &[SlotRequest],
+    requests: &[SlotRequest],
     lead: Duration,
 ) -> sqlx::Result<Vec<Reserved>> {
-    let mut sorted = wanted.to_vec();
-    sorted.sort_unstable_by_key(|wanted| wanted.webhook);
-    let webhooks: Vec<Uuid> = sorted.iter().map(|wanted| wanted.webhook.0).collect();
-    let every: Vec<f64> = sorted.iter().map(|wanted| wanted.every.as_secs_f64()).collect();
+    let mut sorted = requests.to_vec();
+    sorted.sort_unstable_by_key(|requests| requests.webhook);
+    let webhooks: Vec<Uuid> = sorted.iter().map(|requests| requests.webhook.0).collect();
+    let every: Vec<f64> = sorted.iter().map(|requests| requests.every.as_secs_f64()).collect();
     let slots: Vec<i32> = sorted.iter().map(|w| i32::try_from(w.slots).unwrap_or(i32::MAX)).collect();
     let rows = sqlx::query!(
         r#"-- lanes.reserve_slots

@@ -103,7 +103,7 @@ impl Error {
             | Self::NotLetIn(error)
             | Self::BadUrl(error)
             | Self::Database(error) => error,
-            said => sqlx::Error::Protocol(said.to_string()),
+            other => sqlx::Error::Protocol(other.to_string()),
         }
     }
 

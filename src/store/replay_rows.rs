@@ -204,10 +204,10 @@ pub struct OpenDeadLetter {
 }
 
 /// The messages that a replay names, after its cursor.
-pub async fn letters(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<OpenDeadLetter>> {
+pub async fn dead_letters(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Result<Vec<OpenDeadLetter>> {
     sqlx::query_as!(
         OpenDeadLetter,
-        r#"-- replays.letters
+        r#"-- replays.dead_letters
         select id, coalesce(body, '') as "body!", coalesce(headers::text, '{}') as "headers!", routing_key, message_id
         from dead_letters
         where id = any($1) and id > $2 and kind <> 'delivery' and (company_id is null or company_id = $3)
@@ -224,7 +224,12 @@ pub async fn letters(pool: &PgPool, replay: &Open, rows_max: i64) -> sqlx::Resul
 
 /// Records that messages were published again, and moves the cursor. After the last of them the replay continues with
 /// the deliveries that it names.
-pub async fn published(pool: &PgPool, replay: &Open, letters: &[Uuid], finished: bool) -> sqlx::Result<()> {
+pub async fn published(
+    pool: &PgPool,
+    replay: &Open,
+    dead_letters: &[Uuid],
+    finished: bool,
+) -> sqlx::Result<()> {
     let goes_on = finished && !replay.filter.deliveries.is_empty();
     sqlx::query!(
         "-- replays.published
@@ -242,7 +247,7 @@ pub async fn published(pool: &PgPool, replay: &Open, letters: &[Uuid], finished:
             expanded_at = case when $3 and not $4 then now() end
         where id = $1",
         replay.id.0,
-        letters,
+        dead_letters,
         finished,
         goes_on,
     )

@@ -203,7 +203,7 @@ pub struct ReplayListQuery {
 pub async fn list(
     db: impl PgExecutor<'_>,
     company: CompanyId,
-    wanted: &ReplayListQuery,
+    query: &ReplayListQuery,
     limit: i64,
 ) -> Result<Vec<ReplayRow>> {
     let rows = replays!(
@@ -221,11 +221,11 @@ pub async fn list(
                 limit $7
             )",
         company.uuid(),
-        wanted.kinds.as_deref() as _,
-        wanted.statuses.as_deref() as _,
-        wanted.webhook.map(WebhookId::uuid),
-        wanted.before.map(|(at, _)| at),
-        wanted.before.map(|(_, id)| id),
+        query.kinds.as_deref() as _,
+        query.statuses.as_deref() as _,
+        query.webhook.map(WebhookId::uuid),
+        query.before.map(|(at, _)| at),
+        query.before.map(|(_, id)| id),
         limit,
         Uuid::max(),
     );
@@ -242,7 +242,7 @@ fn row_order(mut rows: Vec<ReplayRow>) -> Vec<ReplayRow> {
 pub async fn count(
     db: impl PgExecutor<'_>,
     company: CompanyId,
-    wanted: &ReplayListQuery,
+    query: &ReplayListQuery,
     rows_max: i64,
 ) -> Result<i64> {
     let count = sqlx::query_scalar!(
@@ -260,9 +260,9 @@ pub async fn count(
         ) as found
         "#,
         company.uuid(),
-        wanted.kinds.as_deref() as _,
-        wanted.statuses.as_deref() as _,
-        wanted.webhook.map(WebhookId::uuid),
+        query.kinds.as_deref() as _,
+        query.statuses.as_deref() as _,
+        query.webhook.map(WebhookId::uuid),
         rows_max,
     );
     Ok(count.fetch_one(db).await?)

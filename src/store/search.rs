@@ -68,12 +68,12 @@ impl Deliveries {
 
     /// The types that must be equal, and the prefixes; both `None` if every type matches.
     fn types(&self) -> (Option<Vec<String>>, Option<Vec<String>>) {
-        let Some(wanted) = self.event_types.as_ref().filter(|types| types.iter().all(|text| text != "*"))
+        let Some(types) = self.event_types.as_ref().filter(|types| types.iter().all(|text| text != "*"))
         else {
             return (None, None);
         };
         let (prefixes, exact): (Vec<&String>, Vec<&String>) =
-            wanted.iter().partition(|text| text.ends_with(".*"));
+            types.iter().partition(|text| text.ends_with(".*"));
         let prefixes = prefixes.into_iter().map(|text| text.trim_end_matches('*').to_owned());
         (Some(exact.into_iter().cloned().collect()), Some(prefixes.collect()))
     }
@@ -100,23 +100,23 @@ pub struct FoundDeliveries<K> {
 pub async fn deliveries(
     db: &PgPool,
     company: CompanyId,
-    wanted: &Deliveries,
+    query: &Deliveries,
     before: Option<Uuid>,
     rows: i64,
     now: DateTime<Utc>,
 ) -> Result<FoundDeliveries<Uuid>> {
-    let webhooks = match &wanted.webhooks {
+    let webhooks = match &query.webhooks {
         Some(listed) => i64::try_from(listed.len()).unwrap_or(i64::MAX),
         None => count_webhooks(db, company).await?,
     };
-    let mut walk = Walk::new(wanted, before, rows, webhooks, now);
+    let mut walk = Walk::new(query, before, rows, webhooks, now);
     let mut ids: Vec<Uuid> = Vec::new();
     let mut looked_at = 0;
     while let Some((low, high)) = walk.span() {
         // One more than the page shows whether there is another.
         let missing = rows + 1 - i64::try_from(ids.len()).unwrap_or(rows);
         let span = Span { low, high, each: walk.each(), rows: missing };
-        let look = look(db, company, wanted, span).await?;
+        let look = look(db, company, query, span).await?;
         ids.extend(look.ids);
         if i64::try_from(ids.len()).is_ok_and(|n| n > rows) {
             ids.truncate(usize::try_from(rows).unwrap_or(0));
@@ -152,18 +152,18 @@ struct Walk {
 }
 
 impl Walk {
-    fn new(wanted: &Deliveries, before: Option<Uuid>, rows: i64, webhooks: i64, now: DateTime<Utc>) -> Self {
+    fn new(query: &Deliveries, before: Option<Uuid>, rows: i64, webhooks: i64, now: DateTime<Utc>) -> Self {
         let newest = id_at(now.checked_add_signed(AHEAD_MAX).unwrap_or(now));
-        let before = before.unwrap_or(Uuid::max()).min(wanted.high()).min(newest);
+        let before = before.unwrap_or(Uuid::max()).min(query.high()).min(newest);
         let webhooks = webhooks.max(1);
         let width = if webhooks <= WEBHOOKS_FEW { TimeDelta::days(1) } else { TimeDelta::minutes(1) };
-        let (look, each_min) = if wanted.is_filtered() {
+        let (look, each_min) = if query.is_filtered() {
             (LOOK_BEGINS, LOOK_EACH_MIN)
         } else {
             // Every row that is read matches: the newest of each webhook fill any page.
             (rows + 1, rows + 1)
         };
-        Self { before, floor: wanted.low(), now: id_at(now), width, low: None, look, each_min, webhooks }
+        Self { before, floor: query.low(), now: id_at(now), width, low: None, look, each_min, webhooks }
     }
 
     fn is_over(&self) -> bool {
@@ -248,25 +248,25 @@ struct Span {
 ///
 /// If a webhook has more rows than were read, the rows of the others below its last one may be incomplete, and wait for
 /// the next step.
-async fn look(db: &PgPool, company: CompanyId, wanted: &Deliveries, span: Span) -> Result<ScanStep> {
+async fn look(db: &PgPool, company: CompanyId, query: &Deliveries, span: Span) -> Result<ScanStep> {
     let Span { low, high, each, rows } = span;
-    let (types, prefixes) = wanted.types();
+    let (types, prefixes) = query.types();
     let look = sqlx::query_file_as!(
         ScanStep,
         "src/store/search/deliveries.sql",
         company.uuid(),
-        wanted.webhooks.as_deref() as _,
+        query.webhooks.as_deref() as _,
         low,
         high,
         each,
         rows,
-        wanted.statuses.as_deref() as _,
+        query.statuses.as_deref() as _,
         types.as_deref() as _,
         prefixes.as_deref() as _,
-        wanted.response_statuses.as_deref() as _,
-        wanted.outcomes.as_deref() as _,
-        wanted.reasons.as_deref() as _,
-        wanted.triggers.as_deref() as _,
+        query.response_statuses.as_deref() as _,
+        query.outcomes.as_deref() as _,
+        query.reasons.as_deref() as _,
+        query.triggers.as_deref() as _,
     );
     Ok(look.fetch_one(db).await?)
 }
@@ -290,8 +290,8 @@ mod scan;
 
 pub use counting::count_deliveries;
 pub(super) use counting::{known_in_time, within};
-pub use dead_letters::{Letters, count_letters, dead_letters};
-pub(super) use scan::Looks;
+pub use dead_letters::{DeadLetterQuery, count_dead_letters, dead_letters};
+pub(super) use scan::Scan;
 
 #[cfg(test)]
 mod tests;

@@ -234,7 +234,7 @@ label! {
 
 label! {
     /// What became of an operational event.
-    Told "result" {
+    AnnouncementFate "result" {
         /// Its operational event was published.
         Published = "published",
         /// There were too many of its type for this webhook in that hour.

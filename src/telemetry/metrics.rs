@@ -12,8 +12,8 @@ use prometheus_client::{
 };
 
 use super::labels::{
-    ConnectionKind, DeadLetterKind, Emptied, Fate, Intake, JobResult, LaneChange, ParkedFor, PartitionAction,
-    ProbeFate, QueueKind, Queued, SlotFate, StatusClass, Step, TRIGGERS, Told,
+    AnnouncementFate, ConnectionKind, DeadLetterKind, Emptied, Fate, Intake, JobResult, LaneChange,
+    ParkedFor, PartitionAction, ProbeFate, QueueKind, Queued, SlotFate, StatusClass, Step, TRIGGERS,
 };
 use crate::model::{OutcomeClass, Trigger};
 
@@ -152,7 +152,7 @@ pub struct Families {
     /// `schedule_waiting`
     pub schedule_waiting: Gauge,
     /// `schedule_announced_total`
-    pub schedule_announced: Counts<Told>,
+    pub schedule_announced: Counts<AnnouncementFate>,
     /// `schedule_recoveries_total`
     pub schedule_recoveries: Counter,
     /// `schedule_auto_paused_total`
@@ -264,7 +264,7 @@ impl Metrics {
             schedule_announced: names.counts(
                 "schedule_announced",
                 "Operational events, by result",
-                Told::ALL,
+                AnnouncementFate::ALL,
             ),
             schedule_recoveries: names
                 .counter("schedule_recoveries", "Recoveries started because an outage ended"),

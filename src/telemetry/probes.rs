@@ -213,9 +213,13 @@ mod tests {
     async fn a_failing_check_is_named_with_its_reason_and_harms_only_readiness() {
         let health = Health::default();
         let connected = Arc::new(AtomicBool::new(false));
-        let seen = Arc::clone(&connected);
+        let is_connected = Arc::clone(&connected);
         health.check("broker", move || {
-            if seen.load(Ordering::Relaxed) { Ok(()) } else { Err("no connection since 12:00".to_owned()) }
+            if is_connected.load(Ordering::Relaxed) {
+                Ok(())
+            } else {
+                Err("no connection since 12:00".to_owned())
+            }
         });
         health.check("database", || Ok(()));
         health.started();

@@ -9,7 +9,7 @@ use std::{sync::Arc, time::Duration};
 use moka::future::Cache;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
-use super::{Caller, limits::TOLD_APART_MAX};
+use super::{Caller, limits::TRACKED_MAX};
 use crate::model::CompanyId;
 
 /// Concurrent read requests of one company, or of one caller for all companies. There are twice as many connections for
@@ -31,15 +31,15 @@ pub(super) struct ReadingLimits(Cache<ReadingParty, Arc<Semaphore>>);
 
 impl ReadingLimits {
     pub(super) fn new() -> Self {
-        Self(Cache::builder().max_capacity(TOLD_APART_MAX as u64).time_to_idle(KEPT).build())
+        Self(Cache::builder().max_capacity(TRACKED_MAX as u64).time_to_idle(KEPT).build())
     }
 
     /// Waits for a turn, which ends when the returned permit is dropped.
     pub(super) async fn take(&self, caller: &Caller) -> Option<OwnedSemaphorePermit> {
         let whose =
             caller.company.map_or_else(|| ReadingParty::Actor(caller.actor.clone()), ReadingParty::Company);
-        let turns = self.0.get_with(whose, async { Arc::new(Semaphore::new(READINGS_MAX as usize)) }).await;
+        let permits = self.0.get_with(whose, async { Arc::new(Semaphore::new(READINGS_MAX as usize)) }).await;
         // It is never closed.
-        turns.acquire_owned().await.ok()
+        permits.acquire_owned().await.ok()
     }
 }

@@ -24,7 +24,7 @@ use crate::api::problem::{Problem, ProblemKind};
 
 /// The maximum number of principals, and of addresses, that are counted separately; further ones share one allowance until
 /// some are quiet again.
-pub const TOLD_APART_MAX: usize = 100_000;
+pub const TRACKED_MAX: usize = 100_000;
 /// How often quiet keys are forgotten.
 const FORGET_EVERY: Duration = Duration::from_mins(1);
 
@@ -59,7 +59,7 @@ impl RateLimits {
         });
         let failures = NonZeroU32::new(config.api_failures_per_minute_max)
             .map(|count| Allowances::new(Quota::per_minute(count), Ipv4Addr::UNSPECIFIED.into()));
-        let failing = Cache::builder().max_capacity(TOLD_APART_MAX as u64).time_to_live(FORGET_EVERY).build();
+        let failing = Cache::builder().max_capacity(TRACKED_MAX as u64).time_to_live(FORGET_EVERY).build();
         Self { calls, failures, failing }
     }
 
@@ -99,7 +99,7 @@ struct Allowances<K: Hash + Eq + Clone> {
     clock: DefaultClock,
     /// The key whose allowance is shared by those that are not counted separately.
     others: K,
-    told_apart_max: usize,
+    tracked_max: usize,
     began: Instant,
     /// When quiet keys were last forgotten, in milliseconds since `began`.
     forgotten_ms: AtomicU64,
@@ -111,7 +111,7 @@ impl<K: Hash + Eq + Clone> Allowances<K> {
             limiter: DefaultKeyedRateLimiter::keyed(quota),
             clock: DefaultClock::default(),
             others,
-            told_apart_max: TOLD_APART_MAX,
+            tracked_max: TRACKED_MAX,
             began: Instant::now(),
             forgotten_ms: AtomicU64::new(0),
         }
@@ -120,7 +120,7 @@ impl<K: Hash + Eq + Clone> Allowances<K> {
     /// Takes one from an allowance, or says how long to wait for it.
     fn take(&self, key: K) -> Result<(), Duration> {
         self.forget_the_quiet(FORGET_EVERY);
-        let key = if self.limiter.len() < self.told_apart_max { key } else { self.others.clone() };
+        let key = if self.limiter.len() < self.tracked_max { key } else { self.others.clone() };
         self.limiter.check_key(&key).map_err(|refused| refused.wait_time_from(self.clock.now()))
     }
 
@@ -160,7 +160,7 @@ mod tests {
     fn no_more_are_told_apart_than_may_be_and_the_quiet_are_forgotten() {
         // A thousand calls are made up for within a millisecond.
         let mut allowances = Allowances::new(quota(60_000_000), 0);
-        allowances.told_apart_max = 10;
+        allowances.tracked_max = 10;
         for key in 1..=1_000 {
             let _ = allowances.take(key);
         }

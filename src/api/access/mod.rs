@@ -118,7 +118,7 @@ pub(crate) struct Access {
     jwt: Jwt,
     userinfo: Option<Userinfo>,
     limits: RateLimits,
-    turns: ReadingLimits,
+    reading_limits: ReadingLimits,
 }
 
 impl Access {
@@ -136,7 +136,7 @@ impl Access {
             jwt: Jwt::new(&config.jwt, &client)?,
             userinfo: url.map(|url| Userinfo::new(url, client)),
             limits: RateLimits::new(&config.limits),
-            turns: ReadingLimits::new(),
+            reading_limits: ReadingLimits::new(),
         })
     }
 
@@ -297,7 +297,7 @@ pub(super) async fn admit(
     match access.judge(scopes, request.headers(), request.extensions().get::<Peer>()).await {
         Ok(caller) => {
             let reads = [Method::GET, Method::HEAD].contains(request.method());
-            let _turn = if reads { access.turns.take(&caller).await } else { None };
+            let _permit = if reads { access.reading_limits.take(&caller).await } else { None };
             request.extensions_mut().insert(caller);
             next.run(request).await
         }

@@ -94,16 +94,16 @@ impl Userinfo {
     }
 
     async fn ask(&self, token: &str) -> UserinfoAnswer {
-        let Ok(Ok(_turn)) = tokio::time::timeout(ASK_TIMEOUT, self.asking.acquire()).await else {
+        let Ok(Ok(_permit)) = tokio::time::timeout(ASK_TIMEOUT, self.asking.acquire()).await else {
             tracing::warn!("too many requests are waiting for AUTH_USERINFO_URL");
             return UserinfoAnswer::Failed;
         };
-        let said = match self.client.get(&self.url, Some(token)).await {
+        let answered = match self.client.get(&self.url, Some(token)).await {
             Ok(body) => read(&body).ok_or_else(|| "its answer names no companies".to_owned()),
             Err(AskError::Status(401 | 403)) => return UserinfoAnswer::Refused,
             Err(error) => Err(error.to_string()),
         };
-        match said {
+        match answered {
             Ok(principal) => UserinfoAnswer::Known(Arc::new(principal)),
             Err(reason) => {
                 tracing::warn!(reason, "AUTH_USERINFO_URL gave no usable answer about a token");

@@ -80,7 +80,7 @@ impl DeliveriesQuery {
     /// The query, over all webhooks.
     pub(super) fn read(&self) -> Result<Deliveries, Problem> {
         let mut reader = Reader::default();
-        let wanted = Deliveries {
+        let query = Deliveries {
             webhooks: None,
             statuses: reader.words("status", self.status.as_deref(), DeliveryStatus::WORDS),
             event_types: reader.texts("event_type", self.event_type.as_deref()),
@@ -91,8 +91,7 @@ impl DeliveriesQuery {
             since: within_reach(self.since),
             until: within_reach(self.until),
         };
-        for status in
-            wanted.response_statuses.iter().flatten().filter(|status| !(100..=599).contains(*status))
+        for status in query.response_statuses.iter().flatten().filter(|status| !(100..=599).contains(*status))
         {
             reader.wrong(FieldError::new(
                 "response_status",
@@ -100,7 +99,7 @@ impl DeliveriesQuery {
             ));
         }
         reader.done()?;
-        Ok(wanted)
+        Ok(query)
     }
 }
 
@@ -117,11 +116,13 @@ mod tests {
             trigger: Some("whim".to_owned()),
             ..DeliveriesQuery::default()
         };
-        let told = format!("{:?}", filter.read().unwrap_err());
-        for said in ["`gone` is not one of pending", "99 is not an HTTP status", "invalid digit", "`whim`"] {
-            assert!(told.contains(said), "{said}: {told}");
+        let problem = format!("{:?}", filter.read().unwrap_err());
+        for expected in
+            ["`gone` is not one of pending", "99 is not an HTTP status", "invalid digit", "`whim`"]
+        {
+            assert!(problem.contains(expected), "{expected}: {problem}");
         }
-        assert!(!told.contains("outcome"), "{told}");
+        assert!(!problem.contains("outcome"), "{problem}");
     }
 
     #[test]
@@ -132,9 +133,9 @@ mod tests {
             response_status: Some("500,502".to_owned()),
             ..DeliveriesQuery::default()
         };
-        let wanted = filter.read().unwrap();
-        assert_eq!(wanted.statuses, Some(vec!["dead".to_owned()]));
-        assert_eq!(wanted.response_statuses, Some(vec![500, 502]));
-        assert_eq!(wanted.event_types.map(|types| types.len()), Some(2));
+        let query = filter.read().unwrap();
+        assert_eq!(query.statuses, Some(vec!["dead".to_owned()]));
+        assert_eq!(query.response_statuses, Some(vec![500, 502]));
+        assert_eq!(query.event_types.map(|types| types.len()), Some(2));
     }
 }

@@ -128,8 +128,8 @@ impl EventTypeUpdate {
         let former = before.and_then(|before| before.description.clone());
         let description = self.description.or(former).unwrap_or_default();
         if !(1..=DESCRIPTION_CHARS_MAX).contains(&description.chars().count()) {
-            let said = format!("must have 1 to {DESCRIPTION_CHARS_MAX} characters");
-            wrong.push(FieldError::new("description", said));
+            let message = format!("must have 1 to {DESCRIPTION_CHARS_MAX} characters");
+            wrong.push(FieldError::new("description", message));
         } else if description.contains('\0') {
             wrong.push(FieldError::new("description", "must not contain the character U+0000"));
         }
@@ -142,10 +142,10 @@ impl EventTypeUpdate {
             // A sample must be readable by PostgreSQL's parser and by ours.
             let readable = serde_json::from_str::<serde_json::Value>(sample).is_ok();
             if sample.len() > SAMPLE_BYTES_MAX || !readable {
-                let said = format!(
+                let message = format!(
                     "must be JSON of at most {SAMPLE_BYTES_MAX} bytes, nested at most 127 levels deep"
                 );
-                wrong.push(FieldError::new("sample", said));
+                wrong.push(FieldError::new("sample", message));
             }
         }
         let on_violation = match self.on_violation {
@@ -172,22 +172,22 @@ impl EventTypeUpdate {
 
 /// Schemas by version, as they are stored.
 fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -> String {
-    let mut say = |version: Option<u32>, said: String| {
+    let mut report = |version: Option<u32>, message: String| {
         let field = version.map_or_else(|| "schemas".to_owned(), |version| format!("schemas.{version}"));
-        wrong.push(FieldError::new(field, said));
+        wrong.push(FieldError::new(field, message));
         "{}".to_owned()
     };
     let Ok(kept) = serde_json::from_str::<BTreeMap<u32, Box<RawValue>>>(text) else {
-        return say(None, "must be an object whose keys are versions: whole numbers from 1".to_owned());
+        return report(None, "must be an object whose keys are versions: whole numbers from 1".to_owned());
     };
     if kept.len() > VERSIONS_MAX || kept.contains_key(&0) {
-        return say(None, format!("must have at most {VERSIONS_MAX} versions, numbered from 1"));
+        return report(None, format!("must have at most {VERSIONS_MAX} versions, numbered from 1"));
     }
     let mut parsed = BTreeMap::new();
     for (version, schema) in &kept {
         let value = serde_json::from_str(schema.get()).ok();
         let Some(value) = value.filter(|_| schema.get().len() <= SCHEMA_BYTES_MAX) else {
-            return say(
+            return report(
                 Some(*version),
                 format!("must be JSON of at most {SCHEMA_BYTES_MAX} bytes, nested at most 127 levels deep"),
             );
@@ -195,7 +195,7 @@ fn checked(text: &str, on_violation: OnViolation, wrong: &mut Vec<FieldError>) -
         parsed.insert(*version, value);
     }
     if let Err((version, bad)) = TypeSchemas::compile(&parsed, on_violation) {
-        return say(Some(version), bad);
+        return report(Some(version), bad);
     }
     serde_json::to_string(&kept).unwrap_or_default()
 }
@@ -228,10 +228,10 @@ mod tests {
 
     #[test]
     fn every_wrong_field_of_a_type_is_named() {
-        let check = |body: serde_json::Value, said: &[&str]| {
+        let check = |body: serde_json::Value, expected: &[&str]| {
             let update: EventTypeUpdate = serde_json::from_str(&body.to_string()).unwrap();
             let problem = format!("{:?}", update.apply(None).unwrap_err());
-            assert!(said.iter().all(|said| problem.contains(said)), "{body}: {problem}");
+            assert!(expected.iter().all(|text| problem.contains(text)), "{body}: {problem}");
         };
         check(json!({}), &["\"description\""]);
         check(

@@ -77,9 +77,9 @@ impl PublishBatch {
             return Err(Problem::field("body", "contains no event"));
         }
         if items.len() > EVENTS_MAX {
-            let said =
+            let message =
                 format!("contains {} events; at most {EVENTS_MAX} are allowed in one request", items.len());
-            return Err(Problem::field("body", said));
+            return Err(Problem::field("body", message));
         }
         let mut batch = Self { events: Vec::new(), places: Vec::with_capacity(items.len()), is_list };
         let mut wrong = Vec::new();
@@ -289,9 +289,9 @@ mod tests {
 
     #[test]
     fn every_wrong_event_is_named_with_its_place() {
-        let check = |body: serde_json::Value, said: &[&str]| {
+        let check = |body: serde_json::Value, expected: &[&str]| {
             let problem = format!("{:?}", read(&body, None).unwrap_err());
-            assert!(said.iter().all(|said| problem.contains(said)), "{body}: {problem}");
+            assert!(expected.iter().all(|text| problem.contains(text)), "{body}: {problem}");
         };
         check(json!([]), &["contains no event"]);
         check(json!(1), &["not a JSON object"]);

@@ -129,13 +129,13 @@ mod tests {
     fn every_field_that_is_wrong_is_named() {
         let now = DateTime::from_timestamp(1_800_000_000, 0).unwrap();
         let check = |name: &str, scopes: &[&str], ends_in: Option<i64>, wrong: &[&str]| {
-            let wanted = NewKey {
+            let new_key = NewKey {
                 name: name.to_owned(),
                 scopes: scopes.iter().map(|&word| word.to_owned()).collect(),
                 expires_at: ends_in.map(|seconds| now + chrono::TimeDelta::seconds(seconds)),
                 all_companies: false,
             };
-            let text = wanted.check(now).err().map(|problem| format!("{problem:?}")).unwrap_or_default();
+            let text = new_key.check(now).err().map(|problem| format!("{problem:?}")).unwrap_or_default();
             assert_eq!(text.is_empty(), wrong.is_empty(), "{text}");
             for field in wrong {
                 assert!(text.contains(&format!("field: \"{field}\"")), "{field}: {text}");

@@ -172,10 +172,10 @@ mod tests {
     fn an_order_says_what_it_is_about() {
         let check = |body: serde_json::Value, wrong: &[&str]| {
             let new: NewReplay = serde_json::from_value(body.clone()).unwrap();
-            let told = format!("{:?}", new.read().err());
+            let problem = format!("{:?}", new.read().err());
             for field in ["deliveries", "event_type", "since", "rate"] {
-                let is_told = told.contains(&format!("field: \"{field}\""));
-                assert_eq!(is_told, wrong.contains(&field), "{body} {field}: {told}");
+                let is_reported = problem.contains(&format!("field: \"{field}\""));
+                assert_eq!(is_reported, wrong.contains(&field), "{body} {field}: {problem}");
             }
         };
         let one = Uuid::from_u128(1);

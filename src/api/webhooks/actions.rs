@@ -4,7 +4,7 @@ use axum::{extract::State, http::StatusCode, response::Response};
 
 use super::{
     Answer, Resumed, WebhookBody, answer, check, locked, not_found,
-    wanted::{PauseBody, Resume, RotateSecret},
+    requests::{PauseBody, Resume, RotateSecret},
     written_down,
 };
 use crate::{
@@ -45,12 +45,12 @@ pub(super) async fn pause(
     State(api): State<Api>,
     tenant: Tenant,
     Id(id): Id<WebhookId>,
-    seen: IfMatch,
+    if_match: IfMatch,
     OptionalObject(body): OptionalObject,
 ) -> Result<Answer, Problem> {
     let reason = check::pause(body.fields)?;
     let mut tx = api.parts.changes.begin().await?;
-    let before = locked(&mut tx, &tenant, id, &seen).await?;
+    let before = locked(&mut tx, &tenant, id, &if_match).await?;
     let paused = table::pause(&mut *tx, tenant.company, id, &tenant.caller.actor, &reason).await?;
     let Some(row) = paused else { return Ok(answer(before, Vec::new())) };
     written_down(&mut tx, &tenant.caller, "webhook.pause", Some(&before), Some(&row)).await?;
@@ -82,13 +82,13 @@ pub(super) async fn resume(
     State(api): State<Api>,
     tenant: Tenant,
     Id(id): Id<WebhookId>,
-    seen: IfMatch,
+    if_match: IfMatch,
     OptionalObject(body): OptionalObject,
 ) -> Result<(axum::http::HeaderMap, axum::Json<Resumed>), Problem> {
     let (held, rate) = check::resume(body.fields)?;
     let company = tenant.company;
     let mut tx = api.parts.changes.begin().await?;
-    let before = locked(&mut tx, &tenant, id, &seen).await?;
+    let before = locked(&mut tx, &tenant, id, &if_match).await?;
     let resumed = table::resume(&mut *tx, company, id, &tenant.caller.actor, held, rate).await?;
     let order = replays::resuming(&mut *tx, company, id).await?;
     let row = match resumed {
@@ -129,7 +129,7 @@ pub(super) async fn rotate_secret(
     State(api): State<Api>,
     tenant: Tenant,
     Id(id): Id<WebhookId>,
-    seen: IfMatch,
+    if_match: IfMatch,
     key: IdempotencyKey,
     OptionalObject(body): OptionalObject,
 ) -> Result<Response, Problem> {
@@ -140,7 +140,7 @@ pub(super) async fn rotate_secret(
         KeyClaim::Again(answer) => return Ok(answer),
         KeyClaim::First(claim) => claim,
     };
-    let before = locked(&mut tx, &tenant, id, &seen).await?;
+    let before = locked(&mut tx, &tenant, id, &if_match).await?;
     let check::Rotation { secret, grace, guide_signature_is_previous } = rotation;
     let rotated =
         table::rotate_secret(&mut *tx, company, id, &secret, grace, guide_signature_is_previous).await?;

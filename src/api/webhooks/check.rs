@@ -7,7 +7,7 @@ use std::{collections::BTreeSet, time::Duration};
 
 use serde_json::{Map, Value};
 
-use super::{shape::Warning, wanted::GuideSignature, warnings};
+use super::{requests::GuideSignature, shape::Warning, warnings};
 use crate::{
     api::problem::Problem,
     egress,
@@ -24,7 +24,7 @@ use crate::{
 /// The longest reason of a pause, in characters.
 pub const REASON_CHARACTERS_MAX: usize = 1_000;
 /// The maximum number of unknown fields named in warnings.
-pub const UNKNOWN_TOLD_MAX: usize = 20;
+pub const UNKNOWN_REPORTED_MAX: usize = 20;
 /// Held deliveries sent per second after a resume: by default, and at most.
 const RESUME_RATE_DEFAULT: i32 = 50;
 const RESUME_RATE_MAX: i32 = 10_000;
@@ -75,7 +75,7 @@ pub(super) fn settings(
     if settings.retry_schedule.is_some() && names("retry_count") {
         warnings.push(warnings::count_beside_schedule());
     }
-    warnings.extend(fields.unknown().take(UNKNOWN_TOLD_MAX).map(warnings::unknown_field));
+    warnings.extend(fields.unknown().take(UNKNOWN_REPORTED_MAX).map(warnings::unknown_field));
     fields.end()?;
     Ok(Checked { settings, replaces_secret: names("secret"), shows_secret, events, warnings })
 }

@@ -7,8 +7,8 @@ use axum::extract::State;
 
 use super::{
     check,
+    requests::CheckUrl,
     shape::{CheckedAddress, CheckedTls, CheckedUrl, Warning},
-    wanted::CheckUrl,
     warnings,
 };
 use crate::{

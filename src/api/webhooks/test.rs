@@ -165,12 +165,12 @@ impl Test {
     async fn ahead(&self, api: &Api) -> Result<i64, Problem> {
         let depth = api.parts.broker.depth(bucket(self.delivery.0)).await;
         let in_queue = depth.map_or(0, |depth| i64::from(depth.ready));
-        let wanted = lane_report::LaneReportQuery {
+        let query = lane_report::LaneReportQuery {
             company: Some(self.company),
             webhook: Some(self.webhook),
             ..lane_report::LaneReportQuery::default()
         };
-        let lane = lane_report::list(&api.parts.reads, &wanted, 1).await?.pop();
+        let lane = lane_report::list(&api.parts.reads, &query, 1).await?.pop();
         let in_lane = lane.map_or(0, |lane| lane.queued + lane.waiting);
         // The test itself is one of them.
         Ok((in_queue.max(in_lane) - 1).max(0))

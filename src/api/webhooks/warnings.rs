@@ -64,12 +64,12 @@ pub(super) fn count_beside_schedule() -> Warning {
 
 /// An unknown field.
 pub(super) fn unknown_field(name: &str) -> Warning {
-    let name: String = name.chars().take(NAME_TOLD_MAX).collect();
+    let name: String = name.chars().take(NAME_REPORTED_MAX).collect();
     Warning::new(name, "is not a known field and was ignored")
 }
 
 /// The maximum length of an unknown field's name in a warning, in characters.
-const NAME_TOLD_MAX: usize = 100;
+const NAME_REPORTED_MAX: usize = 100;
 
 /// Warnings about subscriptions to unknown types, each with the most similar known name.
 pub(super) fn unknown_types(events: &[String], known: &[String]) -> Vec<Warning> {

@@ -35,8 +35,8 @@ fn of_topology(inspection: &Inspection) -> Vec<Finding> {
         .collect();
     if !missing.is_empty() {
         let nothing = inspection.queues.is_empty() && inspection.mismatches.is_empty();
-        let told = if nothing { "nothing is declared yet" } else { "some are missing" };
-        let found = format!("{told}: {}", missing.join(", "));
+        let state = if nothing { "nothing is declared yet" } else { "some are missing" };
+        let found = format!("{state}: {}", missing.join(", "));
         let remedy = "start the service, which declares everything; if it is already running, its settings differ from these";
         findings.push(Finding::bad(Severity::Warning, "topology", found, remedy));
     }
@@ -123,7 +123,7 @@ mod tests {
             kind: "queue",
             name: "p.events".to_owned(),
             argument: "x-delivery-limit".to_owned(),
-            wanted: "10".to_owned(),
+            needed: "10".to_owned(),
             current: "100".to_owned(),
         };
         assert_eq!(levels(&inspection(&["q"], vec![mismatch])), [Severity::Fault, Severity::Warning]);

@@ -154,19 +154,19 @@ pub(super) fn of_leases(leases: &[Lease]) -> Vec<Finding> {
 /// Whether something waits longer than it should.
 pub(super) fn of_late(late: &Late, watermark_every: Duration) -> Vec<Finding> {
     let age = |seconds: f64| Duration::try_from_secs_f64(seconds.max(0.0)).unwrap_or(Duration::MAX);
-    let told = |age: Duration| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
+    let rounded = |age: Duration| humantime::format_duration(Duration::from_secs(age.as_secs())).to_string();
     let due = match late.overdue_seconds.map(age) {
         None => Finding::ok(
             "due deliveries",
             "no delivery is overdue, except those that a pause or their lane delays",
         ),
         Some(age) if age <= OVERDUE_WARNED => {
-            Finding::ok("due deliveries", format!("the oldest is overdue by {}", told(age)))
+            Finding::ok("due deliveries", format!("the oldest is overdue by {}", rounded(age)))
         }
         Some(age) => {
             let found = format!(
                 "the oldest is overdue by {}, although neither a pause nor its lane delays it",
-                told(age)
+                rounded(age)
             );
             let remedy = "run `xtwebhooks lanes list --failing` and check the log of the active scheduler to see what it waits \
                           for; the cause may be its lane's pace";
@@ -176,7 +176,7 @@ pub(super) fn of_late(late: &Late, watermark_every: Duration) -> Vec<Finding> {
     let job = match late.oldest_job_seconds.map(age) {
         None => Finding::ok("jobs", "no delivery has a job"),
         Some(age) if age <= JOB_AGE_WARNED => {
-            Finding::ok("jobs", format!("the oldest has been due for {}", told(age)))
+            Finding::ok("jobs", format!("the oldest has been due for {}", rounded(age)))
         }
         Some(age) => {
             let remedy =
@@ -184,19 +184,19 @@ pub(super) fn of_late(late: &Late, watermark_every: Duration) -> Vec<Finding> {
             Finding::bad(
                 Severity::Warning,
                 "jobs",
-                format!("the oldest has been due for {}", told(age)),
+                format!("the oldest has been due for {}", rounded(age)),
                 remedy,
             )
         }
     };
     let mark = match late.tide_mark_seconds.map(age) {
         Some(age) if age <= watermark_every * WATERMARKS_MISSED => {
-            Finding::ok("watermarks", format!("the latest passed through {} ago", told(age)))
+            Finding::ok("watermarks", format!("the latest passed through {} ago", rounded(age)))
         }
         other => {
             let found = other.map_or_else(
                 || "none has passed through yet".to_owned(),
-                |age| format!("the latest passed through {} ago", told(age)),
+                |age| format!("the latest passed through {} ago", rounded(age)),
             );
             let remedy = "lost jobs are not found until watermarks pass through: make sure that schedule and deliver are \
                           running; a long backlog delays watermarks by its length";
@@ -257,10 +257,10 @@ mod tests {
     #[test]
     fn days_count_from_today_without_a_gap() {
         let today = NaiveDate::from_ymd_opt(2026, 1, 30).expect("a day");
-        let check = |offsets: &[usize], expected: Severity, told: &str| {
+        let check = |offsets: &[usize], expected: Severity, text: &str| {
             let days: Vec<_> = offsets.iter().filter_map(|n| today.iter_days().nth(*n)).collect();
             let finding = of_days(today, &days);
-            assert!(finding.level == expected && finding.found.contains(told), "{offsets:?}: {finding:?}");
+            assert!(finding.level == expected && finding.found.contains(text), "{offsets:?}: {finding:?}");
         };
         check(&(0..=14).collect::<Vec<_>>(), Severity::Ok, "the next 14 days exist");
         check(

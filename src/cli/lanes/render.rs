@@ -155,9 +155,10 @@ mod tests {
         }))
         .expect("a lane");
         let text = one(&lane);
-        for told in ["for 1m 30s: 5 times in a row: timed out", "in 30s", "probes failed         2", "10000+"]
+        for expected in
+            ["for 1m 30s: 5 times in a row: timed out", "in 30s", "probes failed         2", "10000+"]
         {
-            assert!(text.contains(told), "{told} in\n{text}");
+            assert!(text.contains(expected), "{expected} in\n{text}");
         }
         let line = many(&[lane]);
         assert!(line.contains("open") && line.contains("next probe in 30s"), "{line}");

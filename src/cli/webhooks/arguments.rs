@@ -24,7 +24,7 @@ pub(in crate::cli) struct CreateWebhook {
 
 impl CreateWebhook {
     /// The API's address, and the body to send.
-    pub(super) fn asked(self) -> Result<(Remote, Object), CommandFailure> {
+    pub(super) fn request(self) -> Result<(Remote, Object), CommandFailure> {
         Ok((self.remote, self.settings.body()?))
     }
 }
@@ -40,7 +40,7 @@ pub(in crate::cli) struct UpdateWebhook {
 
 impl UpdateWebhook {
     /// Which webhook, and what to change.
-    pub(super) fn asked(self) -> Result<(WebhookArg, Object), CommandFailure> {
+    pub(super) fn request(self) -> Result<(WebhookArg, Object), CommandFailure> {
         Ok((self.one, self.settings.body()?))
     }
 }
@@ -214,13 +214,13 @@ mod tests {
         let usual = ["create", "--api-key=k", "--name=bot", "--url=https://example.com/"];
         let parsed = Create_::try_parse_from(usual.iter().chain(more))
             .map_err(|e| CommandFailure::Usage(e.to_string()))?;
-        parsed.args.asked().map(|(_, body)| Value::Object(body))
+        parsed.args.request().map(|(_, body)| Value::Object(body))
     }
 
     fn update(more: &[&str]) -> Value {
         let usual = ["update", "--api-key=k", "018f5b6e-0000-7000-8000-000000000001"];
         let parsed = Update_::try_parse_from(usual.iter().chain(more)).expect("arguments");
-        Value::Object(parsed.args.asked().expect("a body").1)
+        Value::Object(parsed.args.request().expect("a body").1)
     }
 
     #[test]
@@ -242,9 +242,9 @@ mod tests {
 
     #[test]
     fn what_cannot_be_read_is_refused_here_and_no_token_is_repeated() {
-        let check = |more: &[&str], said: &str| {
+        let check = |more: &[&str], expected: &str| {
             let refusal = create(&[&["--events=*"], more].concat()).unwrap_err().to_string();
-            assert!(refusal.contains(said) && !refusal.contains("hunter2"), "{refusal}");
+            assert!(refusal.contains(expected) && !refusal.contains("hunter2"), "{refusal}");
         };
         check(&["--headers=token hunter2"], "`headers`");
         check(&["--headers=X-A: 1", "--headers=X-A: 2"], "more than once");

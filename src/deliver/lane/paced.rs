@@ -30,7 +30,7 @@ pub(in crate::deliver) struct Ripened {
 
 impl<T> Lanes<T> {
     /// Which lanes need slots, and how many: one for each waiting task that could start. If the ledger said that the
-    /// next slot is far off, it is asked again when that is near.
+    /// next slot is far off, it is requested again when that is near.
     ///
     /// All lanes together hold no more slots than tasks may wait for one. If that is too little for all, they take
     /// turns; what gets none is parked when it has waited too long.
@@ -40,8 +40,8 @@ impl<T> Lanes<T> {
             return wants;
         }
         let mut in_hand = 0;
-        let after = (Bound::Excluded(self.asked_last), Bound::Unbounded);
-        let round = self.paced.range(after).chain(self.paced.range(..=self.asked_last));
+        let after = (Bound::Excluded(self.requested_last), Bound::Unbounded);
+        let round = self.paced.range(after).chain(self.paced.range(..=self.requested_last));
         for (&webhook, lane) in round.filter_map(|id| self.by_webhook.get_key_value(id)) {
             let Some(pace) = &lane.pace else { continue };
             in_hand += pace.in_hand();
@@ -62,7 +62,7 @@ impl<T> Lanes<T> {
         for want in &mut wants.lanes {
             want.slots = want.slots.min(share).min(left);
             left -= want.slots;
-            self.asked_last = want.webhook;
+            self.requested_last = want.webhook;
         }
         wants
     }
@@ -108,7 +108,7 @@ impl<T> Lanes<T> {
             }
         }
         for webhook in ripe {
-            self.give_turn(webhook);
+            self.enqueue(webhook);
         }
         ripened
     }

@@ -34,9 +34,9 @@ fn waiting<T>(lanes: &Lanes<T>) -> usize {
 /// Nothing is left of any lane.
 fn forgotten<T>(lanes: &Lanes<T>) -> bool {
     lanes.by_webhook.is_empty()
-        && lanes.turns.is_empty()
-        && lanes.held_up.is_empty()
-        && lanes.held_up_first.is_empty()
+        && lanes.run_queue.is_empty()
+        && lanes.blocked.is_empty()
+        && lanes.blocked_first.is_empty()
         && lanes.paced.is_empty()
         && lanes.slow.count() == 0
         && lanes.in_flight == 0
@@ -64,10 +64,10 @@ fn a_full_lane_keeps_its_order_and_gives_back_what_waited_too_long() {
     let first = lanes.next().expect("a permit");
     assert_eq!(first.task, 0);
     assert!(lanes.next().is_none());
-    // One was started since the last look, so the next one's turn may come soon.
+    // One was started since the last check, so the next one's turn may come soon.
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [2]);
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [0_u64; 0]);
-    // Nothing was started since the two looks before: nobody's turn comes soon.
+    // Nothing was started since the two checks before: nobody's turn comes soon.
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [1]);
     lanes.ended(first.permit);
     let last = lanes.next().expect("a permit");
@@ -113,7 +113,7 @@ fn receivers_that_do_not_answer_leave_places_for_the_others() {
 
 /// Lets a second pass for whatever is in flight.
 fn a_second<T>(lanes: &mut Lanes<T>, now: Instant) {
-    for _ in 0..SLOW_AFTER_LOOKS {
+    for _ in 0..SLOW_AFTER_CHECKS {
         lanes.overdue(now, noon());
     }
 }

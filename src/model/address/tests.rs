@@ -223,8 +223,8 @@ fn one_address_is_seen_in_all_its_spellings() {
 #[test]
 fn a_url_is_taken_or_refused_with_the_way_out() {
     let check = |text: &str, expected: &str| {
-        let seen = check_url(text, &Networks::default(), false);
-        assert_eq!(seen.map_or_else(|bad| bad.to_string(), String::from), expected, "{text:?}");
+        let found = check_url(text, &Networks::default(), false);
+        assert_eq!(found.map_or_else(|bad| bad.to_string(), String::from), expected, "{text:?}");
     };
     check("https://example.com/hooks?a=b", "https://example.com/hooks?a=b");
     check("http://example.com:8080", "http://example.com:8080/");

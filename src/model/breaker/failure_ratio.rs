@@ -146,11 +146,11 @@ mod tests {
         let check = |outcomes: &str, gap: Duration, expected: Option<(usize, Share)>| {
             let now = Instant::now();
             let mut shares = FailureRatios::new(now);
-            let asked = outcomes.chars().zip(0_u32..).find_map(|(outcome, n)| {
+            let found = outcomes.chars().zip(0_u32..).find_map(|(outcome, n)| {
                 let share = shares.note(webhook(1), 0, outcome == 'f', now + gap * n)?;
                 Some((n as usize, share))
             });
-            assert_eq!(asked, expected, "{outcomes} each {gap:?}");
+            assert_eq!(found, expected, "{outcomes} each {gap:?}");
         };
         let second = Duration::from_secs(1);
         check(&"fs".repeat(40), second, Some((20, Share { failed: 11, attempts: 21 })));
@@ -172,8 +172,8 @@ mod tests {
         let now = Instant::now();
         let mut shares = FailureRatios::new(now);
         let mut fail = |version, times: u32| {
-            let asked = (0..times).filter_map(|_| shares.note(webhook(1), version, true, now));
-            asked.last().map(|share| share.failed)
+            let found = (0..times).filter_map(|_| shares.note(webhook(1), version, true, now));
+            found.last().map(|share| share.failed)
         };
         assert_eq!(fail(0, 30), Some(30));
         // Another worker closed the breaker.
@@ -205,25 +205,25 @@ mod tests {
         fn the_share_is_that_of_the_last_minute(steps in prop::collection::vec((0_u64..30, any::<bool>()), 1..200)) {
             let began = Instant::now();
             let mut shares = FailureRatios::new(began);
-            let (mut clock, mut seen): (u64, Vec<(u64, bool)>) = (0, Vec::new());
+            let (mut clock, mut parts): (u64, Vec<(u64, bool)>) = (0, Vec::new());
             for (gap, fails) in steps {
                 // Mostly dense, so that there are shares.
                 clock += gap / 10;
-                let asked = shares.note(webhook(1), 0, fails, began + Duration::from_secs(clock));
+                let found = shares.note(webhook(1), 0, fails, began + Duration::from_secs(clock));
                 let now = clock / PART.as_secs();
-                let failed_lately = |seen: &[(u64, bool)]| seen.iter().any(|(part, fails)| *fails && part + 12 > now);
-                if !failed_lately(&seen) {
-                    seen.clear();
+                let failed_lately = |parts: &[(u64, bool)]| parts.iter().any(|(part, fails)| *fails && part + 12 > now);
+                if !failed_lately(&parts) {
+                    parts.clear();
                 }
-                if fails || !seen.is_empty() {
-                    seen.push((now, fails));
+                if fails || !parts.is_empty() {
+                    parts.push((now, fails));
                 }
-                let within = || seen.iter().filter(|(part, _)| part + 12 > now);
+                let within = || parts.iter().filter(|(part, _)| part + 12 > now);
                 let share = Share {
                     failed: within().map(|(_, fails)| u32::from(*fails)).sum(),
                     attempts: within().map(|_| 1).sum(),
                 };
-                prop_assert_eq!(asked, (fails && share.asks_to_open()).then_some(share));
+                prop_assert_eq!(found, (fails && share.asks_to_open()).then_some(share));
             }
         }
     }

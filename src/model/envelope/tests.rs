@@ -86,8 +86,8 @@ fn each_bad_body_is_rejected_for_one_reason() {
         check(not_object.as_bytes(), "`body` is not a JSON object");
     }
     let long = with("data", &format!("\"{}\"", "a".repeat(300 * 1024)));
-    let told = format!("`body` has {} bytes, more than EVENT_BYTES_MAX allows (262144)", long.len());
-    check(long.as_bytes(), &told);
+    let reason = format!("`body` has {} bytes, more than EVENT_BYTES_MAX allows (262144)", long.len());
+    check(long.as_bytes(), &reason);
 }
 
 #[test]
@@ -133,8 +133,8 @@ fn data_is_required() {
 fn data_may_nest_so_deep_and_no_deeper() {
     let check = |data: String, expected: Result<(), &str>| {
         let shown = data[..data.len().min(40)].to_owned();
-        let seen = outcome(read(with("data", &data)), drop);
-        assert_eq!(seen, expected.map_err(str::to_owned), "{shown}, {} bytes", data.len());
+        let found = outcome(read(with("data", &data)), drop);
+        assert_eq!(found, expected.map_err(str::to_owned), "{shown}, {} bytes", data.len());
     };
     let too_deep = Err("`data` nests deeper than 256 levels");
     let arrays = |levels: usize| "[".repeat(levels) + &"]".repeat(levels);
@@ -182,8 +182,8 @@ fn the_event_type_is_the_bodys_else_the_routing_key() {
             |json| with("event_type", json),
         );
         let incoming = Incoming { routing_key, ..bare(body.as_bytes()) };
-        let seen = outcome(decode(&incoming, &LIMITS), |decoded| decoded.event_type.to_string());
-        assert_eq!(seen, expected.map(str::to_owned).map_err(str::to_owned), "{body} by {routing_key:?}");
+        let found = outcome(decode(&incoming, &LIMITS), |decoded| decoded.event_type.to_string());
+        assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{body} by {routing_key:?}");
     };
     check(Some(r#""ticket.closed""#), "ticket.created", Ok("ticket.closed"));
     check(Some(r#""never.heard.of""#), "ticket.created", Ok("never.heard.of"));
@@ -209,8 +209,8 @@ fn the_company_is_the_bodys_else_the_headers() {
     let check = |json: Option<&str>, header: Option<&str>, expected: Result<&str, &str>| {
         let body = json.map_or_else(|| r#"{"data":1}"#.to_owned(), |json| with("company_id", json));
         let incoming = Incoming { company_id: header, ..bare(body.as_bytes()) };
-        let seen = outcome(decode(&incoming, &LIMITS), |decoded| decoded.company.to_string());
-        assert_eq!(seen, expected.map(str::to_owned).map_err(str::to_owned), "{body} with {header:?}");
+        let found = outcome(decode(&incoming, &LIMITS), |decoded| decoded.company.to_string());
+        assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{body} with {header:?}");
     };
     let quoted = format!("\"{COMPANY}\"");
     check(Some(&quoted), None, Ok(COMPANY));
@@ -236,10 +236,10 @@ fn the_timestamp_is_kept_as_published() {
     let check = |json: &str, property: Option<u64>, expected: Result<Option<(i64, i64)>, &str>| {
         let body = with("timestamp", json);
         let incoming = Incoming { timestamp: property, ..bare(body.as_bytes()) };
-        let seen = outcome(decode(&incoming, &LIMITS), |decoded| {
+        let found = outcome(decode(&incoming, &LIMITS), |decoded| {
             decoded.timestamp.zip(decoded.time.map(|time| time.timestamp_millis()))
         });
-        assert_eq!(seen, expected.map_err(str::to_owned), "{json} with {property:?}");
+        assert_eq!(found, expected.map_err(str::to_owned), "{json} with {property:?}");
     };
     let whole = |seconds: i64| Ok(Some((seconds, seconds * 1_000)));
     check("1700000000", None, whole(1_700_000_000));
@@ -294,8 +294,8 @@ fn the_message_id_is_the_event_id_else_that_of_amqp() {
     let check = |json: &str, property: Option<&str>, expected: Result<&str, &str>| {
         let body = with("event_id", json);
         let incoming = Incoming { message_id: property, ..bare(body.as_bytes()) };
-        let seen = outcome(decode(&incoming, &LIMITS), |decoded| decoded.message_id);
-        assert_eq!(seen, expected.map(str::to_owned).map_err(str::to_owned), "{json} with {property:?}");
+        let found = outcome(decode(&incoming, &LIMITS), |decoded| decoded.message_id);
+        assert_eq!(found, expected.map(str::to_owned).map_err(str::to_owned), "{json} with {property:?}");
     };
     let long = "a".repeat(256);
     check(r#""e-1""#, Some("m-1"), Ok("e-1"));
@@ -339,8 +339,8 @@ fn only_a_well_formed_trace_context_is_carried_on() {
     let body = with("data", "1");
     let check = |given: &str, kept: bool| {
         let incoming = Incoming { traceparent: Some(given), ..bare(body.as_bytes()) };
-        let seen = decode(&incoming, &LIMITS).unwrap().traceparent;
-        assert_eq!(seen.as_deref(), kept.then_some(given));
+        let found = decode(&incoming, &LIMITS).unwrap().traceparent;
+        assert_eq!(found.as_deref(), kept.then_some(given));
     };
     check("00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", true);
     check("00-00000000000000000000000000000000-00f067aa0ba902b7-01", false);

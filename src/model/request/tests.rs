@@ -75,7 +75,8 @@ fn a_body_that_was_rendered_earlier_is_posted_as_it_is() {
 #[test]
 fn a_request_bears_exactly_these_headers() {
     let headers = headers_of(&webhook(), at(1_700_000_001), None).unwrap();
-    let seen: Vec<_> = headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
+    let found: Vec<_> =
+        headers.iter().map(|(name, value)| (name.as_str(), value.to_str().unwrap())).collect();
     let secret = Secret::new("your_secure_webhook_secret");
     let expected = [
         ("content-type", "application/json"),
@@ -91,7 +92,7 @@ fn a_request_bears_exactly_these_headers() {
         ("webhook-signature", &secret.standard(event(), 1_700_000_001, BODY)),
         ("traceparent", "00-018bcfe5680080008000000000000001-8000000000000202-01"),
     ];
-    assert_eq!(seen, expected);
+    assert_eq!(found, expected);
 }
 
 #[test]

@@ -110,12 +110,12 @@ fn a_retry_after_lengthens_the_wait_and_never_shortens_it() {
     let schedule: RetryPolicy = "1m".parse().unwrap();
     let count = RetryPolicy::default();
     let bound = Duration::from_hours(1);
-    let check = |policy: &RetryPolicy, asked: u64, expected: NextStep| {
-        let retry_after = Some(Duration::from_secs(asked));
+    let check = |policy: &RetryPolicy, requested: u64, expected: NextStep| {
+        let retry_after = Some(Duration::from_secs(requested));
         for outcome in [Outcome::Throttled { retry_after }, Outcome::ServerError { status: 503, retry_after }]
         {
             let step = policy.next(1, &outcome, Trigger::Event, 0.5, bound);
-            assert_eq!(step, expected, "{policy} when {asked} s are asked for by {outcome:?}");
+            assert_eq!(step, expected, "{policy} when {requested} s are asked for by {outcome:?}");
         }
     };
     check(&count, 0, tier(RetryTier::S1));

@@ -166,7 +166,7 @@ pub(super) fn url() -> Kind<String> {
 }
 
 /// The maximum number of invalid patterns that an error describes.
-const WRONG_PATTERNS_TOLD_MAX: usize = 10;
+const WRONG_PATTERNS_REPORTED_MAX: usize = 10;
 
 /// Patterns of event types without repeats. Some of the `given_max` entries may be repeats; each is compared with those
 /// before it.
@@ -199,7 +199,7 @@ fn read_patterns(value: Value, max: usize, given_max: usize) -> Result<Vec<Strin
         }
     }
     if !wrong.is_empty() {
-        wrong.truncate(WRONG_PATTERNS_TOLD_MAX);
+        wrong.truncate(WRONG_PATTERNS_REPORTED_MAX);
         return Err(wrong.join("; "));
     }
     if once.len() > max {

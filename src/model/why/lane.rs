@@ -43,7 +43,7 @@ pub fn of_lane(
 
 /// Why a delivery waits in a lane with a rate limit: `waiting for its turn: 10/s, 340 ahead, about 34 s`.
 #[must_use]
-pub fn of_turn(paced: Paced) -> Why {
+pub fn of_rate_limit(paced: Paced) -> Why {
     let Paced { rate, ahead } = paced;
     // Exact enough for a person, and a rate limit is never zero.
     #[expect(clippy::cast_precision_loss, reason = "a guess of how long it takes")]
@@ -131,9 +131,9 @@ mod tests {
     }
 
     #[test]
-    fn a_turn_says_how_long_it_takes() {
+    fn a_rate_limit_says_how_long_the_wait_is() {
         let check = |rate: f64, ahead: u64, expected: &str| {
-            let found = of_turn(Paced { rate, ahead });
+            let found = of_rate_limit(Paced { rate, ahead });
             assert_eq!((&*found.sentence, found.next), (expected, Move::None));
         };
         check(10.0, 340, "waiting for its turn: 10/s, 340 ahead, about 34 s");

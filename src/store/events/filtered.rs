@@ -11,19 +11,16 @@ use crate::{
 
 /// A page of matching events.
 pub(super) async fn list(db: &PgPool, company: CompanyId, page: &EventsPage) -> Result<FoundEvent> {
-    let mut looks = search::Looks::new(Some(page.before), page.limit, true);
+    let mut scan = search::Scan::new(Some(page.before), page.limit, true);
     loop {
-        let place = ScanCursor {
-            before: looks.before.unwrap_or(page.before),
-            each: looks.each,
-            rows: looks.missing(),
-        };
+        let place =
+            ScanCursor { before: scan.before.unwrap_or(page.before), each: scan.each, rows: scan.missing() };
         let look = if page.unmatched == Some(true) {
-            look_at_unmatched(db, company, page, place).await?
+            scan_unmatched(db, company, page, place).await?
         } else {
-            look_at_all(db, company, page, place).await?
+            scan_all(db, company, page, place).await?
         };
-        let Some(found) = looks.take(look.ids, look.edge, look.looked_at) else { continue };
+        let Some(found) = scan.take(look.ids, look.edge, look.looked_at) else { continue };
         let rows =
             if found.keys.is_empty() { Vec::new() } else { by_ids(db, company, page, &found.keys).await? };
         return Ok(FoundEvent { rows, next: found.next });
@@ -77,7 +74,7 @@ macro_rules! look {
     };
 }
 
-async fn look_at_all(
+async fn scan_all(
     db: &PgPool,
     company: CompanyId,
     page: &EventsPage,
@@ -96,7 +93,7 @@ async fn look_at_all(
     Ok(look.fetch_one(db).await?)
 }
 
-async fn look_at_unmatched(
+async fn scan_unmatched(
     db: &PgPool,
     company: CompanyId,
     page: &EventsPage,

@@ -109,8 +109,8 @@ impl RecordedBatch {
                     let rate_limited = News::RateLimited { until: row.until };
                     let news = [(row.opened, opened), (row.closed, closed), (row.rate_limited, rate_limited)];
                     let company = changes.company(webhook);
-                    let told = news.into_iter().filter(|(is_so, _)| *is_so == Some(true));
-                    answer.lanes.extend(told.map(|(_, news)| LaneChanged { company, webhook, news }));
+                    let changed = news.into_iter().filter(|(is_so, _)| *is_so == Some(true));
+                    answer.lanes.extend(changed.map(|(_, news)| LaneChanged { company, webhook, news }));
                 }
             }
         }

@@ -15,12 +15,12 @@ use crate::{
 pub async fn count_deliveries(
     db: &PgPool,
     company: CompanyId,
-    wanted: &Deliveries,
+    query: &Deliveries,
     now: DateTime<Utc>,
     (rows_max, time_max): (i64, Duration),
 ) -> Result<Option<i64>> {
     let newest = id_at(now.checked_add_signed(AHEAD_MAX).unwrap_or(now));
-    let (types, prefixes) = wanted.types();
+    let (types, prefixes) = query.types();
     let mut tx = db.begin().await?;
     within(&mut tx, time_max).await?;
     let count = sqlx::query_scalar!(
@@ -54,17 +54,17 @@ pub async fn count_deliveries(
         ) as found
         "#,
         company.uuid(),
-        wanted.webhooks.as_deref() as _,
-        wanted.low(),
-        wanted.high().min(newest),
+        query.webhooks.as_deref() as _,
+        query.low(),
+        query.high().min(newest),
         rows_max,
-        wanted.statuses.as_deref() as _,
+        query.statuses.as_deref() as _,
         types.as_deref() as _,
         prefixes.as_deref() as _,
-        wanted.response_statuses.as_deref() as _,
-        wanted.outcomes.as_deref() as _,
-        wanted.reasons.as_deref() as _,
-        wanted.triggers.as_deref() as _,
+        query.response_statuses.as_deref() as _,
+        query.outcomes.as_deref() as _,
+        query.reasons.as_deref() as _,
+        query.triggers.as_deref() as _,
     );
     known_in_time(count.fetch_one(&mut *tx).await)
 }

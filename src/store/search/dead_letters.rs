@@ -9,13 +9,13 @@ use uuid::Uuid;
 use super::{
     FoundDeliveries,
     counting::{known_in_time, within},
-    scan::Looks,
+    scan::Scan,
 };
 use crate::{model::CompanyId, store::Result};
 
 /// Which dead letters are wanted. What is absent does not filter; of a list one must match.
 #[derive(Clone, Debug, Default)]
-pub struct Letters {
+pub struct DeadLetterQuery {
     /// Of this company; without it all, also those without a company: for the operator.
     pub company: Option<CompanyId>,
     pub webhook: Option<Uuid>,
@@ -45,16 +45,16 @@ struct DeadLetterScan {
 /// A page of at most `rows` dead letters after `before`, or the newest.
 pub async fn dead_letters(
     db: &PgPool,
-    wanted: &Letters,
+    query: &DeadLetterQuery,
     before: Option<Key>,
     rows: i64,
 ) -> Result<FoundDeliveries<Key>> {
-    let is_filtered = wanted.kinds.is_some() || wanted.statuses.is_some() || wanted.reasons.is_some();
-    let mut looks = Looks::new(before, rows, is_filtered);
+    let is_filtered = query.kinds.is_some() || query.statuses.is_some() || query.reasons.is_some();
+    let mut scan = Scan::new(before, rows, is_filtered);
     loop {
-        let look = look(db, wanted, looks.before, looks.each, looks.missing()).await?;
-        let found = look.times.into_iter().zip(look.ids);
-        if let Some(page) = looks.take(found, look.edge_at.zip(look.edge_id), look.looked_at) {
+        let step = step(db, query, scan.before, scan.each, scan.missing()).await?;
+        let found = step.times.into_iter().zip(step.ids);
+        if let Some(page) = scan.take(found, step.edge_at.zip(step.edge_id), step.looked_at) {
             return Ok(FoundDeliveries {
                 ids: page.keys.into_iter().map(|(_, id)| id).collect(),
                 next: page.next,
@@ -63,14 +63,14 @@ pub async fn dead_letters(
     }
 }
 
-async fn look(
+async fn step(
     db: &PgPool,
-    wanted: &Letters,
+    query: &DeadLetterQuery,
     before: Option<Key>,
     each: i64,
     rows: i64,
 ) -> Result<DeadLetterScan> {
-    let look = sqlx::query_as!(
+    let step = sqlx::query_as!(
         DeadLetterScan,
         r#"
         -- search.dead_letters
@@ -101,33 +101,33 @@ async fn look(
             (select id from looked order by created_at, id limit 1) as edge_id,
             (select count(*) from looked) as "looked_at!"
         "#,
-        wanted.company.map(CompanyId::uuid),
-        wanted.webhook,
-        wanted.since,
-        wanted.until,
+        query.company.map(CompanyId::uuid),
+        query.webhook,
+        query.since,
+        query.until,
         before.map(|(at, _)| at),
         before.map(|(_, id)| id),
         each,
         rows,
-        wanted.kinds.as_deref() as _,
-        wanted.statuses.as_deref() as _,
-        wanted.reasons.as_deref() as _,
+        query.kinds.as_deref() as _,
+        query.statuses.as_deref() as _,
+        query.reasons.as_deref() as _,
         Uuid::max(),
     );
-    Ok(look.fetch_one(db).await?)
+    Ok(step.fetch_one(db).await?)
 }
 
 /// Counts dead letters up to `rows_max`; `None` if that takes longer than `time_max`.
-pub async fn count_letters(
+pub async fn count_dead_letters(
     db: &PgPool,
-    wanted: &Letters,
+    query: &DeadLetterQuery,
     (rows_max, time_max): (i64, Duration),
 ) -> Result<Option<i64>> {
     let mut tx = db.begin().await?;
     within(&mut tx, time_max).await?;
     let count = sqlx::query_scalar!(
         r#"
-        -- search.count_letters
+        -- search.count_dead_letters
         select count(*) as "count!"
         from (
             select
@@ -143,14 +143,14 @@ pub async fn count_letters(
             limit $5
         ) as found
         "#,
-        wanted.company.map(CompanyId::uuid),
-        wanted.webhook,
-        wanted.since,
-        wanted.until,
+        query.company.map(CompanyId::uuid),
+        query.webhook,
+        query.since,
+        query.until,
         rows_max,
-        wanted.kinds.as_deref() as _,
-        wanted.statuses.as_deref() as _,
-        wanted.reasons.as_deref() as _,
+        query.kinds.as_deref() as _,
+        query.statuses.as_deref() as _,
+        query.reasons.as_deref() as _,
     );
     known_in_time(count.fetch_one(&mut *tx).await)
 }

@@ -4,7 +4,7 @@ use super::{LOOK_BEGINS, LOOK_MAX, LOOKED_AT_MAX};
 
 /// How far a walk has come, and what it has found.
 #[derive(Debug)]
-pub(in crate::store) struct Looks<K> {
+pub(in crate::store) struct Scan<K> {
     /// Everything from here on has been read.
     pub before: Option<K>,
     /// The most rows that the next step reads.
@@ -24,7 +24,7 @@ pub(in crate::store) struct ScanRange<K> {
     pub next: Option<K>,
 }
 
-impl<K: Copy> Looks<K> {
+impl<K: Copy> Scan<K> {
     /// Starts after `before`, or at the newest. Without a filter every row that is read matches.
     pub(in crate::store) fn new(before: Option<K>, rows: i64, is_filtered: bool) -> Self {
         let each = if is_filtered { LOOK_BEGINS } else { rows + 1 };
@@ -66,24 +66,24 @@ impl<K: Copy> Looks<K> {
 mod tests {
     use super::*;
 
-    /// Walks down `0..rows`, of which those are wanted that `wanted` says, page by page; gives pages and looks.
+    /// Walks down `0..rows`, of which those match that `matches` accepts, page by page; gives pages and steps.
     fn walk(
         stored: i64,
         rows: i64,
         is_filtered: bool,
-        wanted: impl Fn(&i64) -> bool,
+        matches: impl Fn(&i64) -> bool,
     ) -> (Vec<Vec<i64>>, usize) {
         let (mut pages, mut looked, mut before) = (Vec::new(), 0, None);
         loop {
-            let mut looks = Looks::new(before, rows, is_filtered);
+            let mut scan = Scan::new(before, rows, is_filtered);
             let page = loop {
-                let high = looks.before.unwrap_or(stored);
-                let seen: Vec<i64> = ((high - looks.each).max(0)..high).rev().collect();
-                let missing = usize::try_from(looks.missing()).unwrap();
-                let found: Vec<i64> = seen.iter().copied().filter(&wanted).take(missing).collect();
+                let high = scan.before.unwrap_or(stored);
+                let rows_read: Vec<i64> = ((high - scan.each).max(0)..high).rev().collect();
+                let missing = usize::try_from(scan.missing()).unwrap();
+                let found: Vec<i64> = rows_read.iter().copied().filter(&matches).take(missing).collect();
                 looked += 1;
-                let looked_at = i64::try_from(seen.len()).unwrap();
-                if let Some(page) = looks.take(found, seen.last().copied(), looked_at) {
+                let looked_at = i64::try_from(rows_read.len()).unwrap();
+                if let Some(page) = scan.take(found, rows_read.last().copied(), looked_at) {
                     break page;
                 }
             };
@@ -96,10 +96,10 @@ mod tests {
     }
 
     #[test]
-    fn without_a_filter_each_page_is_one_look_and_every_row_is_shown_once() {
-        let (pages, looks) = walk(25, 10, false, |_| true);
+    fn without_a_filter_each_page_is_one_step_and_every_row_is_shown_once() {
+        let (pages, steps) = walk(25, 10, false, |_| true);
         assert_eq!(pages.concat(), (0..25).rev().collect::<Vec<_>>());
-        assert_eq!((pages.len(), looks), (3, 3));
+        assert_eq!((pages.len(), steps), (3, 3));
         assert_eq!(walk(20, 10, false, |_| true).0.len(), 2, "no page is empty at the end");
         assert_eq!(walk(0, 10, false, |_| true).0, [[0_i64; 0]]);
     }
@@ -109,7 +109,7 @@ mod tests {
         let (pages, _) = walk(100_000, 2, true, |row| row % 30_000 == 7);
         assert_eq!(pages.concat(), [90_007, 60_007, 30_007, 7]);
         assert!(pages.iter().any(Vec::is_empty), "{pages:?}");
-        let (pages, looks) = walk(100_000, 50, true, |_| false);
-        assert!(pages.len() <= 5 && looks <= 25, "{} pages, {looks} looks", pages.len());
+        let (pages, steps) = walk(100_000, 50, true, |_| false);
+        assert!(pages.len() <= 5 && steps <= 25, "{} pages, {steps} steps", pages.len());
     }
 }

@@ -4,8 +4,8 @@ fn at(text: &str) -> DateTime<Utc> {
     text.parse().expect("a time")
 }
 
-fn walk(wanted: &Deliveries, webhooks: i64) -> Walk {
-    Walk::new(wanted, None, 50, webhooks, at("2026-03-10T12:00:00Z"))
+fn walk(query: &Deliveries, webhooks: i64) -> Walk {
+    Walk::new(query, None, 50, webhooks, at("2026-03-10T12:00:00Z"))
 }
 
 #[test]
@@ -33,8 +33,8 @@ fn spans_of_many_webhooks_begin_with_a_minute() {
 
 #[test]
 fn a_look_that_ends_early_goes_on_below_its_edge_in_the_same_span_and_looks_further() {
-    let wanted = Deliveries { statuses: Some(vec!["dead".to_owned()]), ..Deliveries::default() };
-    let mut walk = walk(&wanted, 1);
+    let query = Deliveries { statuses: Some(vec!["dead".to_owned()]), ..Deliveries::default() };
+    let mut walk = walk(&query, 1);
     let (low, _) = walk.span().expect("a span");
     let edge = first_at(at("2026-03-10T03:00:00Z"));
     assert_eq!(walk.each(), LOOK_BEGINS);
@@ -45,20 +45,20 @@ fn a_look_that_ends_early_goes_on_below_its_edge_in_the_same_span_and_looks_furt
 
 #[test]
 fn a_walk_keeps_within_the_times_asked_for() {
-    let wanted = Deliveries {
+    let query = Deliveries {
         since: Some(at("2026-03-01T06:00:00Z")),
         until: Some(at("2026-03-02T06:00:00Z")),
         ..Deliveries::default()
     };
-    let mut walk = walk(&wanted, 1);
+    let mut walk = walk(&query, 1);
     let mut spans = Vec::new();
     while let Some(span) = walk.span() {
         spans.push(span);
         walk.went(None);
     }
-    assert_eq!(spans.first().map(|span| time_of(span.1)), wanted.until);
-    assert_eq!(spans.last().map(|span| time_of(span.0)), wanted.since);
-    let never = Deliveries { since: wanted.until, until: wanted.since, ..Deliveries::default() };
+    assert_eq!(spans.first().map(|span| time_of(span.1)), query.until);
+    assert_eq!(spans.last().map(|span| time_of(span.0)), query.since);
+    let never = Deliveries { since: query.until, until: query.since, ..Deliveries::default() };
     assert_eq!(self::walk(&never, 1).span(), None);
 }
 

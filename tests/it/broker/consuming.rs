@@ -149,7 +149,7 @@ async fn a_stop_ends_the_consumer_and_what_is_settled_afterwards_counts() {
         let mut consumer = broker.consumer(&Queue::Deliveries(0), 100);
         broker.publisher().publish(jobs(50)).await;
         let held = take(&mut consumer, 20).await;
-        shutdown.ask();
+        shutdown.request();
         assert!(soon("the end", consumer.next()).await.is_none());
         assert!(soon("the end again", consumer.next()).await.is_none());
         drop(consumer);

@@ -47,10 +47,10 @@ async fn a_queue_with_another_argument_ends_the_start_with_its_name_and_both_val
     on_rabbit(|rabbit| async move {
         rabbit.with(|config| config.retry_jobs_max = 10).open().await;
         let error = refusal(&rabbit.with(|config| config.retry_jobs_max = 20)).await;
-        let Error::Mismatch { kind, name, argument, wanted, current } = &error else { panic!("{error}") };
+        let Error::Mismatch { kind, name, argument, needed, current } = &error else { panic!("{error}") };
         let queue = Topology::new(&rabbit.config).name(Queue::Retry(RetryTier::S1));
         assert_eq!(
-            (*kind, name, argument.as_str(), wanted.as_str(), current.as_str()),
+            (*kind, name, argument.as_str(), needed.as_str(), current.as_str()),
             ("queue", &queue, "x-max-length", "20", "10")
         );
         assert!(error.to_string().contains("delete it"), "{error}");
@@ -84,9 +84,9 @@ async fn an_events_exchange_of_another_type_is_a_mismatch() {
             channel.exchange_declare(exchange.into(), ExchangeKind::Fanout, options, FieldTable::default());
         declared.await.expect("a fanout exchange");
         let error = refusal(&rabbit).await;
-        let Error::Mismatch { kind, name, argument, wanted, current } = &error else { panic!("{error}") };
+        let Error::Mismatch { kind, name, argument, needed, current } = &error else { panic!("{error}") };
         assert_eq!(
-            (*kind, name.as_str(), argument.as_str(), wanted.as_str(), current.as_str()),
+            (*kind, name.as_str(), argument.as_str(), needed.as_str(), current.as_str()),
             ("exchange", exchange, "type", "topic", "fanout")
         );
     })

@@ -71,7 +71,7 @@ fn by_secret(claims: &Value) -> String {
 }
 
 /// What is said of a token: who it is, or why not.
-async fn said(jwt: &Jwt, token: &str) -> String {
+async fn refusal(jwt: &Jwt, token: &str) -> String {
     match jwt.judge(token).await {
         Ok(Judged::Known(principal)) => principal.actor,
         Ok(Judged::WithoutCompany(principal)) => format!("{} without company", principal.actor),
@@ -83,7 +83,7 @@ async fn said(jwt: &Jwt, token: &str) -> String {
 #[tokio::test]
 async fn a_token_is_taken_if_it_says_what_it_must() {
     let check = async |config: Config, claims: Value, expected: &str| {
-        let found = said(&jwt(&config), &by_secret(&claims)).await;
+        let found = refusal(&jwt(&config), &by_secret(&claims)).await;
         assert!(found.contains(expected), "{claims}: {found}, not {expected}");
     };
     let with = |set: fn(&mut Config)| {
@@ -174,7 +174,7 @@ async fn algorithms_are_never_mixed() {
     let ed_key = EncodingKey::from_ed_pem(ed.serialize_pem().as_bytes()).unwrap();
     let all = claims(json!({}));
     let check = async |jwt: &Jwt, token: &str, expected: &str| {
-        assert_eq!(said(jwt, token).await, expected, "{token}");
+        assert_eq!(refusal(jwt, token).await, expected, "{token}");
     };
 
     let jwt = by_file("rsa.pem", &rsa);
@@ -249,6 +249,6 @@ async fn settings_that_cannot_be_followed_are_refused() {
     // A secret that is set to nothing lets in nobody, though anybody could sign by it.
     let empty = Config { jwt_hs256_secret: Some("".into()), jwt_jwks_url: Some(String::new()), ..config() };
     let token = signed(&claims(json!({})), Algorithm::HS256, &EncodingKey::from_secret(b""));
-    assert_eq!(said(&jwt(&empty), &token).await, "not ours");
+    assert_eq!(refusal(&jwt(&empty), &token).await, "not ours");
     assert!(!format!("{:?}", with_secret()).contains(SECRET));
 }

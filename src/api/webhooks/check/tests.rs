@@ -146,10 +146,10 @@ fn https_can_be_required() {
 
 #[test]
 fn what_is_odd_is_told_and_taken() {
-    let check = |body: Value, field: &str, said: &str| {
+    let check = |body: Value, field: &str, expected: &str| {
         let (_, odd) = made(body.clone()).unwrap();
         let found = odd.iter().find(|warning| warning.field == field);
-        assert!(found.is_some_and(|warning| warning.message.contains(said)), "{body}: {odd:?}");
+        assert!(found.is_some_and(|warning| warning.message.contains(expected)), "{body}: {odd:?}");
     };
     check(with("url", json!("http://example.com/")), "url", "http");
     check(with("url", json!("https://bot.internal/")), "url", "ALLOWED_NETWORKS");
@@ -213,5 +213,5 @@ fn what_is_far_too_much_is_not_looked_at_in_full() {
     let mut body = object(good());
     body.extend((0..1_000).map(|n| (format!("unknown_{n}"), Value::Null)));
     let (_, odd) = made(Value::Object(body)).unwrap();
-    assert_eq!(odd.len(), UNKNOWN_TOLD_MAX);
+    assert_eq!(odd.len(), UNKNOWN_REPORTED_MAX);
 }

@@ -134,8 +134,8 @@ fn data_is_kept_byte_for_byte() {
 #[test]
 fn each_bad_attribute_is_rejected_by_its_name() {
     let check = |field: &str, json: &str, expected: &str| {
-        let seen = structured(&with(field, json)).map(drop);
-        assert_eq!(seen, Err(format!("`{field}` {expected}")), "{field}: {json}");
+        let found = structured(&with(field, json)).map(drop);
+        assert_eq!(found, Err(format!("`{field}` {expected}")), "{field}: {json}");
     };
     check("specversion", r#""0.3""#, "must be 1.0, the supported version of CloudEvents");
     check("specversion", "1.0", "must be a string, not a number");
@@ -185,8 +185,8 @@ fn each_bad_attribute_is_rejected_by_its_name() {
 #[test]
 fn each_bad_header_is_rejected_by_its_name() {
     let check = |name: &str, value: Option<Value<'_>>, expected: &str| {
-        let seen = binary("ce-", None, "{}", &[(name, value)]).map(drop);
-        assert_eq!(seen, Err(format!("`{name}` {expected}")), "{name}: {value:?}");
+        let found = binary("ce-", None, "{}", &[(name, value)]).map(drop);
+        assert_eq!(found, Err(format!("`{name}` {expected}")), "{name}: {value:?}");
     };
     check("specversion", Some(Value::Text("0.3")), "must be 1.0, the supported version of CloudEvents");
     check("specversion", None, "is missing; it must be 1.0");
@@ -217,23 +217,23 @@ fn each_bad_header_is_rejected_by_its_name() {
 #[test]
 fn the_time_of_a_header_is_read_in_each_form_of_it() {
     let check = |value: Value<'_>, expected: i64| {
-        let seen = binary("ce-", None, "{}", &[("time", Some(value))]).unwrap().time;
-        assert_eq!(seen.map(|time| time.timestamp_millis()), Some(expected), "{value:?}");
+        let found = binary("ce-", None, "{}", &[("time", Some(value))]).unwrap().time;
+        assert_eq!(found.map(|time| time.timestamp_millis()), Some(expected), "{value:?}");
     };
     check(Value::Text("2023-11-14T22:13:20.25Z"), 1_700_000_000_250);
     check(Value::Number(1_700_000_000_250), 1_700_000_000_250);
     check(Value::Time(at(1_700_000_000)), 1_700_000_000_000);
     let without = Incoming { timestamp: Some(77), ..incoming(b"{}", Some("application/json")) };
     let body = with("data", "1");
-    let seen = read(&Incoming { body: body.as_bytes(), ..without }).unwrap();
-    assert_eq!(seen.timestamp, Some(77), "AMQP's, where the event has none");
+    let found = read(&Incoming { body: body.as_bytes(), ..without }).unwrap();
+    assert_eq!(found.timestamp, Some(77), "AMQP's, where the event has none");
 }
 
 #[test]
 fn other_forms_are_refused_with_the_way_out() {
     let check = |content_type: &str, expected: &str| {
-        let seen = read(&incoming(b"[]", Some(content_type))).map(drop);
-        assert_eq!(seen, Err(format!("`content_type` {expected}")), "{content_type}");
+        let found = read(&incoming(b"[]", Some(content_type))).map(drop);
+        assert_eq!(found, Err(format!("`content_type` {expected}")), "{content_type}");
     };
     let batch = "is that of a batch; publish each event as a separate message";
     check("application/cloudevents-batch+json", batch);
@@ -296,8 +296,8 @@ proptest! {
         field in prop::sample::select(CLOUD_EVENT.to_vec()),
         json in prop::sample::select(vec!["null", "true", "-1", "1e5", "\"x\"", "\"\\ud800\"", "[]", "{\"a\":{}}", "\"\""]),
     ) {
-        if let Err(told) = structured(&with(field, json)) {
-            prop_assert!(told.starts_with(&format!("`{field}` ")), "{}: {}", field, told);
+        if let Err(reason) = structured(&with(field, json)) {
+            prop_assert!(reason.starts_with(&format!("`{field}` ")), "{}: {}", field, reason);
         }
     }
 }
