@@ -28,7 +28,6 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Json<T> {
 pub struct Object {
     /// As it came.
     pub bytes: Bytes,
-    /// Its fields.
     pub fields: serde_json::Map<String, serde_json::Value>,
 }
 

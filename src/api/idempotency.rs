@@ -30,7 +30,6 @@ use uuid::Uuid;
 use super::{access::Caller, problem::Problem};
 use crate::{model::CompanyId, store::idempotency_keys};
 
-/// The header.
 pub const IDEMPOTENCY_KEY: HeaderName = HeaderName::from_static("idempotency-key");
 /// The longest key, in bytes.
 pub const KEY_BYTES_MAX: usize = 255;

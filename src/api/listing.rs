@@ -68,7 +68,6 @@ impl PageRequest {
     }
 }
 
-/// The requested page.
 #[derive(Debug)]
 pub(super) struct RequestedPage<K> {
     list: PageLinks,

@@ -89,7 +89,6 @@ fn as_one(schema: &RefOr<Schema>) -> Option<Object> {
     }
 }
 
-/// The operations of a path.
 fn operations(item: &mut PathItem) -> impl Iterator<Item = &mut Operation> {
     [&mut item.get, &mut item.put, &mut item.post, &mut item.delete, &mut item.patch, &mut item.head]
         .into_iter()

@@ -209,7 +209,6 @@ impl Problem {
         self
     }
 
-    /// Its kind.
     #[must_use]
     pub const fn kind(&self) -> ProblemKind {
         self.kind

@@ -223,7 +223,6 @@ async fn by_ids(api: &Api, company: CompanyId, ids: &[Uuid]) -> Result<ReplayFil
 
 /// An order to send deliveries again.
 pub(super) struct Order<'a> {
-    /// The company.
     pub company: CompanyId,
     /// The webhook, if it is for one.
     pub webhook: Option<WebhookId>,

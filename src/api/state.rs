@@ -60,13 +60,11 @@ fn origin(text: &str) -> Result<axum::http::HeaderValue, String> {
 
 /// What the API is built from.
 pub struct Parts {
-    /// The pool for changes.
     pub changes: PgPool,
     /// The pool for authentication, so that slow lists lock nobody out.
     pub access: PgPool,
     /// The pool for read requests; see [`crate::store::pool::reading_pool`].
     pub reads: PgPool,
-    /// The broker.
     pub broker: Broker,
     /// Checks receivers without sending anything.
     pub client: egress::ReceiverClient,

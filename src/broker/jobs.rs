@@ -45,7 +45,6 @@ pub fn encode<'j>(
     jobs.into_iter().map(|(job, to)| message(version, job, to, &mut rendered)).collect()
 }
 
-/// The job of a message.
 pub fn decode(message: &Message) -> Result<Job, BadJob> {
     read(message.kind.as_deref(), &message.headers, &message.body)
 }

@@ -78,7 +78,6 @@ pub enum ConnectionState {
     Connected,
     /// A connection is missing.
     Connecting {
-        /// Since when.
         since: Instant,
         /// Why, if known.
         error: Option<Error>,

@@ -78,7 +78,6 @@ impl Topology {
         Self { config: config.clone() }
     }
 
-    /// The name of a queue.
     #[must_use]
     pub fn name(&self, queue: Queue) -> String {
         match queue {
@@ -122,7 +121,6 @@ impl Topology {
         self.config.delivery_shards
     }
 
-    /// The shard of a bucket.
     #[must_use]
     pub fn shard(&self, bucket: u8) -> u8 {
         bucket % self.config.delivery_shards

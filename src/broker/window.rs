@@ -153,7 +153,6 @@ impl Window {
         }
     }
 
-    /// The shard of a bucket.
     #[must_use]
     pub fn shard(&self, bucket: u8) -> u8 {
         self.inner.shared.topology.shard(bucket)

@@ -49,7 +49,6 @@ impl Remote {
     }
 }
 
-/// A client of the API.
 #[derive(Clone, Debug)]
 pub(super) struct ApiClient {
     http: reqwest::Client,
@@ -59,9 +58,7 @@ pub(super) struct ApiClient {
 /// A successful response.
 #[derive(Debug)]
 pub(super) struct ApiAnswer<T> {
-    /// Its body.
     pub(super) body: T,
-    /// Its headers.
     pub(super) headers: HeaderMap,
 }
 

@@ -43,7 +43,6 @@ pub struct Address {
 /// A certificate that was accepted.
 #[derive(Clone, Debug)]
 pub struct Certificate {
-    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
     /// Who issued it.
     pub issuer: Option<String>,

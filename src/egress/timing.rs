@@ -101,7 +101,6 @@ impl FirstByteMark {
         self.first_byte.store(0, Ordering::Relaxed);
     }
 
-    /// Bytes arrived.
     pub fn arrived(&self, bytes: &[u8]) {
         if !bytes.is_empty() && self.first_byte.load(Ordering::Relaxed) == 0 {
             let nanos = u64::try_from(self.origin.elapsed().as_nanos()).unwrap_or(u64::MAX);

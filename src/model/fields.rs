@@ -78,7 +78,6 @@ pub struct Fields {
 }
 
 impl Fields {
-    /// Of this body.
     #[must_use]
     pub fn of(body: Map<String, Value>) -> Self {
         Self { left: body, errors: Vec::new() }
@@ -162,7 +161,6 @@ impl Fields {
     }
 }
 
-/// A string.
 pub fn text(value: Value) -> Result<String, String> {
     match value {
         Value::String(text) => Ok(text),
@@ -198,7 +196,6 @@ pub fn word<T: Copy>(words: &'static [(&'static str, T)]) -> impl FnOnce(Value) 
     }
 }
 
-/// A boolean.
 #[expect(clippy::needless_pass_by_value, reason = "readers of fields take what was taken out")]
 pub fn boolean(value: Value) -> Result<bool, String> {
     value.as_bool().ok_or_else(|| format!("must be true or false, not {}", kind(&value)))

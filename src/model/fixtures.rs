@@ -49,7 +49,6 @@ pub(crate) fn webhook() -> Webhook {
     }
 }
 
-/// An outcome of the class.
 pub(crate) fn outcome(class: OutcomeClass) -> Outcome {
     match class {
         OutcomeClass::Accepted => Outcome::Accepted { status: 200 },

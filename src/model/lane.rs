@@ -31,10 +31,8 @@ pub struct Standing {
     pub rate_limited_until: Option<DateTime<Utc>>,
 }
 
-/// An open breaker.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct OpenBreaker {
-    /// Since when.
     pub since: DateTime<Utc>,
     /// When one request may try whether the receiver is back.
     pub next_probe_at: DateTime<Utc>,
@@ -54,7 +52,6 @@ pub enum May {
 /// Why nothing starts in a lane.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum WhyNot {
-    /// It is rate-limited.
     RateLimited,
     /// Its breaker is open.
     Breaker,

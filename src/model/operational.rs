@@ -28,7 +28,6 @@ pub enum LaneAnnouncement {
     Opened,
     /// Its breaker closed.
     Closed,
-    /// It was paused.
     Paused,
     /// Its pause ended.
     Resumed,
@@ -100,7 +99,6 @@ pub struct DeadLettered {
     pub name: Option<String>,
     /// What it carried.
     pub event: Option<EventId>,
-    /// The type of that.
     pub event_type: Option<String>,
     /// Why it was given up.
     pub reason: String,
@@ -153,7 +151,6 @@ impl WebhookStatus {
 }
 
 impl DeadLettered {
-    /// The announcement of it.
     #[must_use]
     pub fn announcement(&self) -> Option<Announcement> {
         let data = facts(&[

@@ -123,7 +123,6 @@ pub enum Outcome {
 }
 
 impl Outcome {
-    /// Its class.
     #[must_use]
     pub const fn class(&self) -> OutcomeClass {
         match self {

@@ -44,7 +44,6 @@ pub fn check_pattern(text: &str) -> Result<(), String> {
 pub enum NonMatch {
     /// It is switched off.
     Inactive,
-    /// It is deleted.
     Deleted,
     /// None of its patterns wants the type.
     TypeNotSubscribed,

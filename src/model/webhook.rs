@@ -47,7 +47,6 @@ impl Held {
 #[derive(Clone, Debug)]
 pub struct Webhook {
     pub id: WebhookId,
-    /// Its company.
     pub company: CompanyId,
     /// What its owner has set, without the metadata and the description, which are not needed here.
     pub settings: Settings,

@@ -23,7 +23,6 @@ const BEHIND: TimeDelta = TimeDelta::seconds(10);
 /// What ends up behind its cursor is found after this time.
 pub const FORGOTTEN_AFTER: Duration = Duration::from_secs(30);
 
-/// The cursors.
 pub(super) struct Cursors {
     began: Instant,
     marks: HashMap<WebhookId, DateTime<Utc>>,

@@ -7,7 +7,6 @@ use uuid::Uuid;
 use super::Result;
 use crate::model::CompanyId;
 
-/// A key as it is.
 #[derive(Clone, Debug)]
 pub struct KeyRow {
     /// The characters that name it.
@@ -16,18 +15,15 @@ pub struct KeyRow {
     pub company_id: Option<Uuid>,
     /// What people call it.
     pub name: String,
-    /// Of its secret.
     pub secret_sha256: Vec<u8>,
     /// What it may do, in words.
     pub scopes: Vec<String>,
     /// When it was made.
     pub created_at: DateTime<Utc>,
     pub created_by: Option<String>,
-    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
     /// When it was last used, to the minute.
     pub last_used_at: Option<DateTime<Utc>>,
-    /// When it was revoked.
     pub revoked_at: Option<DateTime<Utc>>,
 }
 
@@ -40,13 +36,11 @@ pub struct KeyToInsert<'a> {
     pub company: Option<Uuid>,
     /// What people call it.
     pub name: &'a str,
-    /// Of its secret.
     pub secret_sha256: &'a [u8],
     /// What it may do, in words.
     pub scopes: &'a [String],
     /// By whom it is made.
     pub created_by: Option<&'a str>,
-    /// When it expires.
     pub expires_at: Option<DateTime<Utc>>,
 }
 

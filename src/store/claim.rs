@@ -42,7 +42,6 @@ pub enum ClaimAnswer {
 pub struct GrantedClaim {
     /// The delivery claimed.
     pub delivery: DeliveryId,
-    /// The answer.
     pub answer: ClaimAnswer,
 }
 

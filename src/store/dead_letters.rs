@@ -56,9 +56,7 @@ pub struct DeadLetterRow {
     pub message_id: Option<String>,
     /// When it was given up.
     pub created_at: DateTime<Utc>,
-    /// When it was replayed.
     pub replayed_at: Option<DateTime<Utc>>,
-    /// By which replay.
     pub replay_id: Option<Uuid>,
 }
 

@@ -34,7 +34,6 @@ pub struct DueDelivery {
     pub trigger: Trigger,
     /// When it was marked.
     pub queued_at: DateTime<Utc>,
-    /// When it was due.
     pub due_at: DateTime<Utc>,
     /// How many workers in a row died that had claimed it.
     pub deaths: u32,

@@ -362,13 +362,10 @@ async fn sent(db: &sqlx::PgPool, company: CompanyId, event: EventId, ids: &[Uuid
 /// The state of a webhook at some time, as far as matching depends on it.
 #[derive(Clone, Debug)]
 pub struct Version {
-    /// Which webhook.
     pub webhook_id: Uuid,
     /// What it wanted; `None` if it did not exist yet.
     pub events: Option<Vec<String>>,
-    /// Whether it was active.
     pub active: Option<bool>,
-    /// Whether it was deleted.
     pub deleted: Option<bool>,
 }
 

@@ -78,7 +78,6 @@ pub struct RecordedAttempt {
     pub number: i32,
     /// When its request began.
     pub attempted_at: DateTime<Utc>,
-    /// The class of its outcome.
     pub outcome: OutcomeClass,
     /// The outcome in a sentence.
     pub why: Option<String>,

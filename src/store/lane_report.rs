@@ -155,7 +155,6 @@ pub struct LaneTransition {
     pub opened_at: Option<DateTime<Utc>>,
     /// Of an opening and a closing: the first failure.
     pub failing_since: Option<DateTime<Utc>>,
-    /// When it was announced.
     pub announced_at: Option<DateTime<Utc>>,
 }
 

@@ -11,7 +11,6 @@ pub const LOOKED_AT_MAX: i64 = 20_000;
 /// A delivery to be sent again.
 #[derive(Clone, Debug)]
 pub struct Source {
-    /// The delivery as it is.
     pub delivery: DeliveryId,
     /// What it carries.
     pub event: EventId,

@@ -83,7 +83,6 @@ impl Open {
     }
 }
 
-/// A replay as it is.
 #[derive(Clone, Debug)]
 pub struct ReplayRow {
     pub id: ReplayId,

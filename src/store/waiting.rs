@@ -236,7 +236,6 @@ pub async fn flag(pool: &PgPool, webhooks: &[WebhookId], waiting: i64) -> sqlx::
     Ok(())
 }
 
-/// The webhooks that are flagged.
 pub async fn flagged(pool: &PgPool) -> sqlx::Result<Vec<WebhookId>> {
     let ids = sqlx::query_scalar!(
         "-- schedule.flagged

@@ -45,7 +45,6 @@ pub async fn through(pool: &PgPool, shard: u8, number: i64) -> sqlx::Result<()> 
 /// A watermark that has passed every deliveries queue, itself or a later one.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Through {
-    /// When it was published.
     pub published_at: DateTime<Utc>,
     /// When it passed the last queue.
     pub through_at: DateTime<Utc>,

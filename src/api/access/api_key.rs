@@ -23,7 +23,6 @@ use crate::{
 /// The prefix of every key, by which scanners for leaked secrets recognize it.
 pub const KEY_PREFIX: &str = "xtwh_";
 
-/// Bytes of the secret.
 const SECRET_BYTES: usize = 32;
 /// Characters that name a key.
 const NAME_CHARS: usize = 8;

@@ -95,7 +95,6 @@ pub(crate) enum Error {
     /// An address of a service is none.
     #[error("{setting} `{text}` is not a URL; write https://… or http://…")]
     Url {
-        /// The setting.
         setting: &'static str,
         /// What it says.
         text: String,
@@ -227,7 +226,6 @@ pub(crate) struct Caller {
     pub company: Option<CompanyId>,
     /// Whether the credentials are valid for every company.
     pub all_companies: bool,
-    /// The scopes.
     pub scopes: Scopes,
     /// The address of the caller.
     pub address: IpAddr,
@@ -252,7 +250,6 @@ impl Caller {
 /// A call for one company.
 #[derive(Clone, Debug)]
 pub(crate) struct Tenant {
-    /// The company.
     pub company: CompanyId,
     /// Who calls.
     pub caller: Caller,

@@ -91,7 +91,6 @@ pub struct EventTypeUpdate {
     pub on_violation: Option<Box<RawValue>>,
 }
 
-/// Schemas by version.
 fn versions() -> Schema {
     let version = ObjectBuilder::new().schema_type(Type::String).pattern(Some("^[1-9][0-9]{0,8}$"));
     let schema = ObjectBuilder::new().schema_type(SchemaType::from_iter([Type::Object, Type::Boolean]));

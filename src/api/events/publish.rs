@@ -32,7 +32,6 @@ const FULL_FOR: Duration = Duration::from_secs(5);
 /// The companies for which a caller may publish.
 #[derive(Clone, Copy, Debug)]
 pub(super) enum PublishScope {
-    /// For this company.
     Company(CompanyId),
     /// For the company that each event names.
     Named,

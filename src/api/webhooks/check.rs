@@ -97,7 +97,6 @@ pub(super) fn resume(body: Map<String, Value>) -> Result<(Held, i32), Problem> {
     Ok((held.unwrap_or_default(), rate.unwrap_or(RESUME_RATE_DEFAULT)))
 }
 
-/// A rotation.
 #[derive(Debug)]
 pub(super) struct Rotation {
     pub secret: Secret,

@@ -62,7 +62,6 @@ pub(super) fn count_beside_schedule() -> Warning {
     Warning::new("retry_count", "is stored but not followed while retry_schedule is set")
 }
 
-/// An unknown field.
 pub(super) fn unknown_field(name: &str) -> Warning {
     let name: String = name.chars().take(NAME_REPORTED_MAX).collect();
     Warning::new(name, "is not a known field and was ignored")

@@ -96,7 +96,6 @@ impl<'a> EnvelopeFields<'a> {
     }
 }
 
-/// The text of a body.
 pub(super) fn text_of(body: &[u8], bytes_max: usize) -> Result<&str, Rejected> {
     if body.len() > bytes_max {
         let reason = format!("has {} bytes, more than EVENT_BYTES_MAX allows ({bytes_max})", body.len());
