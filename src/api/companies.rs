@@ -20,14 +20,24 @@ pub(super) fn routes() -> OpenApiRouter<Api> {
     OpenApiRouter::new().routes(routes!(erase)).routes(routes!(erasure))
 }
 
+/// Whether an erasure has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErasureStatus {
+    /// Something is left to erase.
+    Running,
+    /// Nothing is left to erase.
+    Done,
+}
+
 /// The progress of the erasure of a company.
 #[derive(Clone, Debug, Serialize, Deserialize, ToSchema)]
 pub struct Erasure {
     /// The company that is erased.
     pub company_id: Uuid,
-    /// `running`, or `done` when nothing is left to erase.
+    /// Whether anything is left to erase.
     #[schema(example = "running")]
-    pub status: String,
+    pub status: ErasureStatus,
     /// The current step: `deliveries`, `events`, `dead_letters`, `records`, `webhooks`, then `done`.
     #[schema(example = "deliveries")]
     pub stage: String,
@@ -60,7 +70,7 @@ pub struct Erasure {
 impl From<erasures::ErasureRow> for Erasure {
     fn from(row: erasures::ErasureRow) -> Self {
         Self {
-            status: if row.done_at.is_some() { "done" } else { "running" }.to_owned(),
+            status: if row.done_at.is_some() { ErasureStatus::Done } else { ErasureStatus::Running },
             company_id: row.company_id,
             stage: row.stage,
             asked_at: row.asked_at,

@@ -151,4 +151,6 @@ impl LaneChange {
 }
 
 #[cfg(test)]
+mod fixtures;
+#[cfg(test)]
 mod tests;

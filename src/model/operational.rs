@@ -8,12 +8,15 @@
 
 use bytes::Bytes;
 use chrono::{DateTime, SecondsFormat, Utc};
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value, json};
+use utoipa::ToSchema;
 
 use super::{
     event::EventType,
     id::{CompanyId, DeliveryId, EventId, WebhookId},
     request,
+    words::words,
 };
 
 /// The most events of each type that are published for a webhook in one hour; others are only counted.
@@ -22,35 +25,22 @@ pub const ANNOUNCED_PER_HOUR_MAX: i64 = 60;
 const SENTENCE_CHARS_MAX: usize = 500;
 
 /// What happened to a webhook, as the ledger's table of transitions has it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum LaneAnnouncement {
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum TransitionKind {
     /// Its breaker opened.
     Opened,
     /// Its breaker closed.
     Closed,
+    /// It was paused.
     Paused,
     /// Its pause ended.
     Resumed,
 }
 
-impl LaneAnnouncement {
-    /// The word in the ledger.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Opened => "opened",
-            Self::Closed => "closed",
-            Self::Paused => "paused",
-            Self::Resumed => "resumed",
-        }
-    }
+words!(TransitionKind { Opened = "opened", Closed = "closed", Paused = "paused", Resumed = "resumed" });
 
-    /// By its word in the ledger.
-    #[must_use]
-    pub fn from_word(word: &str) -> Option<Self> {
-        [Self::Opened, Self::Closed, Self::Paused, Self::Resumed].into_iter().find(|t| t.as_str() == word)
-    }
-
+impl TransitionKind {
     /// The type of the event that announces it. The end of a pause is not announced, because a person caused it.
     #[must_use]
     pub const fn event_type(self) -> Option<&'static str> {
@@ -70,7 +60,7 @@ pub const DEAD_LETTERED: &str = "delivery.dead_lettered";
 #[derive(Clone, Debug)]
 pub struct WebhookStatus {
     /// What changed.
-    pub transition: LaneAnnouncement,
+    pub transition: TransitionKind,
     pub at: DateTime<Utc>,
     pub company: CompanyId,
     pub webhook: WebhookId,
@@ -132,14 +122,14 @@ impl WebhookStatus {
             ("reason", self.reason.as_deref().map(sentence)),
         ]);
         data.extend(match self.transition {
-            LaneAnnouncement::Paused => {
+            TransitionKind::Paused => {
                 facts(&[("since", Some(time(self.at))), ("by", self.by.as_ref().map(|by| json!(by)))])
             }
-            LaneAnnouncement::Opened => facts(&[
+            TransitionKind::Opened => facts(&[
                 ("since", Some(time(self.failing_since.unwrap_or(self.at)))),
                 ("opened_at", Some(time(self.at))),
             ]),
-            LaneAnnouncement::Closed | LaneAnnouncement::Resumed => facts(&[
+            TransitionKind::Closed | TransitionKind::Resumed => facts(&[
                 ("since", self.failing_since.or(self.opened_at).map(time)),
                 ("opened_at", self.opened_at.map(time)),
                 ("recovered_at", Some(time(self.at))),
@@ -209,7 +199,7 @@ mod tests {
         DateTime::from_timestamp(1_700_000_000 + s, 250_000_000).expect("a time")
     }
 
-    fn changed(transition: LaneAnnouncement) -> WebhookStatus {
+    fn changed(transition: TransitionKind) -> WebhookStatus {
         WebhookStatus {
             transition,
             at: at(60),
@@ -243,19 +233,19 @@ mod tests {
             assert!(!data[more].is_null(), "{more} in {body}");
             assert!(announcement.message_id.contains(event_type) && announcement.message_id.len() < 255);
         };
-        check(LaneAnnouncement::Paused, "webhook.paused", "2023-11-14T22:14:20.250Z", "by");
-        check(LaneAnnouncement::Opened, "webhook.failing", "2023-11-14T22:13:20.250Z", "opened_at");
-        check(LaneAnnouncement::Closed, "webhook.recovered", "2023-11-14T22:13:20.250Z", "recovered_at");
-        assert_eq!(changed(LaneAnnouncement::Resumed).announcement(), None);
+        check(TransitionKind::Paused, "webhook.paused", "2023-11-14T22:14:20.250Z", "by");
+        check(TransitionKind::Opened, "webhook.failing", "2023-11-14T22:13:20.250Z", "opened_at");
+        check(TransitionKind::Closed, "webhook.recovered", "2023-11-14T22:13:20.250Z", "recovered_at");
+        assert_eq!(changed(TransitionKind::Resumed).announcement(), None);
     }
 
     #[test]
     fn telling_it_twice_makes_one_message_and_another_instant_another() {
-        let first = changed(LaneAnnouncement::Opened).announcement();
-        assert_eq!(first, changed(LaneAnnouncement::Opened).announcement());
+        let first = changed(TransitionKind::Opened).announcement();
+        assert_eq!(first, changed(TransitionKind::Opened).announcement());
         let later = WebhookStatus {
             at: at(60) + chrono::TimeDelta::microseconds(1),
-            ..changed(LaneAnnouncement::Opened)
+            ..changed(TransitionKind::Opened)
         };
         let message_id =
             |announcement: Option<Announcement>| announcement.expect("it is announced").message_id;
@@ -264,18 +254,15 @@ mod tests {
 
     #[test]
     fn every_announced_type_is_reserved_and_every_word_is_read_back() {
-        for transition in [
-            LaneAnnouncement::Opened,
-            LaneAnnouncement::Closed,
-            LaneAnnouncement::Paused,
-            LaneAnnouncement::Resumed,
-        ] {
-            assert_eq!(LaneAnnouncement::from_word(transition.as_str()), Some(transition));
+        for transition in
+            [TransitionKind::Opened, TransitionKind::Closed, TransitionKind::Paused, TransitionKind::Resumed]
+        {
+            assert_eq!(transition.as_str().parse(), Ok(transition));
             if let Some(name) = transition.event_type() {
                 assert!(name.parse::<EventType>().expect("a type").is_reserved(), "{name}");
             }
         }
         assert!(DEAD_LETTERED.parse::<EventType>().expect("a type").is_reserved());
-        assert_eq!(LaneAnnouncement::from_word("stopped"), None);
+        assert!("stopped".parse::<TransitionKind>().is_err());
     }
 }

@@ -15,7 +15,7 @@ use std::time::Instant;
 use super::{ANNOUNCE_AGAIN_AFTER, ROWS_MAX, Round, Scheduler};
 use crate::{
     broker::{Destination, Fate, Headers, Outgoing, Queue},
-    model::operational::{ANNOUNCED_PER_HOUR_MAX, Announcement, LaneAnnouncement, WebhookStatus},
+    model::operational::{ANNOUNCED_PER_HOUR_MAX, Announcement, TransitionKind, WebhookStatus},
     store::lane_transitions::{self as transitions, Unannounced},
     telemetry::labels::AnnouncementFate,
 };
@@ -72,7 +72,7 @@ impl Scheduler {
         let pool = self.ledger.pool();
         let rows = transitions::unannounced(pool, ANNOUNCED_AT_ONCE_MAX).await?;
         for row in
-            rows.iter().filter(|row| row.auto_recover && row.changed.transition == LaneAnnouncement::Closed)
+            rows.iter().filter(|row| row.auto_recover && row.changed.transition == TransitionKind::Closed)
         {
             if transitions::recover(pool, &row.changed, rate(row)).await? {
                 let WebhookStatus { company, webhook, .. } = row.changed;

@@ -7,7 +7,7 @@ use chrono::{DateTime, Utc};
 use sqlx::PgPool;
 
 use super::Result;
-use crate::model::{CompanyId, WebhookId};
+use crate::model::{CompanyId, WebhookId, operational::TransitionKind};
 
 /// The most waiting deliveries that are counted for one webhook.
 pub const WAITING_COUNTED_MAX: i64 = 10_000;
@@ -147,8 +147,7 @@ pub async fn list(pool: &PgPool, query: &LaneReportQuery, limit: i64) -> Result<
 #[derive(Clone, Debug)]
 pub struct LaneTransition {
     pub at: DateTime<Utc>,
-    /// `opened`, `closed`, `paused` or `resumed`.
-    pub kind: String,
+    pub kind: TransitionKind,
     /// In words.
     pub reason: Option<String>,
     /// Of a closing: the opening.
@@ -181,13 +180,13 @@ pub async fn history(
 ) -> Result<Vec<LaneTransition>> {
     let rows = sqlx::query_as!(
         LaneTransition,
-        "-- lane_report.history
-        select at, kind, reason, opened_at, failing_since, announced_at
+        r#"-- lane_report.history
+        select at, kind as "kind: TransitionKind", reason, opened_at, failing_since, announced_at
         from lane_transitions
         where webhook_id = $1
           and ($2::uuid is null or company_id = $2)
         order by at desc, kind
-        limit $3",
+        limit $3"#,
         webhook.uuid(),
         company.map(CompanyId::uuid),
         limit,

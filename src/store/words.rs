@@ -9,6 +9,7 @@ use sqlx::{
 use crate::model::{
     DeliveryStatus, OutcomeClass, Trigger,
     dead_letter::{DeadLetterKind, DeadLetterStatus},
+    operational::TransitionKind,
     replay::{ReplayKind, ReplayStatus},
 };
 
@@ -32,4 +33,13 @@ macro_rules! columns {
     )+};
 }
 
-columns!(DeliveryStatus, Trigger, OutcomeClass, DeadLetterKind, DeadLetterStatus, ReplayKind, ReplayStatus);
+columns!(
+    DeliveryStatus,
+    Trigger,
+    OutcomeClass,
+    DeadLetterKind,
+    DeadLetterStatus,
+    ReplayKind,
+    ReplayStatus,
+    TransitionKind
+);

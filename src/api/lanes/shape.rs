@@ -5,7 +5,10 @@ use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 use uuid::Uuid;
 
-use crate::store::lane_report::{self as table, WAITING_COUNTED_MAX};
+use crate::{
+    model::operational::TransitionKind,
+    store::lane_report::{self as table, WAITING_COUNTED_MAX},
+};
 
 /// The state of a lane. If several apply, the first one in the list.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
@@ -156,8 +159,8 @@ impl From<table::LaneReport> for Lane {
 pub struct Transition {
     /// When it happened.
     pub at: DateTime<Utc>,
-    /// `opened`, `closed`, `paused` or `resumed`.
-    pub kind: String,
+    /// What happened.
+    pub kind: TransitionKind,
     /// Why it happened.
     #[schema(required = true)]
     pub reason: Option<String>,

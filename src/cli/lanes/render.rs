@@ -6,7 +6,7 @@ use super::{
     super::output::{OutputTable, fields, time},
     Lane, Transition,
 };
-use crate::api::lanes::LaneState;
+use crate::{api::lanes::LaneState, model::operational::TransitionKind};
 
 /// One lane, field by field.
 pub(super) fn one(lane: &Lane) -> String {
@@ -83,11 +83,13 @@ pub(super) fn many(lanes: &[Lane]) -> String {
 pub(super) fn history(transitions: &[Transition]) -> String {
     let mut table = OutputTable::new(&["TIME", "TRANSITION", "DURATION", "FAILING SINCE", "REASON"]);
     for transition in transitions {
-        let lasted =
-            transition.opened_at.filter(|_| transition.kind == "closed").map(|opened| transition.at - opened);
+        let lasted = transition
+            .opened_at
+            .filter(|_| transition.kind == TransitionKind::Closed)
+            .map(|opened| transition.at - opened);
         table.row([
             time(transition.at),
-            transition.kind.clone(),
+            transition.kind.to_string(),
             lasted.map_or_else(dash, length),
             transition.failing_since.map_or_else(dash, time),
             transition.reason.clone().unwrap_or_else(dash),
@@ -167,15 +169,15 @@ mod tests {
     #[test]
     fn a_closing_says_how_long_it_was_open() {
         let at = SystemClock::local();
-        let transition = |kind: &str| Transition {
+        let transition = |kind| Transition {
             at,
-            kind: kind.to_owned(),
+            kind,
             reason: None,
             opened_at: Some(at - TimeDelta::seconds(61)),
             failing_since: None,
             announced_at: None,
         };
-        let text = history(&[transition("closed"), transition("opened")]);
+        let text = history(&[transition(TransitionKind::Closed), transition(TransitionKind::Opened)]);
         assert_eq!(text.matches("1m 1s").count(), 1, "{text}");
     }
 }

@@ -10,6 +10,11 @@ use xtwebhooks::model::{
     breaker::{Heard, LaneChange, PROBE_WAIT_MAX, Policy, Share},
 };
 
+#[path = "../../../src/model/breaker/fixtures.rs"]
+mod fixtures;
+
+use self::fixtures::{attempts, change, heard};
+
 /// What the ledger knows of a lane's breaker.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Breaker {
@@ -94,42 +99,6 @@ const POLICY: Policy = Policy { failures: 5, probe_wait_min: Duration::from_secs
 
 fn at(seconds: f64) -> DateTime<Utc> {
     DateTime::UNIX_EPOCH + TimeDelta::from_std(Duration::from_secs_f64(seconds)).expect("a wait that fits")
-}
-
-fn heard(class: OutcomeClass, event: u128) -> Heard {
-    Heard {
-        company: CompanyId(Uuid::nil()),
-        event: EventId(Uuid::from_u128(event)),
-        operational: false,
-        class,
-        probe: false,
-        rate_limited_for: None,
-        share: None,
-    }
-}
-
-fn change(heard: &[Heard]) -> LaneChange {
-    let mut change = LaneChange::default();
-    for heard in heard {
-        change.add(heard, heard.class.as_str());
-    }
-    change
-}
-
-/// Attempts by a letter each: s success, f server error, t timed out, u unreachable, r refused, x throttled.
-fn attempts(letters: &str) -> Vec<Heard> {
-    let of = |(n, letter)| {
-        let class = match letter {
-            's' => OutcomeClass::Accepted,
-            'f' => OutcomeClass::ServerError,
-            't' => OutcomeClass::TimedOut,
-            'u' => OutcomeClass::Unreachable,
-            'x' => OutcomeClass::Throttled,
-            _ => OutcomeClass::Refused,
-        };
-        heard(class, n as u128)
-    };
-    letters.chars().enumerate().map(of).collect()
 }
 
 #[test]

@@ -348,7 +348,10 @@ impl App {
                 (most, end) = (done, Instant::now() + patience);
             }
             if Instant::now() > end {
-                panic!("{most} of {events} delivered, none more within {patience:?}: {:#?}", self.open_rows().await);
+                panic!(
+                    "{most} of {events} delivered, none more within {patience:?}: {:#?}",
+                    self.open_rows().await
+                );
             }
             tokio::time::sleep(LOOK_EVERY).await;
         }
