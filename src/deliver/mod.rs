@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! job ─▶ webhook's present state ─▶ lane ─▶ fresh? else claim ─▶ request ─▶ record ─▶ next job ─▶ acknowledge
-//!            ├─▶ held, cancelled       └─▶ parked (no room within 250 ms, its turn is far off)
+//!            ├─▶ held, cancelled       └─▶ parked (no room within 250 ms, its slot is far off)
 //!            └─▶ parked (breaker open, rate-limited)
 //! ```
 //!

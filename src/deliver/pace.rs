@@ -17,9 +17,9 @@ pub(super) const CLOCK_ERROR_MAX: Duration = Duration::from_millis(10);
 pub(super) const NEAR: Duration = Duration::from_millis(250);
 /// What would get a slot within this time stays in its lane: parking costs two writes and a job.
 pub(super) const STAYS: Duration = Duration::from_millis(1_250);
-/// The turn of what is parked behind a long backlog is estimated no further ahead, because the pace may change.
+/// The slot of what is parked behind a long backlog is estimated no further ahead, because the pace may change.
 pub(super) const RECKONED_AHEAD: Duration = Duration::from_secs(30);
-/// A parked delivery is due this long before its turn: schedule needs some time to make a job.
+/// A parked delivery is due this long before its slot: schedule needs some time to make a job.
 const BACK_BEFORE: Duration = Duration::from_millis(500);
 
 /// Whether the time to use a slot is now.
@@ -54,7 +54,7 @@ pub(super) struct Pace {
     ripe: usize,
     /// The first slot that was free when the ledger was last asked.
     next_at: Option<DateTime<Utc>>,
-    /// The estimated turn of what was parked last. What is parked next goes behind it; otherwise all of it would come
+    /// The estimated slot of what was parked last. What is parked next goes behind it; otherwise all of it would come
     /// back together, again and again.
     reckoned_at: DateTime<Utc>,
 }
@@ -167,7 +167,7 @@ impl Pace {
     }
 }
 
-/// How long a delivery is parked whose turn comes then.
+/// How long a delivery is parked whose slot is then.
 fn until(slot_at: DateTime<Utc>, now: DateTime<Utc>) -> Duration {
     (slot_at - now).to_std().unwrap_or_default().saturating_sub(BACK_BEFORE).max(BACK_BEFORE)
 }
@@ -209,7 +209,7 @@ mod tests {
     }
 
     #[test]
-    fn what_is_parked_comes_back_when_its_turn_is_near() {
+    fn what_is_parked_comes_back_when_its_slot_is_near() {
         let mut pace = Pace::new(1.05);
         assert_eq!(pace.park(0, at(0)), super::super::PARKED_FOR, "nobody has asked yet");
         pace.granted([], at(4_000));

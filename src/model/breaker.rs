@@ -35,7 +35,7 @@ pub const PROBE_JITTER: f64 = 0.2;
 /// A `rate_limited_until` that moves by no more than this is not announced.
 pub const RATE_LIMITED_PROLONGED_MIN: Duration = Duration::from_secs(1);
 /// How old `last_success_at` becomes before a success rewrites a healthy lane.
-pub const SUCCESS_SEEN_EVERY: Duration = Duration::from_mins(1);
+pub const SUCCESS_RECORDED_EVERY: Duration = Duration::from_mins(1);
 /// The longest reason of an opening that is stored, in characters.
 pub const REASON_MAX: usize = 400;
 /// The reason of a closing.

@@ -11,7 +11,7 @@ use super::Result;
 use crate::model::CompanyId;
 
 /// The most types of a company besides the registered ones, for suggestions.
-pub const SEEN_MAX: i64 = 1_000;
+pub const UNREGISTERED_MAX: i64 = 1_000;
 
 /// How far back the counts of a type go.
 pub const COUNTED_DAYS: u8 = 7;
@@ -134,7 +134,7 @@ pub async fn get(
     Ok(row.fetch_optional(db).await?)
 }
 
-/// The names that a company may mean: the registered ones, and those it has published, up to [`SEEN_MAX`].
+/// The names that a company may mean: the registered ones, and those it has published, up to [`UNREGISTERED_MAX`].
 pub async fn known(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<String>> {
     let names = sqlx::query_scalar!(
         r#"-- event_types.known
@@ -153,7 +153,7 @@ pub async fn known(db: impl PgExecutor<'_>, company: CompanyId) -> Result<Vec<St
         union
         select name from event_types"#,
         company.uuid(),
-        SEEN_MAX,
+        UNREGISTERED_MAX,
     );
     Ok(names.fetch_all(db).await?)
 }

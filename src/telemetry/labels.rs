@@ -148,7 +148,7 @@ label! {
     ParkedFor "reason" {
         /// Its lane or the worker had no room for it.
         NoRoom = "no_room",
-        /// Its turn at the pace of its lane is far off.
+        /// Its slot at the pace of its lane is far off.
         Pace = "pace",
         /// Its receiver's breaker is open.
         Breaker = "breaker",

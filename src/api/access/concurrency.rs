@@ -2,7 +2,7 @@
 //!
 //! Read requests share few connections, and each may hold one until its statement times out. A company may use at most
 //! half of them, so that the first page of another company does not wait behind a hundred slow lists. Further requests
-//! wait for a turn of their own company, for up to the time limit of a request.
+//! wait for a permit of their own company, for up to the time limit of a request.
 
 use std::{sync::Arc, time::Duration};
 
@@ -16,17 +16,17 @@ use crate::model::CompanyId;
 /// read requests.
 pub const READINGS_MAX: u32 = 4;
 
-/// How long a company's turns are remembered after its last request; longer than any request takes.
+/// How long a company's permits are remembered after its last request; longer than any request takes.
 const KEPT: Duration = Duration::from_mins(10);
 
-/// Whose turns are counted together.
+/// Those whose read requests share permits.
 #[derive(Clone, Hash, PartialEq, Eq)]
 enum ReadingParty {
     Company(CompanyId),
     Actor(String),
 }
 
-/// The turns of all.
+/// The permits, by party.
 pub(super) struct ReadingLimits(Cache<ReadingParty, Arc<Semaphore>>);
 
 impl ReadingLimits {
@@ -34,7 +34,7 @@ impl ReadingLimits {
         Self(Cache::builder().max_capacity(TRACKED_MAX as u64).time_to_idle(KEPT).build())
     }
 
-    /// Waits for a turn, which ends when the returned permit is dropped.
+    /// Waits for a permit, which is free again when it is dropped.
     pub(super) async fn take(&self, caller: &Caller) -> Option<OwnedSemaphorePermit> {
         let whose =
             caller.company.map_or_else(|| ReadingParty::Actor(caller.actor.clone()), ReadingParty::Company);

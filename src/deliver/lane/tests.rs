@@ -64,10 +64,10 @@ fn a_full_lane_keeps_its_order_and_gives_back_what_waited_too_long() {
     let first = lanes.next().expect("a permit");
     assert_eq!(first.task, 0);
     assert!(lanes.next().is_none());
-    // One was started since the last check, so the next one's turn may come soon.
+    // One was started since the last check, so the next one may start soon.
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [2]);
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [0_u64; 0]);
-    // Nothing was started since the two checks before: nobody's turn comes soon.
+    // Nothing was started since the two checks before: nothing starts soon.
     assert_eq!(tasks(lanes.overdue(at(250), noon())), [1]);
     lanes.ended(first.permit);
     let last = lanes.next().expect("a permit");
@@ -248,7 +248,7 @@ fn what_would_wait_too_long_for_its_slot_is_parked_until_about_then() {
     let beyond = lanes.granted(webhook(1), slots, noon() + TimeDelta::seconds(1), noon());
     assert_eq!(beyond.len(), 200 - 10 - 3, "ten have a slot, three get one within 1.25 s");
     let waits: Vec<_> = beyond.iter().filter_map(|overdue| overdue.for_pace).collect();
-    assert_eq!(waits[0], Duration::from_millis(800), "half a second before its turn");
+    assert_eq!(waits[0], Duration::from_millis(800), "half a second before its slot");
     assert!(waits.is_sorted() && waits.len() == beyond.len());
     assert_eq!(waiting(&lanes), 13);
     // Those stay, however long they wait.

@@ -81,7 +81,7 @@ pub(super) async fn write(
         i32::try_from(policy.failures).unwrap_or(i32::MAX),
         &probe_waits,
         i32::try_from(probe_waits.len()).unwrap_or(i32::MAX),
-        breaker::SUCCESS_SEEN_EVERY.as_secs_f64(),
+        breaker::SUCCESS_RECORDED_EVERY.as_secs_f64(),
         breaker::RATE_LIMITED_PROLONGED_MIN.as_secs_f64(),
         i32::try_from(breaker::REASON_MAX).unwrap_or(i32::MAX),
         breaker::CLOSED_BECAUSE,

@@ -347,12 +347,11 @@ impl App {
             if done > most {
                 (most, end) = (done, Instant::now() + patience);
             }
-            if Instant::now() > end {
-                panic!(
-                    "{most} of {events} delivered, none more within {patience:?}: {:#?}",
-                    self.open_rows().await
-                );
-            }
+            assert!(
+                Instant::now() <= end,
+                "{most} of {events} delivered, none more within {patience:?}: {:#?}",
+                self.open_rows().await
+            );
             tokio::time::sleep(LOOK_EVERY).await;
         }
         assert_eq!(most, events, "no more is delivered than was published");
