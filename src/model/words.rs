@@ -2,8 +2,11 @@
 
 /// A word that is not one of those expected.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-#[error("`{0}` is not a known value")]
-pub struct UnknownWord(pub String);
+#[error("`{word}` is not a known value; the known values are: {}", known.join(", "))]
+pub struct UnknownWord {
+    pub word: String,
+    pub known: &'static [&'static str],
+}
 
 /// Gives an enum its words, and reads them.
 macro_rules! words {
@@ -31,7 +34,7 @@ macro_rules! words {
             fn from_str(text: &str) -> Result<Self, Self::Err> {
                 match text {
                     $($word => Ok(Self::$variant),)+
-                    _ => Err($crate::model::words::UnknownWord(text.to_owned())),
+                    _ => Err($crate::model::words::UnknownWord { word: text.to_owned(), known: Self::WORDS }),
                 }
             }
         }

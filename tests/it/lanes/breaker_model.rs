@@ -4,7 +4,6 @@ use std::{collections::VecDeque, time::Duration};
 
 use chrono::{DateTime, TimeDelta, Utc};
 use proptest::prelude::*;
-use uuid::Uuid;
 use xtwebhooks::model::{
     CompanyId, EventId, OutcomeClass,
     breaker::{Heard, LaneChange, PROBE_WAIT_MAX, Policy, Share},
