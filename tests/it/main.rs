@@ -45,6 +45,7 @@ mod pipeline;
 mod plans;
 mod poison;
 mod prune;
+mod raw_headers;
 mod readiness;
 mod readme;
 mod replay;
