@@ -127,6 +127,7 @@ impl DeliverWorker {
         task.waits = Some(self.backlogs.join(task.handle.class));
         let webhook = &task.known.webhook;
         let offer = Offer {
+            company: webhook.company,
             webhook: webhook.id,
             job: task.handle.number,
             limit: webhook.settings.in_flight_max().unwrap_or(self.lane_in_flight_max),

@@ -10,6 +10,7 @@
 //! instants are arguments. `pacing.rs` provides the slots.
 
 mod paced;
+mod run_queue;
 #[cfg(test)]
 mod tests;
 
@@ -20,22 +21,34 @@ use std::{
 
 use chrono::{DateTime, Utc};
 
+use self::run_queue::RunQueue;
 use super::{
     pace::Pace,
     slow::{JobNumber, Slow},
 };
-use crate::model::WebhookId;
+use crate::model::{CompanyId, WebhookId};
 
 /// The check for slow requests runs four times a second. A request in flight at this many checks has been so for a
 /// second, or will have been before the next one.
 const SLOW_AFTER_CHECKS: u32 = 4;
 
+/// A request that was in flight at this many checks took a quarter of a second at least: its receiver takes long.
+const LONG_AFTER_CHECKS: u32 = 2;
+/// For how many checks that is remembered, also of a lane that is idle meanwhile: a minute.
+const LONG_FOR_CHECKS: u32 = 240;
+
 /// The lanes of a worker. `T` is what waits.
 #[derive(Debug)]
 pub(super) struct Lanes<T> {
     by_webhook: HashMap<WebhookId, Lane<T>>,
-    /// Lanes with a waiting task and a free permit, each once, in the order in which they start.
-    run_queue: VecDeque<WebhookId>,
+    /// Lanes with a waiting task and a free permit, each once, in the order in which they start; and those of them whose
+    /// receivers take long.
+    run_queue: RunQueue,
+    long_queue: RunQueue,
+    /// Whether the next turn is that of a lane that takes long.
+    long_is_next: bool,
+    /// The lanes whose receivers were seen to take long, and the last check at which one did.
+    long: HashMap<WebhookId, u32>,
     /// Lanes that came first in the run queue, but may start nothing until fewer jobs are slow: those with nothing in
     /// flight, and the others.
     blocked_first: VecDeque<WebhookId>,
@@ -59,6 +72,7 @@ pub(super) struct Lanes<T> {
 
 #[derive(Debug)]
 struct Lane<T> {
+    company: CompanyId,
     in_flight: usize,
     limit: usize,
     waiting: VecDeque<QueuedTask<T>>,
@@ -105,6 +119,7 @@ struct Started {
 /// How a task is offered: the present limits of its lane, and its job.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Offer {
+    pub company: CompanyId,
     pub webhook: WebhookId,
     pub job: JobNumber,
     /// The most requests in flight.
@@ -149,7 +164,10 @@ impl<T> Lanes<T> {
     pub(super) fn new(in_flight_max: usize, prefetch: usize) -> Self {
         Self {
             by_webhook: HashMap::new(),
-            run_queue: VecDeque::new(),
+            run_queue: RunQueue::default(),
+            long_queue: RunQueue::default(),
+            long_is_next: false,
+            long: HashMap::new(),
             blocked_first: VecDeque::new(),
             blocked: VecDeque::new(),
             paced: BTreeSet::new(),
@@ -169,7 +187,7 @@ impl<T> Lanes<T> {
     /// Puts a task at the end of its lane.
     pub(super) fn offer(&mut self, offer: Offer, now: Instant, task: T) {
         let webhook = offer.webhook;
-        let lane = self.by_webhook.entry(webhook).or_insert_with(|| Lane::new(offer.limit));
+        let lane = self.by_webhook.entry(webhook).or_insert_with(|| Lane::new(offer.company, offer.limit));
         lane.limit = offer.limit;
         match (offer.rate, &mut lane.pace) {
             (None, None) => {}
@@ -194,6 +212,12 @@ impl<T> Lanes<T> {
         }
         while let Some(webhook) = self.dequeue() {
             let Some(lane) = self.by_webhook.get_mut(&webhook) else { continue };
+            if self.in_flight * 4 >= self.in_flight_max * 3 && self.long.contains_key(&webhook) {
+                // It was queued before it was seen to take long.
+                lane.queue_state = QueueState::Queued;
+                self.long_queue.push(lane.company, webhook);
+                continue;
+            }
             lane.queue_state = QueueState::None;
             if !lane.may_start(limit_now(lane.limit, self.in_flight, self.in_flight_max)) {
                 continue;
@@ -232,7 +256,17 @@ impl<T> Lanes<T> {
                 }
             }
         }
-        self.run_queue.pop_front()
+        self.long_is_next = !self.long_is_next && self.long_has_room();
+        if self.long_has_room() && (self.long_is_next || self.run_queue.is_empty()) {
+            self.long_queue.pop().or_else(|| self.run_queue.pop())
+        } else {
+            self.run_queue.pop()
+        }
+    }
+
+    /// Whether a lane that takes long may have another permit.
+    fn long_has_room(&self) -> bool {
+        self.in_flight * 4 < self.in_flight_max * 3
     }
 
     fn permit(&mut self, started: Started) -> usize {
@@ -253,6 +287,11 @@ impl<T> Lanes<T> {
             self.slow.remove(started.job);
         }
         let webhook = started.webhook;
+        if self.checks - started.check < LONG_AFTER_CHECKS {
+            self.long.remove(&webhook);
+        } else {
+            self.long.insert(webhook, self.checks);
+        }
         let Some(lane) = self.by_webhook.get_mut(&webhook) else { return };
         lane.in_flight -= 1;
         lane.slow -= usize::from(started.slow);
@@ -302,9 +341,14 @@ impl<T> Lanes<T> {
         overdue
     }
 
-    /// Finds what has now been in flight for a second.
+    /// Finds what has now been in flight for long, and for a second.
     fn find_slow(&mut self) {
+        let checks = self.checks;
+        self.long.retain(|_, seen| checks - *seen <= LONG_FOR_CHECKS);
         for started in self.started.iter_mut().flatten() {
+            if checks - started.check >= LONG_AFTER_CHECKS {
+                self.long.insert(started.webhook, checks);
+            }
             if started.slow || self.checks - started.check < SLOW_AFTER_CHECKS {
                 continue;
             }
@@ -323,21 +367,21 @@ impl<T> Lanes<T> {
     fn prune_queues(&mut self) {
         let lanes = &mut self.by_webhook;
         let mut kept = HashSet::new();
-        for (row, queue_state) in [
-            (&mut self.run_queue, QueueState::Queued),
-            (&mut self.blocked_first, QueueState::Blocked),
-            (&mut self.blocked, QueueState::Blocked),
-        ] {
-            row.retain(|webhook| {
-                lanes.get_mut(webhook).is_some_and(|lane| {
-                    let stays =
-                        lane.queue_state == queue_state && !lane.waiting.is_empty() && kept.insert(*webhook);
-                    if lane.waiting.is_empty() {
-                        lane.queue_state = QueueState::None;
-                    }
-                    stays
-                })
-            });
+        let mut stays = |webhook: &WebhookId, queue_state| {
+            lanes.get_mut(webhook).is_some_and(|lane| {
+                let stays =
+                    lane.queue_state == queue_state && !lane.waiting.is_empty() && kept.insert(*webhook);
+                if lane.waiting.is_empty() {
+                    lane.queue_state = QueueState::None;
+                }
+                stays
+            })
+        };
+        for queue in [&mut self.run_queue, &mut self.long_queue] {
+            queue.retain(|webhook| stays(webhook, QueueState::Queued));
+        }
+        for queue in [&mut self.blocked_first, &mut self.blocked] {
+            queue.retain(|webhook| stays(webhook, QueueState::Blocked));
         }
     }
 
@@ -362,14 +406,17 @@ impl<T> Lanes<T> {
             && lane.may_start(limit_now(lane.limit, self.in_flight, self.in_flight_max))
         {
             lane.queue_state = QueueState::Queued;
-            self.run_queue.push_back(webhook);
+            let is_long = self.long.contains_key(&webhook);
+            let queue = if is_long { &mut self.long_queue } else { &mut self.run_queue };
+            queue.push(lane.company, webhook);
         }
     }
 }
 
 impl<T> Lane<T> {
-    fn new(limit: usize) -> Self {
+    fn new(company: CompanyId, limit: usize) -> Self {
         Self {
+            company,
             in_flight: 0,
             limit,
             waiting: VecDeque::new(),

@@ -14,8 +14,9 @@ fn webhook(n: u16) -> WebhookId {
     WebhookId(Uuid::from_u128(n.into()))
 }
 
+/// Every webhook has a company of its own.
 fn offer(n: u16, limit: usize, job: JobNumber) -> Offer {
-    Offer { webhook: webhook(n), job, limit, rate: None }
+    Offer { company: CompanyId(webhook(n).0), webhook: webhook(n), job, limit, rate: None }
 }
 
 fn noon() -> DateTime<Utc> {
@@ -35,6 +36,7 @@ fn waiting<T>(lanes: &Lanes<T>) -> usize {
 fn forgotten<T>(lanes: &Lanes<T>) -> bool {
     lanes.by_webhook.is_empty()
         && lanes.run_queue.is_empty()
+        && lanes.long_queue.is_empty()
         && lanes.blocked.is_empty()
         && lanes.blocked_first.is_empty()
         && lanes.paced.is_empty()
@@ -52,6 +54,56 @@ fn a_webhook_with_many_waiting_costs_another_one_turn() {
     lanes.offer(offer(2, 100, 50), now, (2, 0));
     let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|start| start.task).take(3).collect();
     assert_eq!(started, [(1, 0), (2, 0), (1, 1)]);
+}
+
+#[test]
+fn a_company_with_many_webhooks_costs_another_one_turn() {
+    let (mut lanes, now) = (Lanes::new(100, 500), Instant::now());
+    let greedy = CompanyId(Uuid::from_u128(1_000));
+    for n in 1..=50 {
+        for task in 0..2 {
+            lanes.offer(Offer { company: greedy, ..offer(n, 100, task) }, now, (n, task));
+        }
+    }
+    lanes.offer(offer(99, 100, 50), now, (99, 0));
+    let started: Vec<_> = std::iter::from_fn(|| lanes.next()).map(|start| start.task).take(3).collect();
+    assert_eq!(started, [(1, 0), (99, 0), (2, 0)]);
+}
+
+#[test]
+fn receivers_that_take_long_never_hold_the_last_quarter() {
+    let (mut lanes, now) = (Lanes::new(16, 500), Instant::now());
+    // Each answers after half a second, and its lane is idle, and forgotten, in between.
+    let offer_all = |lanes: &mut Lanes<u16>, first: u16| {
+        (first..first + 30).for_each(|n| lanes.offer(offer(n, 100, n.into()), now, n));
+    };
+    offer_all(&mut lanes, 0);
+    let mut seen = Vec::new();
+    while seen.len() < 30 {
+        let started: Vec<_> = std::iter::from_fn(|| lanes.next()).collect();
+        assert!(!started.is_empty());
+        (0..LONG_AFTER_CHECKS).for_each(|_| drop(lanes.overdue(now - Duration::from_secs(9), noon())));
+        seen.extend(started.iter().map(|start| start.task));
+        started.into_iter().for_each(|start| lanes.ended(start.permit));
+    }
+    assert!(lanes.by_webhook.is_empty());
+    offer_all(&mut lanes, 0);
+    let mut started: Vec<_> = std::iter::from_fn(|| lanes.next()).collect();
+    assert_eq!(started.len(), 12, "three quarters of the permits");
+    // Another one starts at once, and so do all that are not known to take long.
+    for n in 100..104 {
+        lanes.offer(offer(n, 100, n.into()), now, n);
+        started.push(lanes.next().expect("a permit"));
+        assert_eq!(started.last().map(|start| start.task), Some(n));
+    }
+    lanes.offer(offer(104, 100, 104), now, 104);
+    assert!(lanes.next().is_none(), "all permits are taken");
+    // After a minute of silence nothing is known of them.
+    started.into_iter().for_each(|start| lanes.ended(start.permit));
+    for _ in 0..=LONG_FOR_CHECKS {
+        lanes.overdue(now - Duration::from_secs(9), noon());
+    }
+    assert!(lanes.long.is_empty());
 }
 
 #[test]
@@ -192,7 +244,7 @@ fn a_million_webhooks_touched_once_each_leave_nothing_behind() {
     for n in 0..1_000_000_u64 {
         let webhook = WebhookId(Uuid::from_u128(n.into()));
         let rate = (n % 3 == 0).then_some(50.0);
-        lanes.offer(Offer { webhook, job: n, limit: 32, rate }, now, n);
+        lanes.offer(Offer { company: CompanyId(webhook.0), webhook, job: n, limit: 32, rate }, now, n);
         match n % 3 {
             0 => {
                 lanes.granted(webhook, [noon()], noon() + TimeDelta::seconds(1), noon());
