@@ -26,6 +26,7 @@ mod claim;
 mod consume;
 mod disposition;
 mod lane;
+mod linger;
 mod outcomes;
 mod pace;
 mod pacing;

@@ -1,7 +1,8 @@
 //! Records finished attempts in batches: commit, then publish the retries, then settle the jobs.
 //!
-//! A batch is whatever finished while the last one was written: under load batches grow by themselves; otherwise each
-//! attempt is recorded at once. Nothing waits for a batch to fill.
+//! A batch is whatever finished while the last one was written: under load batches grow by themselves; at a low rate each
+//! attempt is recorded at once. In between, where a commit would carry few, the recorder waits a moment for more
+//! (`linger.rs`): it is not on the way of an event.
 //!
 //! The same statement updates the lanes by the outcomes: it counts, opens, closes and rate-limits them. Caches are
 //! notified of changes in the background; one that misses the notification learns of the change when its entry expires.
@@ -9,12 +10,20 @@
 //! An attempt that the ledger rejects is written without the texts that came from outside, so no request is ever sent
 //! again because its record could not be written.
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::Arc,
+    time::{Duration, Instant},
+};
 
 use futures_util::FutureExt;
 use tokio::sync::mpsc;
 
-use super::{attempt::Finished, outcomes::Outcomes, task::JobHandle};
+use super::{
+    attempt::Finished,
+    linger::{LINGER, Linger},
+    outcomes::Outcomes,
+    task::JobHandle,
+};
 use crate::{
     broker::{Destination, Fate, Publisher},
     model::{DeliveryId, Job, NextStep, RetryTier, Trigger, Wait, why},
@@ -44,7 +53,17 @@ impl Recorder {
     /// Records until the worker has nothing left to finish.
     pub(super) async fn run(mut self) {
         let mut batch = Vec::new();
+        let mut linger = Linger::starting(Instant::now());
         while self.finished.recv_many(&mut batch, RECORD_BATCH_MAX).await > 0 {
+            if linger.pays(batch.len(), Instant::now()) {
+                tokio::time::sleep(LINGER).await;
+                while batch.len() < RECORD_BATCH_MAX
+                    && let Ok(finished) = self.finished.try_recv()
+                {
+                    batch.push(finished);
+                }
+            }
+            linger.recorded(batch.len());
             self.record(std::mem::take(&mut batch)).await;
         }
     }
