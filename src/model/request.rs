@@ -25,9 +25,12 @@ pub const CONTENT_TYPE: &str = "application/json";
 pub const USER_AGENT: &str = "XTSystems-Webhook/1.0";
 /// How many headers of its own a webhook may have.
 pub const OWN_HEADERS_MAX: usize = 32;
+/// The most bytes of their names and values in all; servers commonly accept 8 KiB of headers. A webhook that had more before
+/// this bound keeps them.
+pub const OWN_HEADERS_BYTES_MAX: usize = 8 * 1024;
 /// The longest name of such a header.
 pub const HEADER_NAME_BYTES_MAX: usize = 128;
-/// The longest value of such a header; servers commonly accept 8 KiB of headers in all.
+/// The longest value of such a header.
 pub const HEADER_VALUE_BYTES_MAX: usize = 4_096;
 
 /// What no webhook may set: the framing of the request, which this service controls, and the headers that receivers

@@ -258,7 +258,18 @@ fn read_headers(value: Value, max: usize) -> Result<BTreeMap<String, String>, Wr
             Err(why) => wrong.push((format!(".{name}"), why)),
         }
     }
-    if wrong.is_empty() { Ok(headers) } else { Err(Wrong(wrong)) }
+    if !wrong.is_empty() {
+        return Err(Wrong(wrong));
+    }
+    let bytes: usize = headers.iter().map(|(name, value)| name.len() + value.len()).sum();
+    if bytes > request::OWN_HEADERS_BYTES_MAX {
+        return Err(format!(
+            "names and values have {bytes} bytes in all; at most {} are allowed",
+            request::OWN_HEADERS_BYTES_MAX
+        )
+        .into());
+    }
+    Ok(headers)
 }
 
 /// Waits in seconds, as an array or the name of a preset.

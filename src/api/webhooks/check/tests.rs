@@ -96,6 +96,8 @@ fn each_field_is_refused_with_its_name() {
     let many: Map<String, Value> =
         (0..=request::OWN_HEADERS_MAX).map(|n| (format!("X-{n}"), json!("x"))).collect();
     check("headers", json!(many), "headers");
+    let large: Map<String, Value> = (0..3).map(|n| (format!("X-{n}"), json!("x".repeat(3_000)))).collect();
+    check("headers", json!(large), "headers");
     for waits in [json!([]), json!([0]), json!([86_401]), json!(["5s"]), json!("soon"), json!(vec![1; 21])] {
         check("retry_schedule", waits, "retry_schedule");
     }
