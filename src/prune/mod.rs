@@ -170,49 +170,77 @@ impl Prune {
             return Ok(());
         }
         let erased = self.erase().await;
-        if is_due {
-            self.prune(holder, place).await?;
+        let pruned = if is_due {
+            self.prune(holder, place).await
         } else if place.goes_on() {
-            self.empty(holder, place, self.clock.now().date_naive()).await?;
-        }
-        erased
+            self.empty(holder, place, self.clock.now().date_naive()).await
+        } else {
+            Ok(())
+        };
+        all_done([("erase companies", erased), ("prune", pruned)])
     }
 
-    /// One pass over everything.
+    /// One pass over everything. A duty that fails is logged and prevents none of the others.
     async fn prune(&self, holder: &str, place: &mut DayCursor) -> sqlx::Result<()> {
-        let pool = self.ledger.pool();
         let now = self.clock.now();
         let today = now.date_naive();
+        let done = [
+            ("create the days ahead", self.create_days(today).await),
+            ("drop the days past RETENTION", self.drop_days(today).await),
+            ("empty the days past PAYLOAD_RETENTION", self.empty(holder, place, today).await),
+            ("erase what came late for an erased company", self.erase_late(now).await),
+            ("forget what is no part of a day", self.forget(now).await),
+        ];
+        all_done(done)
+    }
+
+    async fn create_days(&self, today: NaiveDate) -> sqlx::Result<()> {
         let yesterday = today.pred_opt().unwrap_or(NaiveDate::MIN);
-        let made = partitions::ensure(pool, yesterday, DAYS_AHEAD + 2).await?;
+        let made = partitions::ensure(self.ledger.pool(), yesterday, DAYS_AHEAD + 2).await?;
         self.metrics.prune_partitions.add(PartitionAction::Made, usize::try_from(made).unwrap_or(0));
+        Ok(())
+    }
+
+    /// Ends and drops the days past the retention. One that cannot be dropped now does not prevent the next.
+    async fn drop_days(&self, today: NaiveDate) -> sqlx::Result<()> {
+        let pool = self.ledger.pool();
         let keep_from = days_of(today, self.config.retention);
         // Before their days are dropped, plus one day, so that nothing holds an id of a day that is gone.
         let keys_from = keep_from.succ_opt().unwrap_or(NaiveDate::MAX);
         while intake_keys::forget(pool, keys_from, ROWS_MAX).await? > 0 {}
+        let mut done = Vec::new();
         for day in partitions::days(pool).await?.into_iter().take_while(|day| *day < keep_from) {
             if replay_rows::may_read(pool, day, self.config.retention).await? {
                 tracing::info!(%day, "a running replay may need this day; keeping it for now");
                 continue;
             }
-            self.end_day(day).await?;
+            done.push(("drop a day", self.end_day(day).await));
         }
-        // A failure of one does not prevent the others.
-        let done =
-            [self.empty(holder, place, today).await, self.erase_late(now).await, self.forget(now).await];
-        done.into_iter().collect()
+        all_done(done)
     }
 
     /// Removes what is no part of a day, each after its own retention.
     async fn forget(&self, now: DateTime<Utc>) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let expired = now - self.config.dead_letter_retention;
-        while forget::dead_letters(pool, expired, ROWS_MAX).await? > 0 {}
-        while forget::replays(pool, expired, ROWS_MAX).await? > 0 {}
-        while forget::idempotency_keys(pool, now - idempotency_keys::KEPT, ROWS_MAX).await? > 0 {}
-        while forget::lane_transitions(pool, now - self.config.retention, ROWS_MAX).await? > 0 {}
-        while event_types::forget_counts(pool, now - self.config.retention, ROWS_MAX).await? > 0 {}
-        Ok(())
+        let kept_from = now - self.config.retention;
+        let keys_from = now - idempotency_keys::KEPT;
+        all_done([
+            ("forget dead letters", until_none(|| forget::dead_letters(pool, expired, ROWS_MAX)).await),
+            ("forget replays", until_none(|| forget::replays(pool, expired, ROWS_MAX)).await),
+            (
+                "forget idempotency keys",
+                until_none(|| forget::idempotency_keys(pool, keys_from, ROWS_MAX)).await,
+            ),
+            (
+                "forget lane transitions",
+                until_none(|| forget::lane_transitions(pool, kept_from, ROWS_MAX)).await,
+            ),
+            (
+                "forget counts of event types",
+                until_none(|| event_types::forget_counts(pool, kept_from, ROWS_MAX)).await,
+            ),
+        ])
     }
 
     async fn end_day(&self, day: NaiveDate) -> sqlx::Result<()> {
@@ -234,6 +262,24 @@ impl Prune {
         tracing::info!(%day, expired, "dropped a day of the history");
         Ok(())
     }
+}
+
+/// Logs each duty that failed, and gives the first failure.
+fn all_done(done: impl IntoIterator<Item = (&'static str, sqlx::Result<()>)>) -> sqlx::Result<()> {
+    let mut first = Ok(());
+    for (duty, result) in done {
+        if let Err(error) = result {
+            tracing::warn!(duty, %error, "a duty of prune failed; it will be tried again");
+            first = first.and(Err(error));
+        }
+    }
+    first
+}
+
+/// Repeats a statement that changes some rows at a time until it changes none.
+async fn until_none<F: Future<Output = sqlx::Result<u64>>>(statement: impl Fn() -> F) -> sqlx::Result<()> {
+    while statement().await? > 0 {}
+    Ok(())
 }
 
 /// The first day that a retention keeps whole.

@@ -5,36 +5,64 @@ use std::{
     time::{Duration, Instant},
 };
 
+use chrono::{DateTime, NaiveDate, TimeDelta, Utc};
 use sqlx::types::Uuid;
 
-use super::{ROWS_MAX, Round, Scheduler, WEBHOOKS_MAX, is_full, lanes};
+use super::{ROWS_MAX, Round, Scheduler, is_due, lanes};
 use crate::{
     broker::{Destination, Fate, Queue},
-    model::{DeliveryId, Job, Trigger, WebhookId, id::BUCKETS},
+    model::{
+        CompanyId, DeliveryId, Job, Trigger, WebhookId,
+        id::{BUCKETS, first_of_day},
+    },
     store::{
         dispose,
         due::{self as rows, DueDelivery},
-        waiting::{self, Since, WaitingDeliveries, WebhookBacklog, Which},
+        waiting::{self, BEGINNING, Since, WaitingDeliveries, WebhookBacklog, Which},
     },
 };
 
-/// How often schedule looks for webhooks with waiting deliveries while the known ones keep it busy.
-const LOOK_EVERY: Duration = Duration::from_millis(500);
+/// Deliveries among which one round looks for what came due.
+pub const DUE_LOOKED_AT_MAX: i64 = 5_000;
+/// How often schedule looks again at what came due lately, for what was committed late.
+const LATE_EVERY: Duration = Duration::from_secs(2);
+/// How late: longer than a commit of ingest or of the recorder should take.
+const LATE: TimeDelta = TimeDelta::seconds(10);
+/// How often some webhooks are visited for which nothing is known to be due.
+const SWEEP_EVERY: Duration = Duration::from_millis(500);
+/// Webhooks of one sweep. It finds what no look at what came due finds: what waits since before the index was there,
+/// webhooks that were deleted, commits that were very late.
+pub const SWEEP_MAX: i64 = 200;
 
-/// The webhooks that a round handles.
-pub(super) struct DuePage {
-    at: Instant,
-    webhooks: Vec<WebhookId>,
-    /// Whether there are no others.
-    is_whole: bool,
-    /// Whether the last round made jobs.
-    is_busy: bool,
+/// What came due, and where schedule looks for it next.
+pub(super) struct DueCursor {
+    from: DateTime<Utc>,
+    /// The least id that the index over all webhooks has.
+    low: Uuid,
+    /// The webhook after which the next sweep begins.
+    swept: Uuid,
+    is_all: bool,
+    next_late: Instant,
+    next_sweep: Instant,
 }
 
-impl DuePage {
-    /// Before the first look.
-    pub(super) fn none() -> Self {
-        Self { at: Instant::now(), webhooks: Vec::new(), is_whole: false, is_busy: false }
+impl DueCursor {
+    /// Whether there was more than was looked at.
+    pub(super) fn goes_on(&self) -> bool {
+        !self.is_all
+    }
+
+    /// From the beginning of the days from `first` on, which have the index.
+    pub(super) fn from_day(first: NaiveDate) -> Self {
+        let now = Instant::now();
+        Self {
+            from: BEGINNING,
+            low: first_of_day(first),
+            swept: Uuid::nil(),
+            is_all: false,
+            next_late: now,
+            next_sweep: now,
+        }
     }
 }
 
@@ -43,6 +71,8 @@ struct Served<'a> {
     waiting: &'a WaitingDeliveries,
     /// What its lane allows; nothing where nothing is due.
     lane_room: i64,
+    /// Its share of the window: the companies have equal shares, and then the lanes of each.
+    share: i64,
     /// What it gets of its backlog, that is of neither replays nor recoveries.
     got: i64,
 }
@@ -59,29 +89,25 @@ impl Scheduler {
     /// allow; returns how many.
     pub(super) async fn due(&self, round: &mut Round) -> sqlx::Result<usize> {
         let pool = self.ledger.pool();
-        let whole = self.look(round).await?;
+        self.find_due(round).await?;
         let now = Instant::now();
-        let queried: Vec<(WebhookId, Since)> = round
-            .page
-            .webhooks
-            .iter()
-            .map(|webhook| (*webhook, round.cursors.since(*webhook, now)))
-            .collect();
+        let page = round.visits.page(now);
+        let queried: Vec<(WebhookId, Since)> =
+            page.into_iter().map(|webhook| (webhook, round.cursors.since(webhook, now))).collect();
         let waiting = waiting::standing(pool, round.low, &queried).await?;
-        for closed in waiting.iter().filter(|w| w.standing == WebhookBacklog::Closed) {
-            rows::cancel(pool, round.low, closed.webhook, "webhook deleted or inactive", ROWS_MAX).await?;
-        }
         // A webhook whose next retry is hours away, or whose lane is shut, takes no share from those that can go on.
         let mut served: Vec<Served<'_>> = (waiting.iter().filter(|w| w.standing == WebhookBacklog::Open))
             .map(|waiting| {
                 let due = waiting.due || waiting.again_due;
                 let lane_room = if due { round.lanes.room(waiting.webhook, &waiting.lane, now) } else { 0 };
-                Served { waiting, lane_room, got: 0 }
+                Served { waiting, lane_room, share: 0, got: 0 }
             })
             .collect();
-        let share = self.share(served.iter().filter(|s| s.lane_room > 0).count()).await;
+        if served.iter().any(|s| s.lane_room > 0) {
+            share_out(&mut served, self.window_room().await, self.lane_jobs_max);
+        }
         let rooms: Vec<rows::LaneRoom> = (served.iter())
-            .map(|s| (s.waiting.webhook, s.lane_room.min(share)))
+            .map(|s| (s.waiting.webhook, s.lane_room.min(s.share)))
             .filter(|(_, deliveries_max)| *deliveries_max > 0)
             .map(|(webhook, deliveries_max)| rows::LaneRoom {
                 webhook,
@@ -98,8 +124,13 @@ impl Scheduler {
             served.got = of_backlog;
         }
         round.cursors.advance(&taken);
-        round.page.is_busy = !taken.is_empty();
-        self.flag(round, flags(&served, share, &round.flagged, whole)).await?;
+        let mut flags = flags(&served, &round.flagged);
+        // A webhook that may send nothing has no backlog to go behind.
+        let closed = waiting.iter().filter(|visited| visited.standing != WebhookBacklog::Open);
+        flags.none.extend(closed.map(|visited| visited.webhook).filter(|id| round.flagged.contains(id)));
+        self.flag(round, flags).await?;
+        let lane_rooms = served.iter().map(|s| (s.waiting.webhook, s.lane_room)).collect();
+        self.after_visits(round, &waiting, &lane_rooms).await?;
         let count = taken.len();
         if self.publish(taken).await? > 0 {
             round.cursors.forget_all();
@@ -107,41 +138,72 @@ impl Scheduler {
         Ok(count)
     }
 
-    /// Finds the webhooks that this round handles; says whether these are all with waiting deliveries. While those of
-    /// the last round are in progress, they are not looked for again each time.
-    async fn look(&self, round: &mut Round) -> sqlx::Result<bool> {
-        let now = Instant::now();
-        let page = &round.page;
-        if page.is_busy && page.is_whole && now.saturating_duration_since(page.at) < LOOK_EVERY {
-            return Ok(true);
+    /// Finds the webhooks for which something came due since the last round.
+    async fn find_due(&self, round: &mut Round) -> sqlx::Result<()> {
+        let pool = self.ledger.pool();
+        let cursor = &mut round.due;
+        if cursor.is_all && is_due(&mut cursor.next_late, LATE_EVERY) {
+            cursor.from -= LATE;
         }
-        let webhooks =
-            waiting::webhooks(self.ledger.pool(), Which::Waiting, round.low, round.after.0, WEBHOOKS_MAX)
-                .await?;
-        let is_whole = round.after.0.is_nil() && !is_full(&webhooks);
-        round.after = match webhooks.last() {
-            Some(last) if is_full(&webhooks) => *last,
-            _ => WebhookId(Uuid::nil()),
-        };
-        round.page = DuePage { at: now, webhooks, is_whole, is_busy: false };
-        Ok(is_whole)
+        let low = round.low.max(cursor.low);
+        let due = waiting::became_due(pool, low, cursor.from, DUE_LOOKED_AT_MAX).await?;
+        (cursor.from, cursor.is_all) = (due.upto, due.is_all);
+        round.visits.add(due.webhooks);
+        if is_due(&mut cursor.next_sweep, SWEEP_EVERY) {
+            let swept = waiting::webhooks(pool, Which::Waiting, round.low, cursor.swept, SWEEP_MAX).await?;
+            let is_last = i64::try_from(swept.len()).is_ok_and(|n| n < SWEEP_MAX);
+            cursor.swept = swept.last().filter(|_| !is_last).map_or(Uuid::nil(), |webhook| webhook.0);
+            round.visits.add(swept);
+            // Whether one still has a backlog is judged by its lane as well.
+            round.visits.add(round.flagged.iter().copied());
+        }
+        Ok(())
     }
 
-    /// How many jobs each of `webhooks` may have now.
-    async fn share(&self, webhooks: usize) -> i64 {
-        if webhooks == 0 {
-            return 0;
+    /// Which of the visited webhooks are visited again, and when.
+    async fn after_visits(
+        &self,
+        round: &mut Round,
+        waiting: &[WaitingDeliveries],
+        rooms: &HashMap<WebhookId, i64>,
+    ) -> sqlx::Result<()> {
+        let now = Instant::now();
+        for visited in waiting {
+            let (webhook, due) = (visited.webhook, visited.due || visited.again_due);
+            match visited.standing {
+                WebhookBacklog::Closed => {
+                    let low = round.low_held;
+                    let pool = self.ledger.pool();
+                    let cancelled =
+                        rows::cancel(pool, low, webhook, "webhook deleted or inactive", ROWS_MAX).await?;
+                    match (cancelled, due) {
+                        (0, false) => round.visits.done(webhook),
+                        // What a worker has claimed cannot be cancelled yet.
+                        (0, true) => round.visits.shut(webhook, now),
+                        _ => {}
+                    }
+                }
+                _ if !due => round.visits.done(webhook),
+                WebhookBacklog::Paused => round.visits.shut(webhook, now),
+                WebhookBacklog::Open => {
+                    let room = rooms.get(&webhook).copied().unwrap_or_default();
+                    if room == 0 && !lanes::is_paced(&visited.lane) {
+                        round.visits.shut(webhook, now);
+                    }
+                }
+            }
         }
+        Ok(())
+    }
+
+    /// How many jobs the window has room for, if they all went to the fullest queue.
+    async fn window_room(&self) -> usize {
         let mut room = usize::MAX;
         for shard in 0..self.shards.min(BUCKETS) {
             // Bucket n belongs to shard n, as long as there are no more shards than buckets.
             room = room.min(self.window.room(shard).await);
         }
-        if room == 0 {
-            return 0;
-        }
-        let share = i64::try_from(room / webhooks).unwrap_or(i64::MAX);
-        share.clamp(1, self.lane_jobs_max)
+        room
     }
 
     /// Keeps `lanes.waiting`.
@@ -204,6 +266,20 @@ impl Scheduler {
     }
 }
 
+/// Gives each company with room in its lanes an equal share of the window, and each of its lanes an equal share of that; at
+/// least one job, unless the window is full.
+fn share_out(served: &mut [Served<'_>], window_room: usize, lane_jobs_max: i64) {
+    let mut lanes: HashMap<CompanyId, usize> = HashMap::new();
+    for s in served.iter().filter(|s| s.lane_room > 0) {
+        *lanes.entry(s.waiting.company).or_default() += 1;
+    }
+    let of_a_company = window_room / lanes.len().max(1);
+    for s in served.iter_mut().filter(|s| s.lane_room > 0 && window_room > 0) {
+        let of_a_lane = of_a_company / lanes.get(&s.waiting.company).copied().unwrap_or(1);
+        s.share = i64::try_from(of_a_lane).unwrap_or(i64::MAX).clamp(1, lane_jobs_max);
+    }
+}
+
 /// How many of the jobs belong to each webhook: in all, and of its backlog.
 fn count(taken: &[DueDelivery]) -> HashMap<WebhookId, (i64, i64)> {
     let mut counts: HashMap<WebhookId, (i64, i64)> = HashMap::new();
@@ -216,31 +292,26 @@ fn count(taken: &[DueDelivery]) -> HashMap<WebhookId, (i64, i64)> {
 }
 
 /// A webhook that has more due than it may have now is flagged, so that ingest puts new deliveries behind it; one that
-/// has not is freed. A `share` of zero says nothing about any. If the `whole` set of webhooks with waiting deliveries
-/// is known, every webhook outside it is freed too.
-fn flags(served: &[Served<'_>], share: i64, flagged: &HashSet<WebhookId>, whole: bool) -> Flags {
+/// has not is freed. A share of zero says nothing about it. Flagged webhooks are visited until they are freed.
+fn flags(served: &[Served<'_>], flagged: &HashSet<WebhookId>) -> Flags {
     let mut flags = Flags::default();
-    for Served { waiting, lane_room, got } in served {
+    for Served { waiting, lane_room, share, got } in served {
         let webhook = waiting.webhook;
         let backlog = if waiting.due && *lane_room == 0 {
             Some(true)
         } else if !waiting.due && lanes::is_shut(&waiting.lane) {
             // What is parked has the time of the next probe; new deliveries go behind that time.
             None
-        } else if waiting.due && share == 0 {
+        } else if waiting.due && *share == 0 {
             None
         } else {
-            Some(waiting.due && *got >= (*lane_room).min(share))
+            Some(waiting.due && *got >= (*lane_room).min(*share))
         };
         match (backlog, flagged.contains(&webhook)) {
             (Some(true), false) => flags.more.push(webhook),
             (Some(false), true) => flags.none.push(webhook),
             _ => {}
         }
-    }
-    if whole {
-        let present: HashSet<WebhookId> = served.iter().map(|s| s.waiting.webhook).collect();
-        flags.none.extend(flagged.difference(&present));
     }
     flags
 }
@@ -253,36 +324,60 @@ mod tests {
     use crate::{model::lane, store::waiting::LaneSnapshot};
 
     #[test]
+    fn companies_have_equal_shares_and_then_their_lanes() {
+        let waiting: Vec<WaitingDeliveries> = (0..101)
+            .map(|n| WaitingDeliveries {
+                webhook: WebhookId(Uuid::from_u128(n)),
+                company: CompanyId(Uuid::from_u128(n / 100)),
+                ..waiting(true, false)
+            })
+            .collect();
+        let check = |window_room, lane_jobs_max, first: i64, last: i64| {
+            let mut served: Vec<Served<'_>> =
+                waiting.iter().map(|waiting| Served { waiting, lane_room: 99, share: 0, got: 0 }).collect();
+            share_out(&mut served, window_room, lane_jobs_max);
+            assert_eq!((served[0].share, served[100].share), (first, last), "{window_room}, {lane_jobs_max}");
+        };
+        check(1_000, 1_000, 5, 500);
+        check(1_000, 32, 5, 32);
+        check(10, 32, 1, 5);
+        check(0, 32, 0, 0);
+    }
+
+    /// A webhook of which something is due or not, and whose lane is shut or not.
+    fn waiting(due: bool, shut: bool) -> WaitingDeliveries {
+        let now = DateTime::from_timestamp(1_700_000_000, 0).expect("a time");
+        let standing = lane::Standing {
+            open: None,
+            rate_limited_until: shut.then(|| now + chrono::TimeDelta::seconds(9)),
+        };
+        let lane = LaneSnapshot {
+            now,
+            standing,
+            probe_leased_until: None,
+            rate_limit: None,
+            next_slot_at: None,
+            full_at: None,
+        };
+        WaitingDeliveries {
+            webhook: WebhookId(Uuid::from_u128(1)),
+            company: CompanyId(Uuid::nil()),
+            standing: WebhookBacklog::Open,
+            resuming: false,
+            due,
+            again_due: true,
+            lane,
+        }
+    }
+
+    #[test]
     fn a_webhook_is_flagged_while_more_is_due_than_it_may_have() {
         let id = WebhookId(Uuid::from_u128(1));
-        let waiting = |due: bool, shut: bool| {
-            let now = DateTime::from_timestamp(1_700_000_000, 0).expect("a time");
-            let standing = lane::Standing {
-                open: None,
-                rate_limited_until: shut.then(|| now + chrono::TimeDelta::seconds(9)),
-            };
-            let lane = LaneSnapshot {
-                now,
-                standing,
-                probe_leased_until: None,
-                rate_limit: None,
-                next_slot_at: None,
-                full_at: None,
-            };
-            WaitingDeliveries {
-                webhook: id,
-                standing: WebhookBacklog::Open,
-                resuming: false,
-                due,
-                again_due: true,
-                lane,
-            }
-        };
         let check = |(due, shut): (bool, bool), lane_room, got, share, was: bool, expected: Option<bool>| {
             let waiting = waiting(due, shut);
-            let served = [Served { waiting: &waiting, lane_room, got }];
+            let served = [Served { waiting: &waiting, lane_room, share, got }];
             let flagged: HashSet<WebhookId> = was.then_some(id).into_iter().collect();
-            let flags = flags(&served, share, &flagged, false);
+            let flags = flags(&served, &flagged);
             let expected = match expected {
                 Some(true) => Flags { more: vec![id], none: Vec::new() },
                 Some(false) => Flags { more: Vec::new(), none: vec![id] },
@@ -307,8 +402,6 @@ mod tests {
         // Only replays are due.
         check(nothing_due, i64::MAX, 0, 32, true, Some(false));
         check(nothing_due, 0, 0, 32, false, None);
-        let flagged = HashSet::from([id]);
-        assert_eq!(flags(&[], 0, &flagged, true).none, [id]);
-        assert_eq!(flags(&[], 0, &flagged, false), Flags::default());
+        assert_eq!(flags(&[], &HashSet::from([id])), Flags::default());
     }
 }

@@ -102,6 +102,11 @@ pub(super) fn is_shut(lane: &LaneSnapshot) -> bool {
     lane.standing.may(lane.now) != May::Start
 }
 
+/// Whether jobs are made for a lane at its pace, so that it has room again in the next round.
+pub(super) fn is_paced(lane: &LaneSnapshot) -> bool {
+    matches!(limit(lane), Limit::Paced { .. })
+}
+
 impl Lanes {
     /// How many jobs may be made for a webhook now.
     pub(super) fn room(&mut self, webhook: WebhookId, lane: &LaneSnapshot, now: Instant) -> i64 {

@@ -27,9 +27,12 @@ mod quarantine;
 mod replays;
 mod rescue;
 mod transitions;
+mod visits;
 
 use std::{
     collections::HashSet,
+    convert::Infallible,
+    sync::atomic::{AtomicBool, Ordering},
     time::{Duration, Instant},
 };
 
@@ -46,7 +49,7 @@ use crate::{
         id::{first_at, first_of_day},
     },
     shutdown::Shutdown,
-    store::{due as rows, lease, ledger::Ledger, partitions, waiting},
+    store::{due as rows, fault::is_outage, lease, ledger::Ledger, partitions, waiting},
     telemetry::Metrics,
 };
 
@@ -133,14 +136,20 @@ pub struct Parts<'a> {
 struct Round {
     /// When the grace of rescue began: since then the ledger has answered and the lease was ours.
     undisturbed_since: DateTime<Utc>,
-    /// The least id that may be open.
+    /// The least id that may be pending.
     low: Uuid,
-    /// Where the next round continues.
-    after: WebhookId,
+    /// The least id that may be open, that is, pending or held.
+    low_held: Uuid,
+    /// Since when jobs may be lost; `rescue.rs` moves it.
+    rescue_from: rescue::From,
     /// Up to where deliveries that wait for too long were looked for; nil to start from the beginning.
     expired_upto: Uuid,
-    /// The webhooks that the current rounds handle.
-    page: due::DuePage,
+    /// Where the next look at what is held continues.
+    held_after: Uuid,
+    /// What came due.
+    due: due::DueCursor,
+    /// The webhooks that the rounds visit.
+    visits: visits::Visits,
     /// Up to when jobs were made of their backlogs.
     cursors: cursors::Cursors,
     /// The replay after which the next round of replays continues.
@@ -156,7 +165,6 @@ struct Round {
 
 /// When each of the slower duties is next.
 struct DueState {
-    lease: Instant,
     low: Instant,
     orders: Instant,
     mark: Instant,
@@ -169,16 +177,7 @@ struct DueState {
 impl DueState {
     fn at_once() -> Self {
         let now = Instant::now();
-        Self {
-            lease: now,
-            low: now,
-            orders: now,
-            mark: now,
-            rescue: now,
-            expiry: now,
-            announce: now,
-            auto_pause: now,
-        }
+        Self { low: now, orders: now, mark: now, rescue: now, expiry: now, announce: now, auto_pause: now }
     }
 }
 
@@ -190,6 +189,18 @@ fn is_due(next: &mut Instant, every: Duration) -> bool {
         *next = now + every;
     }
     due
+}
+
+/// What a duty did, or nothing where it failed; only an outage of the ledger ends all of them.
+fn duty<T>(duty: &'static str, result: sqlx::Result<T>) -> sqlx::Result<Option<T>> {
+    match result {
+        Ok(done) => Ok(Some(done)),
+        Err(error) if is_outage(&error) => Err(error),
+        Err(error) => {
+            tracing::warn!(duty, %error, "a duty of schedule failed; it will be tried again");
+            Ok(None)
+        }
+    }
 }
 
 /// Whether there may be more webhooks behind those of a page.
@@ -221,7 +232,12 @@ impl Scheduler {
                 Ok(Some(_since)) => {
                     tracing::info!("schedule is active in this process");
                     self.metrics.schedule_active.set(true);
-                    if let Err(error) = self.run_rounds().await {
+                    let lost = AtomicBool::new(false);
+                    let ended = tokio::select! {
+                        ended = self.run_rounds(&lost) => ended,
+                        never = self.keep_lease(&lost) => match never {},
+                    };
+                    if let Err(error) = ended {
                         tracing::warn!(%error, "schedule was interrupted; the grace of rescues starts again");
                         self.ledger.leave_read_only(&error).await;
                     }
@@ -239,6 +255,25 @@ impl Scheduler {
         let _ = lease::release(self.ledger.pool(), LEASE, &self.holder).await;
     }
 
+    /// Renews the lease, however long a round takes. Says when it is lost: to another process, or because the ledger did
+    /// not answer until it had run out.
+    async fn keep_lease(&self, lost: &AtomicBool) -> Infallible {
+        let mut until = Instant::now() + LEASE_LASTS;
+        while !lost.load(Ordering::Relaxed) {
+            tokio::time::sleep(LEASE_EVERY).await;
+            let began = Instant::now();
+            match lease::take(self.ledger.pool(), LEASE, &self.holder, LEASE_LASTS).await {
+                Ok(Some(_since)) => until = began + LEASE_LASTS,
+                Ok(None) => lost.store(true, Ordering::Relaxed),
+                Err(error) => {
+                    tracing::warn!(%error, "schedule cannot renew its lease");
+                    lost.store(Instant::now() >= until, Ordering::Relaxed);
+                }
+            }
+        }
+        std::future::pending().await
+    }
+
     async fn pause(&self, time: Duration) {
         tokio::select! {
             () = tokio::time::sleep(time) => {}
@@ -248,14 +283,17 @@ impl Scheduler {
 
     /// Runs rounds until the lease is lost, the ledger fails, or shutdown. The next scheduler starts the grace of
     /// rescues again: what could not be recorded meanwhile must not look lost.
-    async fn run_rounds(&self) -> sqlx::Result<()> {
+    async fn run_rounds(&self, lost: &AtomicBool) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let mut round = Round {
             undisturbed_since: self.clock.now(),
             low: Uuid::nil(),
-            after: WebhookId(Uuid::nil()),
+            low_held: Uuid::nil(),
+            rescue_from: rescue::From::start(),
             expired_upto: Uuid::nil(),
-            page: due::DuePage::none(),
+            held_after: Uuid::nil(),
+            due: due::DueCursor::from_day(waiting::due_index_from(pool).await?),
+            visits: visits::Visits::default(),
             cursors: cursors::Cursors::none(),
             orders_after: Uuid::nil(),
             paces: paces::Paces::default(),
@@ -263,51 +301,56 @@ impl Scheduler {
             flagged: waiting::flagged(pool).await?.into_iter().collect(),
             next: DueState::at_once(),
         };
-        while !self.shutdown.is_requested() {
-            if is_due(&mut round.next.lease, LEASE_EVERY)
-                && lease::take(pool, LEASE, &self.holder, LEASE_LASTS).await?.is_none()
-            {
-                return Ok(());
-            }
-            if is_due(&mut round.next.low, LOW_EVERY) {
-                round.low = self.low().await?;
-            }
-            if is_due(&mut round.next.mark, self.config.watermark_every) {
-                self.publish_marks().await?;
-            }
-            if is_due(&mut round.next.rescue, self.config.watermark_every.min(MARK_EVERY) / 2) {
-                self.rescue(&mut round).await?;
-            }
-            if is_due(&mut round.next.expiry, LOW_EVERY) {
-                self.expire(&mut round).await?;
-            }
-            if is_due(&mut round.next.orders, ORDERS_EVERY) {
-                self.held(&mut round).await?;
-                self.orders(&mut round).await?;
-                round.lanes.forget(Instant::now());
-            }
-            if is_due(&mut round.next.auto_pause, AUTO_PAUSE_EVERY) {
-                self.pause_failing(&mut round).await?;
-            }
-            if is_due(&mut round.next.announce, ANNOUNCE_EVERY) {
-                self.announce(&mut round).await?;
-            }
-            let jobs = self.due(&mut round).await?;
-            // Those after a full page have already waited for their turn.
-            let goes_on = jobs > 0 || !round.after.0.is_nil();
+        while !self.shutdown.is_requested() && !lost.load(Ordering::Relaxed) {
+            self.run_duties(&mut round).await?;
+            let began = Instant::now();
+            let jobs = duty("make jobs", self.due(&mut round).await)?.unwrap_or_default();
+            self.metrics.schedule_round_seconds.observe(began.elapsed().as_secs_f64());
+            let goes_on = jobs > 0 || round.visits.has_more() || round.due.goes_on();
             self.pause(if goes_on { BUSY_EVERY } else { IDLE_EVERY }).await;
         }
         Ok(())
     }
 
-    /// The least id of the oldest day that owes something; of today, where none does.
-    async fn low(&self) -> sqlx::Result<Uuid> {
+    /// The slower duties whose time has come. One that fails does not prevent the others.
+    async fn run_duties(&self, round: &mut Round) -> sqlx::Result<()> {
+        if is_due(&mut round.next.low, LOW_EVERY) {
+            duty("find the oldest open day", self.find_low(round).await)?;
+        }
+        if is_due(&mut round.next.mark, self.config.watermark_every) {
+            duty("publish watermarks", self.publish_marks().await)?;
+        }
+        if is_due(&mut round.next.rescue, self.config.watermark_every.min(MARK_EVERY) / 2) {
+            duty("rescue deliveries without a job", self.rescue(round).await)?;
+        }
+        if is_due(&mut round.next.expiry, LOW_EVERY) {
+            duty("expire what waited too long", self.expire(round).await)?;
+        }
+        if is_due(&mut round.next.orders, ORDERS_EVERY) {
+            duty("release what was held", self.held(round).await)?;
+            duty("expand replays", self.orders(round).await)?;
+            round.lanes.forget(Instant::now());
+        }
+        if is_due(&mut round.next.auto_pause, AUTO_PAUSE_EVERY) {
+            duty("pause failing webhooks", self.pause_failing(round).await)?;
+        }
+        if is_due(&mut round.next.announce, ANNOUNCE_EVERY) {
+            duty("announce changes", self.announce(round).await)?;
+        }
+        Ok(())
+    }
+
+    /// Finds the least ids that may be open: those of the oldest days that owe something; of yesterday, where none does,
+    /// because new rows may be placed a day back.
+    async fn find_low(&self, round: &mut Round) -> sqlx::Result<()> {
         let pool = self.ledger.pool();
         let days = partitions::days(pool).await?;
-        let oldest = rows::oldest_open_day(pool, &days).await?;
-        // New rows may be placed a day back.
+        let open = rows::oldest_open_days(pool, &days).await?;
         let yesterday = self.clock.now().date_naive().pred_opt().unwrap_or(NaiveDate::MIN);
-        Ok(first_of_day(oldest.unwrap_or(yesterday).min(yesterday)))
+        let pending = open.pending.unwrap_or(yesterday).min(yesterday);
+        round.low = first_of_day(pending);
+        round.low_held = first_of_day(open.held.unwrap_or(pending).min(pending));
+        Ok(())
     }
 
     /// Gives up what has waited too long, a part of it at a time.

@@ -68,14 +68,18 @@ impl Scheduler {
             (ReplayKind::Resume, Held::Deliver) => {
                 if let Some(webhook) = order.webhook {
                     round.cursors.forget(webhook);
+                    round.visits.add([webhook]);
                 }
-                self.resume(round.low, order, allowed).await
+                // What was held may be older than all that was pending.
+                round.low = round.low_held;
+                self.resume(round.low_held, order, allowed).await
             }
-            (ReplayKind::Resume, Held::Discard) => self.discard(round.low, order).await,
+            (ReplayKind::Resume, Held::Discard) => self.discard(round.low_held, order).await,
             _ if !order.filter.messages.is_empty() => self.publish_again(order, allowed).await,
             _ => {
                 // What it makes is placed at its start, which may be days ago.
                 round.low = round.low.min(first_at(order.started_at));
+                round.low_held = round.low_held.min(round.low);
                 self.expand(order, allowed).await
             }
         }

@@ -1,14 +1,22 @@
 //! Finds deliveries whose job was lost, by watermarks; `store::watermarks` explains how that can be known.
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use chrono::{DateTime, TimeDelta, Utc};
 
 use super::{ROWS_MAX, Round, Scheduler};
 use crate::{
     broker::watermarks::{encode, shards},
-    store::watermarks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
+    store::{
+        waiting::BEGINNING,
+        watermarks::{self, MARK_SLACK, RESCUE_DOUBLINGS_MAX, Through},
+    },
 };
+
+/// How long a statement may take to commit what it has marked as queued at its begin; statements have 30 s.
+const COMMIT_MAX: TimeDelta = TimeDelta::seconds(60);
+/// How often rescue looks through the whole index.
+const FROM_START_EVERY: Duration = Duration::from_mins(10);
 
 impl Scheduler {
     /// Publishes a watermark into each deliveries queue. The next one makes up for a lost one.
@@ -32,13 +40,50 @@ impl Scheduler {
             self.metrics.watermark_age_seconds.set(age as f64 / 1000.0);
         }
         let before = thresholds(&through, round.undisturbed_since, now, self.config.rescue_grace);
-        let rescued = watermarks::rescue(pool, round.low, &before, ROWS_MAX).await?;
-        if rescued > 0 {
-            tracing::warn!(rescued, "deliveries had lost their job; making new jobs");
-            self.metrics.schedule_rescued.inc_by(rescued);
+        let from = round.rescue_from.get();
+        let rescued = watermarks::rescue(pool, round.low, from, &before, ROWS_MAX).await?;
+        let count = rescued.len();
+        if count > 0 {
+            tracing::warn!(rescued = count, "deliveries had lost their job; making new jobs");
+            self.metrics.schedule_rescued.inc_by(count as u64);
             round.cursors.forget_all();
+            round.visits.add(rescued);
+        }
+        if i64::try_from(count).is_ok_and(|count| count >= ROWS_MAX) {
+            // A whole broker may be lost: the others are looked for in the next round.
+            round.next.rescue = Instant::now();
+        } else if let Some(newest) = before.iter().flatten().max() {
+            let oldest = watermarks::oldest_queued(pool, round.low, from).await?;
+            round.rescue_from.advance(oldest.map_or(*newest, |oldest| oldest.min(*newest)));
         }
         watermarks::forget(pool, self.config.rescue_grace * 2_u32.pow(RESCUE_DOUBLINGS_MAX + 1)).await
+    }
+}
+
+/// From which time on jobs are looked for that may be lost. Until the next vacuum the index is full of entries of what has
+/// been delivered since; without a bound that moves, each look would read all of them.
+pub(super) struct From {
+    from: DateTime<Utc>,
+    began: Instant,
+}
+
+impl From {
+    /// From the beginning of the ledger.
+    pub(super) fn start() -> Self {
+        Self { from: BEGINNING, began: Instant::now() }
+    }
+
+    /// The bound. It returns to the beginning now and then: what a clock that was set back has written lies before it.
+    fn get(&mut self) -> DateTime<Utc> {
+        if self.began.elapsed() >= FROM_START_EVERY {
+            *self = Self::start();
+        }
+        self.from
+    }
+
+    /// Nothing has been queued since before `oldest`.
+    fn advance(&mut self, oldest: DateTime<Utc>) {
+        self.from = self.from.max(oldest - COMMIT_MAX);
     }
 }
 

@@ -114,7 +114,8 @@ pub async fn unqueue(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sqlx::R
     sqlx::query!(
         "-- deliveries.unqueue
         update webhook_deliveries d
-        set queued_at = null
+        -- Due now at the earliest: schedule looks for what came due since it last looked.
+        set queued_at = null, due_at = greatest(d.due_at, now())
         from unnest($1::uuid[], $2::integer[]) as w (id, attempt)
         where d.id = w.id
           and d.status = 'pending'

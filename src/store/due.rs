@@ -1,7 +1,8 @@
 //! What schedule reads and marks: deliveries that wait in the ledger.
 //!
 //! None of these statements counts or sorts a backlog: each walks an index and stops. `low` is the least id that
-//! may still be open; with it PostgreSQL does not even look at the days before.
+//! may still be pending, or held where a statement reads what is held; with it PostgreSQL does not even look at the days
+//! before.
 //!
 //! A row that was picked is updated only if it is still as it was picked. It is compared with the pick, not
 //! with a constant: with a condition that a partial index answers, PostgreSQL could scan the whole backlog for
@@ -236,27 +237,46 @@ pub async fn expire_parked(
     Ok(looked.map(|last| last.id))
 }
 
-/// The first of `days` with something open; the days before owe nothing.
-pub async fn oldest_open_day(pool: &PgPool, days: &[NaiveDate]) -> sqlx::Result<Option<NaiveDate>> {
+/// The oldest days that owe something.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct OpenDays {
+    /// With a pending delivery.
+    pub pending: Option<NaiveDate>,
+    /// With a held one. A paused webhook holds for weeks, which must not make every other statement look that far back.
+    pub held: Option<NaiveDate>,
+}
+
+/// The first of `days` with something pending, and with something held; the days before owe nothing.
+pub async fn oldest_open_days(pool: &PgPool, days: &[NaiveDate]) -> sqlx::Result<OpenDays> {
     let first: Vec<Uuid> = days.iter().map(|day| first_of_day(*day)).collect();
     let end: Vec<Uuid> =
         days.iter().map(|day| first_of_day(day.succ_opt().unwrap_or(NaiveDate::MAX))).collect();
-    let low = sqlx::query_scalar!(
-        r#"-- schedule.oldest_open_day
-        select d.first as "first!"
-        from unnest($1::uuid[], $2::uuid[]) as d (first, upto)
-        where exists (select from webhook_deliveries w
-                      where w.id >= d.first and w.id < d.upto and w.status = 'pending' and w.queued_at is null)
-           or exists (select from webhook_deliveries w
-                      where w.id >= d.first and w.id < d.upto and w.status = 'pending' and w.queued_at is not null)
-           or exists (select from webhook_deliveries w
-                      where w.id >= d.first and w.id < d.upto and w.status = 'held')
-        order by d.first
-        limit 1"#,
+    let row = sqlx::query!(
+        r#"-- schedule.oldest_open_days
+        with days as materialized (
+            select d.first, d.upto from unnest($1::uuid[], $2::uuid[]) as d (first, upto)
+        )
+        select (select d.first
+                from days d
+                where exists (select from webhook_deliveries w
+                              where w.id >= d.first and w.id < d.upto
+                                and w.status = 'pending' and w.queued_at is null)
+                   or exists (select from webhook_deliveries w
+                              where w.id >= d.first and w.id < d.upto
+                                and w.status = 'pending' and w.queued_at is not null)
+                order by d.first
+                limit 1) as pending,
+               (select d.first
+                from days d
+                where exists (select from webhook_deliveries w
+                              where w.id >= d.first and w.id < d.upto and w.status = 'held')
+                order by d.first
+                limit 1) as held"#,
         &first,
         &end,
     )
-    .fetch_optional(pool)
+    .fetch_one(pool)
     .await?;
-    Ok(low.map(|id| time_of(id).date_naive()))
+    let day = |first: Option<Uuid>| first.map(|id| time_of(id).date_naive());
+    Ok(OpenDays { pending: day(row.pending), held: day(row.held) })
 }

@@ -30,7 +30,26 @@ pub fn fault(error: &Error) -> Fault {
 /// Whether the server takes no writes on this connection: it is a standby, or was set so.
 #[must_use]
 pub fn is_read_only(error: &Error) -> bool {
-    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == "25006")
+    has_code(error, "25006")
+}
+
+/// Whether the ledger itself is away or takes nothing, so that whatever is tried next fails as well: the connection failed,
+/// or the server is stopping, is read-only or has no room. A statement that ran out of time, or into a lock, is none.
+#[must_use]
+pub fn is_outage(error: &Error) -> bool {
+    let Some(database) = error.as_database_error() else { return true };
+    let code = database.code().unwrap_or_default();
+    code == "25006" || ["08", "53", "57P"].iter().any(|class| code.starts_with(class))
+}
+
+/// Whether a lock was not to be had in time.
+#[must_use]
+pub fn is_lock_timeout(error: &Error) -> bool {
+    has_code(error, "55P03")
+}
+
+fn has_code(error: &Error, expected: &str) -> bool {
+    error.as_database_error().and_then(sqlx::error::DatabaseError::code).is_some_and(|code| code == expected)
 }
 
 fn judge(code: &str, constraint: Option<&str>) -> Fault {
@@ -65,6 +84,7 @@ mod tests {
         check("25006", None, Fault::Ours); // read-only
         check("57014", None, Fault::Ours); // statement timeout
         check("57P01", None, Fault::Ours); // shutdown
+        check("55P03", None, Fault::Ours); // lock timeout
         check("54001", None, Fault::Ours); // stack depth
         check("23503", None, Fault::Ours); // there are no foreign keys
         assert_eq!(fault(&Error::PoolTimedOut), Fault::Ours);

@@ -2,13 +2,13 @@
 //!
 //! Neither finding them nor checking one of them counts a backlog: each index lookup ends at its first row.
 
-use chrono::{DateTime, Utc};
+use chrono::{DateTime, NaiveDate, Utc};
 use sqlx::{PgPool, types::Uuid};
 
-use crate::model::{WebhookId, lane};
+use crate::model::{CompanyId, WebhookId, lane};
 
 /// Before everything in the ledger.
-pub(super) const BEGINNING: DateTime<Utc> = DateTime::UNIX_EPOCH;
+pub const BEGINNING: DateTime<Utc> = DateTime::UNIX_EPOCH;
 
 /// What may be done with the waiting deliveries of a webhook.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -25,6 +25,8 @@ pub enum WebhookBacklog {
 #[derive(Clone, Debug)]
 pub struct WaitingDeliveries {
     pub webhook: WebhookId,
+    /// Its company; nil where the webhook is unknown.
+    pub company: CompanyId,
     /// What may be done.
     pub standing: WebhookBacklog,
     /// Whether a resume is releasing its held deliveries at a rate.
@@ -131,6 +133,70 @@ pub async fn webhooks(
     Ok(ids.into_iter().map(WebhookId).collect())
 }
 
+/// What came due.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct BecameDue {
+    pub webhooks: Vec<WebhookId>,
+    /// Up to when everything was looked at.
+    pub upto: DateTime<Utc>,
+    /// Whether that is now.
+    pub is_all: bool,
+}
+
+/// The webhooks for which something came due from `from` on, along the index over all webhooks; `low` must not be before
+/// [`due_index_from`]. Looks at `rows_max` deliveries, and at those that were due at the same instant as the last.
+pub async fn became_due(
+    pool: &PgPool,
+    low: Uuid,
+    from: DateTime<Utc>,
+    rows_max: i64,
+) -> sqlx::Result<BecameDue> {
+    let row = sqlx::query!(
+        r#"-- schedule.became_due
+        with due as materialized (
+            select webhook_id, due_at
+            from webhook_deliveries
+            where status = 'pending' and queued_at is null and id >= $1 and due_at > $2 and due_at <= now()
+            order by due_at
+            fetch first $3 rows with ties
+        )
+        select coalesce((select array_agg(distinct webhook_id) from due), '{}') as "webhooks!",
+               (select count(*) from due) < $3 as "is_all!",
+               coalesce((select max(due_at) from due), $2) as "last!",
+               now() as "now!""#,
+        low,
+        from,
+        rows_max,
+    )
+    .fetch_one(pool)
+    .await?;
+    Ok(BecameDue {
+        webhooks: row.webhooks.into_iter().map(WebhookId).collect(),
+        upto: if row.is_all { row.now } else { row.last },
+        is_all: row.is_all,
+    })
+}
+
+/// The first day from which on every day has the index that [`became_due`] needs: the days that were filled when it was
+/// introduced do not have it.
+pub async fn due_index_from(pool: &PgPool) -> sqlx::Result<NaiveDate> {
+    let last_without = sqlx::query_scalar!(
+        r#"-- schedule.due_index_from
+        select max(right(c.relname, 8)) as "day"
+        from pg_inherits p
+        join pg_class c on c.oid = p.inhrelid
+        where p.inhparent = 'webhook_deliveries'::regclass
+          and not exists (select
+                          from pg_inherits h
+                          join pg_index i on i.indexrelid = h.inhrelid
+                          where h.inhparent = 'webhook_deliveries_due_idx'::regclass and i.indrelid = p.inhrelid)"#
+    )
+    .fetch_one(pool)
+    .await?;
+    let last_without = last_without.and_then(|day| NaiveDate::parse_from_str(&day, "%Y%m%d").ok());
+    Ok(last_without.and_then(|day| day.succ_opt()).unwrap_or(NaiveDate::MIN))
+}
+
 /// The state of webhooks, and whether something of theirs is due. What waits from before a webhook's `Since` is not
 /// looked for: until the next vacuum the index is full of entries of deliveries that already have jobs, and scanning
 /// them each time would make the cost of a round grow with their number.
@@ -148,6 +214,7 @@ pub async fn standing(
     let rows = sqlx::query!(
         r#"-- schedule.standing
         select i.id as "id!",
+               w.company_id as "company_id?",
                now() as "now!",
                w.paused_at is not null as "paused!",
                coalesce(w.active and w.deleted_at is null, false) as "living!",
@@ -185,6 +252,7 @@ pub async fn standing(
         .into_iter()
         .map(|row| WaitingDeliveries {
             webhook: WebhookId(row.id),
+            company: CompanyId(row.company_id.unwrap_or_default()),
             standing: match (row.living, row.paused) {
                 (false, _) => WebhookBacklog::Closed,
                 (true, true) => WebhookBacklog::Paused,

@@ -11,6 +11,8 @@ use std::time::Duration;
 use chrono::{DateTime, Utc};
 use sqlx::{PgPool, types::Uuid};
 
+use crate::model::WebhookId;
+
 /// A watermark may have been published this long before a job with an earlier time reached its queue.
 pub const MARK_SLACK: Duration = Duration::from_secs(5);
 /// The grace doubles with each rescue of the same delivery, this many times.
@@ -92,18 +94,20 @@ pub async fn forget(pool: &PgPool, age: Duration) -> sqlx::Result<()> {
     Ok(())
 }
 
-/// Gives deliveries without a job back to schedule. `before[k]` is the instant before which a delivery that was rescued
-/// k times must have been queued for its job to be lost now; absent if no watermark says so yet.
+/// Gives deliveries without a job back to schedule; returns the webhook of each. `before[k]` is the instant before which a delivery that was rescued
+/// k times must have been queued for its job to be lost now; absent if no watermark says so yet. Nothing that was queued
+/// before `from` is looked for.
 pub async fn rescue(
     pool: &PgPool,
     low: Uuid,
+    from: DateTime<Utc>,
     before: &[Option<DateTime<Utc>>],
     rows_max: i64,
-) -> sqlx::Result<u64> {
+) -> sqlx::Result<Vec<WebhookId>> {
     let Some(newest) = before.iter().flatten().max() else {
-        return Ok(0);
+        return Ok(Vec::new());
     };
-    let done = sqlx::query!(
+    let webhooks = sqlx::query_scalar!(
         "-- schedule.rescue
         update webhook_deliveries d
         set queued_at = null, rescues = least(d.rescues + 1, 32767)
@@ -114,6 +118,7 @@ pub async fn rescue(
                     where status = 'pending'
                       and queued_at is not null
                       and id >= $1
+                      and greatest(queued_at, due_at) >= $5
                       and greatest(queued_at, due_at) <= $2
                       and greatest(queued_at, due_at)
                           <= ($3::timestamptz[])[least(rescues, cardinality($3::timestamptz[]) - 1) + 1]
@@ -124,13 +129,38 @@ pub async fn rescue(
         where d.id = lost.id
           and d.status = 'pending'
           and d.queued_at = lost.queued_at
-          and coalesce(d.claimed_until, '-infinity') < now()",
+          and coalesce(d.claimed_until, '-infinity') < now()
+        returning d.webhook_id",
         low,
         *newest,
         before as _,
         rows_max,
+        from,
     )
-    .execute(pool)
+    .fetch_all(pool)
     .await?;
-    Ok(done.rows_affected())
+    Ok(webhooks.into_iter().map(WebhookId).collect())
+}
+
+/// When the oldest delivery that should have a job was queued; nothing before `from` is looked for.
+pub async fn oldest_queued(
+    pool: &PgPool,
+    low: Uuid,
+    from: DateTime<Utc>,
+) -> sqlx::Result<Option<DateTime<Utc>>> {
+    sqlx::query_scalar!(
+        r#"-- schedule.oldest_queued
+        select greatest(queued_at, due_at) as "since!"
+        from webhook_deliveries
+        where status = 'pending'
+          and queued_at is not null
+          and id >= $1
+          and greatest(queued_at, due_at) >= $2
+        order by greatest(queued_at, due_at)
+        limit 1"#,
+        low,
+        from,
+    )
+    .fetch_optional(pool)
+    .await
 }

@@ -151,6 +151,8 @@ pub struct Families {
     pub schedule_rescued: Counter,
     /// `schedule_waiting`
     pub schedule_waiting: Gauge,
+    /// `schedule_round_seconds`
+    pub schedule_round_seconds: Histogram,
     /// `schedule_announced_total`
     pub schedule_announced: Counts<AnnouncementFate>,
     /// `schedule_recoveries_total`
@@ -260,6 +262,11 @@ impl Metrics {
             schedule_waiting: names.gauge(
                 "schedule_waiting",
                 "Webhooks with a backlog, whose new deliveries wait in the ledger for schedule",
+            ),
+            schedule_round_seconds: names.histogram(
+                "schedule_round_seconds",
+                "How long a round took that makes jobs of what is due",
+                SECONDS,
             ),
             schedule_announced: names.counts(
                 "schedule_announced",

@@ -236,8 +236,17 @@ async fn arguments(app: &App) -> BTreeMap<&'static str, String> {
         ),
         (
             "schedule.rescue",
-            [low, "now()".to_owned(), "array[now()]".to_owned(), BATCH.to_string()].join(", "),
+            [
+                low.clone(),
+                "now()".to_owned(),
+                "array[now()]".to_owned(),
+                BATCH.to_string(),
+                "'epoch'".to_owned(),
+            ]
+            .join(", "),
         ),
+        ("schedule.oldest_queued", [low.clone(), "'epoch'".to_owned()].join(", ")),
+        ("schedule.became_due", [low, "'epoch'".to_owned(), BATCH.to_string()].join(", ")),
         ("ingest.batch", batch.concat().join(", ")),
     ])
 }
@@ -273,7 +282,7 @@ async fn hot_statements_go_row_by_row_whatever_the_statistics_say() {
     let day = one(&app, "select to_char(now() at time zone 'UTC', 'YYYYMMDD')").await;
     let low = one(&app, "select to_char((now() at time zone 'UTC') - interval '2 days', 'YYYYMMDD')").await;
     let queued = WEBHOOKS * ROOM;
-    let rows: [(&str, &str, usize, usize); 7] = [
+    let rows: [(&str, &str, usize, usize); 9] = [
         ("deliveries.claim", &day, 8 * BATCH, BATCH),
         // Of each lane it counts what of the batch was recorded.
         ("deliveries.record_attempts", &day, 9 * BATCH + WEBHOOKS * (BATCH + 20), BATCH),
@@ -282,6 +291,9 @@ async fn hot_statements_go_row_by_row_whatever_the_statistics_say() {
         ("schedule.standing", &low, 6 * WEBHOOKS, 4 * WEBHOOKS),
         ("schedule.waiting_webhooks", &low, 6 * WEBHOOKS, WEBHOOKS),
         ("schedule.rescue", &low, 4 * BATCH, 0),
+        ("schedule.oldest_queued", &low, 1, 0),
+        // All that wait were due at the same instant, so all are met; twice counted and once grouped.
+        ("schedule.became_due", &low, 4 * BACKLOG, BATCH),
         // What was inserted is counted besides.
         ("ingest.batch", &day, 3 * BATCH + 2 * BATCH * FAN_OUT, BATCH),
     ];

@@ -168,3 +168,70 @@ async fn transitions_of_lanes_are_kept_as_long_as_the_history() {
     // Those of the last day within it are a little older than it by the time they are looked at.
     app.wait_for_count("select count(*) from lane_transitions", 300 * (RETENTION_DAYS - 1)).await;
 }
+
+/// What a dump does: it reads all tables in one transaction, for hours.
+async fn dumped(app: &App) -> sqlx::Transaction<'static, sqlx::Postgres> {
+    let mut dump = app.pool.begin().await.expect("begun");
+    sqlx::raw_sql("lock table events, webhook_deliveries, webhook_delivery_attempts in access share mode")
+        .execute(&mut *dump)
+        .await
+        .expect("locked");
+    dump
+}
+
+#[tokio::test]
+async fn days_are_made_beside_a_dump_and_deliveries_go_on() {
+    let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
+    app.webhook(company, &receiver.url("/"), json!({})).await;
+    let _service = app.run(&["--role", "ingest,deliver,schedule"]).await;
+    app.publish(company, "ticket.created", json!({})).await;
+    receiver.wait_for(1).await;
+    let tomorrow = Utc::now() + TimeDelta::days(1);
+    for parent in PARENTS {
+        execute(&app, &format!("drop table {parent}_{}", tomorrow.format("%Y%m%d"))).await;
+    }
+    let dump = dumped(&app).await;
+    let _prune = app.run(&["--role", "prune"]).await;
+    for parent in PARENTS {
+        eventually("the day is made", async || has_day(&app, parent, tomorrow).await.then_some(())).await;
+    }
+    app.publish(company, "ticket.created", json!({})).await;
+    receiver.wait_for(2).await;
+    dump.rollback().await.expect("ended");
+}
+
+#[tokio::test]
+async fn a_day_that_a_dump_reads_is_dropped_after_it_and_holds_up_nothing_meanwhile() {
+    let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
+    retained(&app);
+    let webhook = app.webhook(company, &receiver.url("/"), json!({})).await;
+    let days = [RETENTION_DAYS + 2, RETENTION_DAYS + 3].map(|ago| Utc::now() - TimeDelta::days(ago));
+    for day in days {
+        owe(&app, company, webhook, day, "pending").await;
+    }
+    execute(
+        &app,
+        "insert into dead_letters (id, kind, reason, created_at)
+                   values (gen_random_uuid(), 'event', 'old', now() - interval '91 days')",
+    )
+    .await;
+    let dump = dumped(&app).await;
+    let prune = app.run(&["--role", "prune"]).await;
+    // Neither day can be dropped; each says so, and the duties that follow are done.
+    eventually("both days were tried", async || {
+        let tried = |line: &serde_json::Value| line["duty"].as_str() == Some("drop a day");
+        (prune.log().iter().filter(|line| tried(line)).count() == days.len()).then_some(())
+    })
+    .await;
+    app.wait_for_count("select count(*) from dead_letters where reason = 'old'", 0).await;
+    app.wait_for_count("select count(*) from dead_letters where reason = 'expired'", 2).await;
+    let _service = app.run(&["--role", "ingest,deliver,schedule"]).await;
+    app.publish(company, "ticket.created", json!({})).await;
+    receiver.wait_for(1).await;
+    dump.rollback().await.expect("ended");
+    assert_eq!(prune.stop().await, Some(0));
+    let _prune = app.run(&["--role", "prune"]).await;
+    for (parent, day) in PARENTS.iter().flat_map(|parent| days.map(|day| (parent, day))) {
+        eventually("the day is dropped", async || (!has_day(&app, parent, day).await).then_some(())).await;
+    }
+}

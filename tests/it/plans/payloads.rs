@@ -69,6 +69,7 @@ async fn what_a_day_still_owes_is_found_without_going_through_it_or_through_othe
     for mode in ["force_custom_plan", "force_generic_plan"] {
         connection.execute(AssertSqlSafe(format!("set plan_cache_mode = {mode}"))).await.expect("set");
         for (name, arguments) in [
+            ("partitions.expire", format!("{first}, {end}, 1000")),
             ("payloads.owe", format!("{first}, {end}, 10000")),
             ("payloads.open", by_ids.clone()),
             ("payloads.settle_deliveries", by_ids.clone()),
