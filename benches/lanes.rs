@@ -97,12 +97,22 @@ fn main() -> Result<()> {
         if wanted("greedy") {
             greedy().await?;
         }
+        if wanted("crowd") {
+            for (companies, webhooks) in CROWDS {
+                crowd(companies, webhooks).await?;
+            }
+        }
         if wanted("outage") {
             outage().await?;
         }
         if wanted("depth") {
             for waiting in DEPTHS {
                 depth(waiting).await?;
+            }
+        }
+        if wanted("scattered") {
+            for (webhooks, status) in SCATTERED {
+                scattered(webhooks, status).await?;
             }
         }
         Ok(())
@@ -249,6 +259,51 @@ async fn greedy() -> Result<()> {
     world.remove().await
 }
 
+/// Companies of `crowd` beside the modest one, and the webhooks of each.
+const CROWDS: [(usize, usize); 4] = [(0, 0), (1, 1_000), (1, 5_000), (3, 1_000)];
+const CROWD_SECONDS: usize = 30;
+
+/// Companies with very many webhooks that answer in 0.9 s, each with one event a second, beside one with a single webhook.
+async fn crowd(companies: usize, webhooks: usize) -> Result<()> {
+    let (receiver, late, world) =
+        (Receiver::start().await?, Hostile::start(Manner::Late).await?, World::new().await?);
+    let modest = world.webhooks(1, receiver.port()).await?;
+    let mut crowds = Vec::new();
+    for _ in 0..companies {
+        crowds.push(world.webhooks(webhooks, late.port()).await?);
+    }
+    let service = world.service().await?;
+    let connection = publish::connect(&world).await?;
+    warm(&world, &connection, &receiver, modest, 1).await?;
+    let floods = crowds.iter().map(|company| {
+        let steady = Pace::Steady { per_second: 1 };
+        publish::publish(&connection, &world, *company, CROWD_SECONDS, DATA_BYTES, steady)
+    });
+    let measured = async {
+        // Until the crowds have taken what they can.
+        tokio::time::sleep(Duration::from_secs(5)).await;
+        receiver.reset();
+        let began = Instant::now();
+        let steady = Pace::Steady { per_second: MODEST_PER_SECOND };
+        let events = MODEST_PER_SECOND as usize * (CROWD_SECONDS - 10);
+        publish::publish(&connection, &world, modest, events, DATA_BYTES, steady).await?;
+        receiver.wait_for(events, PATIENCE).await?;
+        anyhow::Ok(receiver.summary(began))
+    };
+    let (floods, arrived) = tokio::join!(futures_util::future::try_join_all(floods), measured);
+    floods?;
+    let arrived = arrived?;
+    println!(
+        "crowd        {companies} companies with {webhooks} webhooks that answer in 0.9 s: the other's p50 {:.1} ms, p99 {:.1} \
+         ms; {} accepted by the crowds",
+        arrived.p50_ms,
+        arrived.p99_ms,
+        late.accepted(),
+    );
+    service.stop().await?;
+    world.remove().await
+}
+
 /// When the events of a company became visible, looked at every few milliseconds: nobody tells the instant of a commit.
 async fn commits(mut database: sqlx::PgConnection, company: Uuid) -> Result<HashMap<u64, Instant>> {
     let mut seen = HashMap::new();
@@ -345,6 +400,63 @@ async fn depth(deliveries: i64) -> Result<()> {
         1000.0 * spent.database / drained,
         1000.0 * spent.service / drained,
         service.resident_mib(),
+    );
+    service.stop().await?;
+    world.remove().await
+}
+
+/// Webhooks that have one delivery each in `scattered`, and its state.
+const SCATTERED: [(i64, &str); 4] =
+    [(10, "pending"), (10_000, "pending"), (100_000, "pending"), (10_000, "held")];
+
+/// A lane at 200/s among many webhooks that wait for tomorrow, or that hold.
+async fn scattered(webhooks: i64, status: &str) -> Result<()> {
+    let (receiver, world) = (Hostile::start(Manner::Well).await?, World::new().await?);
+    let company = Uuid::new_v4();
+    let limit = DRAINED_PER_SECOND.to_string();
+    let webhook = world.webhook(company, "limited", &receiver.url(), &[("rate_limit", &limit)]).await?;
+    let mut database = world.database().await?;
+    sqlx::query(
+        "insert into webhooks (id, company_id, name, url, events, secret, paused_at)
+         select gen_random_uuid(), $1, n::text, 'http://127.0.0.1:9/', '{*}', 's',
+                case when $3 = 'held' then now() end
+         from generate_series(1, $2) n",
+    )
+    .bind(Uuid::new_v4())
+    .bind(webhooks)
+    .bind(status)
+    .execute(&mut database)
+    .await?;
+    sqlx::query(
+        "insert into webhook_deliveries (id, company_id, webhook_id, event_id, event_type, trigger, status, due_at)
+         select (lpad(to_hex((extract(epoch from now()) * 1000)::bigint), 12, '0')
+                 || '8' || substr(md5(w.name), 1, 3) || '8' || substr(md5(w.name), 4, 15))::uuid,
+                w.company_id, w.id, gen_random_uuid(), 'ticket.created', 'event', $2, now() + interval '1 day'
+         from webhooks w
+         where w.company_id <> $1",
+    )
+    .bind(company)
+    .bind(status)
+    .execute(&mut database)
+    .await?;
+    database.close().await?;
+    waiting(&world, company, webhook, 10_000).await?;
+    let service = world.service().await?;
+    let end = Instant::now() + PATIENCE;
+    while receiver.accepted() < DRAINED_PER_SECOND as usize && Instant::now() < end {
+        tokio::time::sleep(Duration::from_millis(100)).await;
+    }
+    let (first, began) = (receiver.accepted(), Instant::now());
+    tokio::time::sleep(Duration::from_secs(20)).await;
+    let per_second = (receiver.accepted() - first) as f64 / began.elapsed().as_secs_f64();
+    let rounds = service.metric("xtwebhooks_schedule_round_seconds_count").await?;
+    let seconds = service.metric("xtwebhooks_schedule_round_seconds_sum").await?;
+    let short = service.metric("xtwebhooks_schedule_round_seconds_bucket{le=\"0.05\"}").await?;
+    println!(
+        "scattered    {webhooks} webhooks {status}: {per_second:.1}/s of {DRAINED_PER_SECOND}/s; {rounds} rounds of {:.1} ms \
+         on the average, {} above 50 ms",
+        1000.0 * seconds / rounds,
+        rounds - short,
     );
     service.stop().await?;
     world.remove().await

@@ -22,6 +22,8 @@ pub enum Manner {
     Silent,
     /// Answered after ten seconds.
     Slow,
+    /// Accepted after 0.9 s.
+    Late,
     /// Answered a byte a second.
     Drip,
     /// The connection is reset.
@@ -68,6 +70,10 @@ impl Hostile {
         Ok(Self { port, manner: now, counts })
     }
 
+    pub fn port(&self) -> u16 {
+        self.port
+    }
+
     pub fn url(&self) -> String {
         format!("http://127.0.0.1:{}/0", self.port)
     }
@@ -112,6 +118,9 @@ async fn serve(mut stream: TcpStream, manner: &AtomicU8, counts: &Counts) -> std
         }
         if is(Manner::Slow) {
             tokio::time::sleep(Duration::from_secs(10)).await;
+        }
+        if is(Manner::Late) {
+            tokio::time::sleep(Duration::from_millis(900)).await;
         }
         if is(Manner::Drip) {
             stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 1000\r\n\r\n").await?;
