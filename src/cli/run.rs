@@ -175,7 +175,7 @@ pub(super) async fn execute(args: Args) -> Result<(), CommandFailure> {
         () = service.shutdown.requested() => return Ok(()),
     }
     service.measure_clock(&upkeep, trouble);
-    service.start()?;
+    service.start(&upkeep)?;
     service.health.started();
     let finished = stopping.await.context("the task that waits for signals has ended")?;
     if finished.context("cannot receive signals")? {
@@ -206,7 +206,7 @@ struct Service {
 
 impl Service {
     /// Builds the roles of this process and starts them.
-    fn start(&self) -> Result<(), CommandFailure> {
+    fn start(&self, upkeep: &sqlx::PgPool) -> Result<(), CommandFailure> {
         let (changes, _) = broadcast::channel(changes::CHANGES_MAX);
         if self.args.has(Role::Ingest) || self.args.has(Role::Deliver) {
             let options = self.args.store.listen_options("listen")?;
@@ -216,7 +216,7 @@ impl Service {
             self.ingest(&changes)?;
         }
         if self.args.has(Role::Deliver) {
-            self.deliver(&changes)?;
+            self.deliver(&changes, upkeep)?;
         }
         if self.args.has(Role::DeadLetter) {
             let ledger = self.ledger("dead-letter", ROLE_CONNECTIONS)?;
@@ -294,12 +294,17 @@ impl Service {
         Ok(())
     }
 
-    fn deliver(&self, changes: &broadcast::Sender<changes::WebhookChange>) -> Result<(), CommandFailure> {
+    fn deliver(
+        &self,
+        changes: &broadcast::Sender<changes::WebhookChange>,
+        upkeep: &sqlx::PgPool,
+    ) -> Result<(), CommandFailure> {
         let ledger = self.ledger("deliver", ROLE_CONNECTIONS)?;
         let parts = deliver::Parts {
             broker: &self.broker,
             webhooks: Webhooks::new(ledger.clone(), changes.subscribe(), &self.shutdown),
             ledger,
+            upkeep: upkeep.clone(),
             client: egress::ReceiverClient::new(&self.args.egress)
                 .map_err(|error| CommandFailure::Usage(error.to_string()))?,
             timeout_max: self.args.egress.timeout_max,

@@ -85,7 +85,15 @@ impl DeliverWorker {
             match known.get(&webhook) {
                 Some(known) => {
                     let (handle, known) = (Arc::clone(&handle), Arc::clone(known));
-                    self.admit(Task { handle, delivery, known, waits: None, slot: None, probe: None });
+                    self.admit(Task {
+                        handle,
+                        delivery,
+                        known,
+                        waits: None,
+                        slot: None,
+                        probe: None,
+                        started: None,
+                    });
                 }
                 None => self.cancel(&handle, delivery, "webhook unknown"),
             }

@@ -7,6 +7,7 @@ use url::Url;
 
 use super::{
     DeliverWorker, Permit,
+    session::Started,
     task::{JobHandle, ProbeLease, Task},
 };
 use crate::{
@@ -27,6 +28,8 @@ pub(super) struct Finished {
     pub probe: bool,
     /// The state of the webhook that it was made in.
     pub version: u64,
+    /// Held until the attempt is recorded, if it began without a claim.
+    pub started: Option<Started>,
 }
 
 /// Makes the attempt of a task. `permit` is freed as soon as the request has ended, so that recording costs the lane
@@ -106,7 +109,14 @@ pub(super) async fn attempt(
     let probe = task.probe.map(ProbeLease::spend).is_some();
     log(&worker, &attempt, &next);
     // The recorder lives as long as the worker.
-    let _ = worker.finished.send(Finished { attempt, next, handle: task.handle, probe, version });
+    let _ = worker.finished.send(Finished {
+        attempt,
+        next,
+        handle: task.handle,
+        probe,
+        version,
+        started: task.started,
+    });
 }
 
 /// The URL and the signed request, or why there can be none.

@@ -28,6 +28,14 @@ pub const CLAIM_BATCH_MAX: usize = 200;
 
 type ClaimRequest = (Task, Permit);
 
+/// A task whose job has nothing more to do, and why schedule makes the next one.
+enum LeftToSchedule {
+    /// Another task has claimed the delivery, or did so before it died.
+    Claim(Task),
+    /// The attempt is recorded, and its retry may never have been published.
+    Retry(Task),
+}
+
 /// The way to the task that asks. What waits here has a permit in a lane, and so a bound.
 pub(super) struct Claims(mpsc::UnboundedSender<ClaimRequest>);
 
@@ -80,12 +88,12 @@ impl DeliverWorker {
                 lease: self.timeout(task) + self.lease_margin,
             })
             .collect();
-        let questions = &questions;
+        let (questions, session) = (&questions, self.session.id);
         let began = Instant::now();
         let tries = AtomicU32::new(0);
         let ask = |pool| {
             tries.fetch_add(1, Ordering::Relaxed);
-            async move { claim::claim(&pool, questions).await }.boxed()
+            async move { claim::claim(&pool, questions, session).await }.boxed()
         };
         let answers = ledger.persist("claim", ask).await;
         let again = tries.load(Ordering::Relaxed) > 1;
@@ -98,21 +106,25 @@ impl DeliverWorker {
                 return;
             }
         };
-        let mut leased = Vec::new();
+        let (mut leased, mut recorded) = (Vec::new(), Vec::new());
         for ((task, permit), answer) in requests.into_iter().zip(answers) {
             debug_assert_eq!(task.delivery, answer.delivery, "answers come in the order of the questions");
-            if let Some(wait) = self.answered(task, permit, answer.answer, again) {
-                leased.push(wait);
+            match self.answered(task, permit, answer.answer, again) {
+                None => {}
+                Some(LeftToSchedule::Claim(task)) => leased.push(task),
+                Some(LeftToSchedule::Retry(task)) => recorded.push(task),
             }
         }
+        self.leave_retries(ledger, recorded).await;
         if leased.is_empty() {
             return;
         }
         let waits: Vec<(DeliveryId, u32)> =
             leased.iter().map(|t| (t.delivery, t.handle.job.attempt)).collect();
         let waits = &waits;
-        let parked: Result<(), BadRow> =
-            ledger.persist("claim", |pool| async move { dispose::await_lease(&pool, waits).await }).await;
+        let parked: Result<(), BadRow> = ledger
+            .persist("claim", |pool| async move { dispose::await_lease(&pool, waits, session).await })
+            .await;
         if parked.is_ok() {
             for task in &leased {
                 task.handle.settle(false);
@@ -120,7 +132,25 @@ impl DeliverWorker {
         }
     }
 
-    /// Acts on the ledger's answer. A task is returned if it must wait for the end of a lease. `again` says that the
+    /// Leaves retries to schedule whose worker may have died before it published them. If it did publish one, there are
+    /// two jobs, of which one is granted the claim.
+    async fn leave_retries(&self, ledger: &Ledger, recorded: Vec<Task>) {
+        if recorded.is_empty() {
+            return;
+        }
+        let next: Vec<(DeliveryId, u32)> =
+            recorded.iter().map(|t| (t.delivery, t.handle.job.attempt + 1)).collect();
+        let next = &next;
+        let left: Result<(), BadRow> =
+            ledger.persist("claim", |pool| async move { dispose::unqueue(&pool, next).await }).await;
+        if left.is_ok() {
+            for task in &recorded {
+                task.handle.settle(false);
+            }
+        }
+    }
+
+    /// Acts on the ledger's answer. A task is returned if schedule must take its delivery over. `again` says that the
     /// claim was sent before and its answer was lost.
     fn answered(
         self: &std::sync::Arc<Self>,
@@ -128,7 +158,7 @@ impl DeliverWorker {
         permit: Permit,
         answer: ClaimAnswer,
         again: bool,
-    ) -> Option<Task> {
+    ) -> Option<LeftToSchedule> {
         let (handle, delivery) = (&task.handle, task.delivery);
         let result = match answer {
             ClaimAnswer::Granted { payload, traceparent } => {
@@ -141,7 +171,12 @@ impl DeliverWorker {
                 tokio::spawn(attempt::attempt(task, payload, traceparent, permit, true));
                 return None;
             }
-            ClaimAnswer::Superseded => {
+            // Whoever had this job died with it, after the commit and perhaps before the retry was published.
+            ClaimAnswer::Recorded if handle.redelivered() => {
+                self.metrics.deliver_jobs.inc(JobResult::Superseded);
+                return Some(LeftToSchedule::Retry(task));
+            }
+            ClaimAnswer::Superseded | ClaimAnswer::Recorded => {
                 handle.settle(false);
                 JobResult::Superseded
             }
@@ -149,7 +184,7 @@ impl DeliverWorker {
             // locked, and does not see the claim it waited for. What is really not yet due waits in the ledger as well.
             ClaimAnswer::NotYetDue if again => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
-                return Some(task);
+                return Some(LeftToSchedule::Claim(task));
             }
             ClaimAnswer::NotYetDue => {
                 self.metrics.deliver_parked.inc(ParkedFor::NotDue);
@@ -160,7 +195,7 @@ impl DeliverWorker {
             // was lost with its connection: then only schedule will ask again.
             ClaimAnswer::Claimed if again || handle.redelivered() => {
                 self.metrics.deliver_jobs.inc(JobResult::Busy);
-                return Some(task);
+                return Some(LeftToSchedule::Claim(task));
             }
             ClaimAnswer::Claimed => {
                 handle.settle(false);

@@ -7,7 +7,7 @@
 //! ```
 //!
 //! A fresh job carries its payload. Any other job must claim its delivery, and the ledger decides whether there is
-//! still something to do. The lane decides first and the claim comes last, so nothing waits while it holds a claim. A
+//! still something to do. `session.rs` says what a claim is worth once its worker is dead, and when no job is fresh. The lane decides first and the claim comes last, so nothing waits while it holds a claim. A
 //! job is acknowledged only after its attempt and the next step are committed. A crash anywhere repeats a request at
 //! worst; it never loses one.
 //!
@@ -32,6 +32,7 @@ mod pace;
 mod pacing;
 mod probe;
 mod recorder;
+mod session;
 mod slow;
 mod task;
 mod webhooks;
@@ -59,13 +60,14 @@ use self::{
     outcomes::Outcomes,
     pacing::{Keepers, SlotKeeper},
     recorder::Recorder,
+    session::Session,
     task::Task,
 };
 use crate::{
     broker::{Broker, Consumer, Queue},
     clock::SystemClock,
     egress,
-    model::{JobClass, WebhookId, breaker},
+    model::{JobClass, Payload, WebhookId, breaker},
     shutdown::Shutdown,
     store::{lanes, ledger::Ledger},
     telemetry::{
@@ -124,6 +126,8 @@ pub struct Parts<'a> {
     pub broker: &'a Broker,
     /// Where attempts are written.
     pub ledger: Ledger,
+    /// Connections of their own for the session, so that no batch makes its renewal late.
+    pub upkeep: sqlx::PgPool,
     /// What is known of webhooks.
     pub webhooks: Webhooks,
     /// The way out.
@@ -143,6 +147,7 @@ pub struct Deliver {
     /// Each with the class of its jobs.
     consumers: Vec<(Consumer, JobClass)>,
     recorder: Recorder,
+    upkeep: sqlx::PgPool,
 }
 
 /// What the tasks of a worker share.
@@ -157,6 +162,7 @@ struct DeliverWorker {
     pacing: SlotKeeper,
     probe_requests: probe::ProbeRequests,
     claims: Claims,
+    session: Arc<Session>,
     dispositions: Dispositions,
     finished: mpsc::UnboundedSender<attempt::Finished>,
     webhooks: Webhooks,
@@ -188,6 +194,7 @@ impl Deliver {
             idle: Notify::new(),
             backlogs: Backlogs::default(),
             claims: Claims::start(worker.clone(), parts.ledger.clone(), &parts.shutdown),
+            session: Session::new(),
             dispositions: Dispositions::start(parts.ledger.clone(), &parts.shutdown),
             finished,
             webhooks: parts.webhooks.clone(),
@@ -227,12 +234,14 @@ impl Deliver {
                 (parts.broker.consumer(&queue, prefetch), class)
             })
             .collect();
-        Self { worker, consumers, recorder }
+        Self { worker, consumers, recorder, upkeep: parts.upkeep.clone() }
     }
 
     /// Delivers until shutdown is asked for, then finishes and records what is in flight.
     pub async fn run(self) {
-        let Self { worker, consumers, recorder } = self;
+        let Self { worker, consumers, recorder, upkeep } = self;
+        let session = Arc::clone(&worker.session);
+        let keeping = tokio::spawn(Arc::clone(&session).keep(upkeep.clone()));
         let mut recorder = tokio::spawn(recorder.run());
         let parking = tokio::spawn(park(Arc::clone(&worker)));
         let keepers = Keepers::start(&worker);
@@ -249,6 +258,7 @@ impl Deliver {
             // Requests that nothing records must not be made: the process is restarted instead.
             tracing::error!(?ended, "a task of the worker ended unexpectedly");
             worker.lanes(Lanes::stop);
+            keeping.abort();
             return;
         }
         worker.drain().await;
@@ -257,6 +267,8 @@ impl Deliver {
         if let Err(panicked) = recorder.await {
             tracing::error!(%panicked, "the recorder ended unexpectedly");
         }
+        keeping.abort();
+        session.end(&upkeep).await;
     }
 }
 
@@ -320,15 +332,28 @@ impl DeliverWorker {
                 continue;
             }
             let permit = Permit { worker: Arc::clone(self), key: permit, paced: slot.is_some() };
-            match &task.handle.job.payload {
-                Some(payload) if task.handle.is_fresh(self.clock.now(), self.fresh_max) => {
+            match self.start_fresh(&task) {
+                Some((payload, started)) => {
                     self.metrics.deliver_jobs.inc(JobResult::Fresh);
-                    let (payload, trace) = (payload.clone(), task.handle.job.traceparent.clone());
+                    task.started = Some(started);
+                    let trace = task.handle.job.traceparent.clone();
                     tokio::spawn(attempt::attempt(task, payload, trace, permit, false));
                 }
-                _ => self.claims.send(task, permit),
+                None => self.claims.send(task, permit),
             }
         }
+    }
+
+    /// What a fresh task sends; nothing if it must claim first.
+    fn start_fresh(&self, task: &Task) -> Option<(Payload, session::Started)> {
+        let job = &task.handle.job;
+        let payload = job.payload.as_ref()?;
+        if !task.handle.is_fresh(self.clock.now(), self.fresh_max) {
+            return None;
+        }
+        let lease = self.timeout(task) + self.lease_margin;
+        let started = self.session.start(task.delivery, job.queued_at, lease, Instant::now())?;
+        Some((payload.clone(), started))
     }
 
     /// Frees a permit in a lane.

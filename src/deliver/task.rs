@@ -7,7 +7,7 @@ use std::sync::{
 
 use chrono::{DateTime, TimeDelta, Utc};
 
-use super::{consume::WaitGuard, slow::JobNumber, webhooks::CachedWebhook};
+use super::{consume::WaitGuard, session::Started, slow::JobNumber, webhooks::CachedWebhook};
 use crate::{
     broker::Receipt,
     model::{DeliveryId, Job, JobClass, WebhookId},
@@ -96,6 +96,8 @@ pub(super) struct Task {
     pub slot: Option<DateTime<Utc>>,
     /// Set if this is the probe of an open breaker.
     pub probe: Option<ProbeLease>,
+    /// Set if its request began without a claim.
+    pub started: Option<Started>,
 }
 
 /// A leased probe. If it is dropped before it is spent, it is returned.

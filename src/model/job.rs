@@ -9,11 +9,16 @@ use super::{
     delivery::Trigger,
     event::EventType,
     id::{CompanyId, DeliveryId, EventId, WebhookId, bucket},
+    next_step::RetryTier,
     payload::Payload,
 };
 
 /// The longest `data` that travels in a job; a longer one is read from the ledger by the claim.
 pub const JOB_DATA_BYTES_MAX: usize = 16 * 1024;
+
+/// The retry queue through which a fresh job is published a second time, when nobody knows whether the first one is out.
+/// By the end of its wait every worker knows that the first one must claim (`deliver/session.rs`).
+pub const AGAIN_TIER: RetryTier = RetryTier::S2;
 
 /// The deliveries queues that a job goes by.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

@@ -1,7 +1,7 @@
 //! Whether a request may start: what every job that is not fresh asks the ledger.
 //!
 //! Guarantee: of all jobs for one attempt of a delivery, however many the broker hands out, one is granted until
-//! its lease ends. Times are the database's.
+//! its lease ends, or until the session of its worker has ended. Times are the database's.
 
 use std::time::Duration;
 
@@ -31,6 +31,8 @@ pub enum ClaimAnswer {
     },
     /// Settled, superseded, held, or never written: there is nothing to do.
     Superseded,
+    /// This attempt is recorded, and a job for the next one should be on its way.
+    Recorded,
     /// Its time has not come.
     NotYetDue,
     /// Another task holds it.
@@ -45,9 +47,9 @@ pub struct GrantedClaim {
     pub answer: ClaimAnswer,
 }
 
-/// Claims a batch; answers in the order of the ids, in which the rows are also locked, so that two batches cannot
-/// deadlock.
-pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<GrantedClaim>> {
+/// Claims a batch for a session; answers in the order of the ids, in which the rows are also locked, so that two batches
+/// cannot deadlock. Where the session has run out, the claims are held by their leases alone.
+pub async fn claim(pool: &PgPool, questions: &[Question], session: Uuid) -> sqlx::Result<Vec<GrantedClaim>> {
     let mut sorted = questions.to_vec();
     sorted.sort_unstable_by_key(|q| q.delivery);
     let ids: Vec<Uuid> = sorted.iter().map(|q| q.delivery.0).collect();
@@ -60,6 +62,8 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Gr
         ), claimed as (
             update webhook_deliveries d
             set claimed_until = now() + make_interval(secs => w.lease),
+                claimed_by = (select id from worker_sessions where id = $4),
+                session_claim_until = now() + make_interval(secs => w.lease),
                 -- Whoever records or sets aside ends its claim. One that ran out had nobody left to do so.
                 deaths = least(d.deaths + (d.claimed_until is not null)::integer, 32767)
             from requested w
@@ -67,13 +71,17 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Gr
               and d.status = 'pending'
               and d.attempts = w.attempt - 1
               and d.due_at <= now()
-              and coalesce(d.claimed_until, '-infinity') < now()
+              and (coalesce(d.claimed_until, '-infinity') < now()
+                   or (d.claimed_until = d.session_claim_until
+                       and d.claimed_by is not null
+                       and not exists (select from worker_sessions s where s.id = d.claimed_by)))
             returning d.id
         )
         select w.id as "id!",
                w.id in (select id from claimed) as "granted!",
                d.status as "status?",
                d.attempts = w.attempt - 1 as "current?",
+               d.status = 'pending' and d.attempts = w.attempt and d.queued_at is not null as "retry_queued?",
                case when d.claimed_until >= now() then d.claimed_until end as "claimed_until?",
                case when e.data is not null then e.data else l.data end::text as "data?",
                case when e.data is not null then e."timestamp" else l."timestamp" end as "timestamp?",
@@ -102,6 +110,7 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Gr
         &ids,
         &attempts,
         &leases,
+        session,
     )
     .fetch_all(pool)
     .await?;
@@ -117,6 +126,7 @@ pub async fn claim(pool: &PgPool, questions: &[Question]) -> sqlx::Result<Vec<Gr
                 match (status, row.current, row.claimed_until) {
                     (Some(DeliveryStatus::Pending), Some(true), Some(_)) => ClaimAnswer::Claimed,
                     (Some(DeliveryStatus::Pending), Some(true), None) => ClaimAnswer::NotYetDue,
+                    _ if row.retry_queued == Some(true) => ClaimAnswer::Recorded,
                     _ => ClaimAnswer::Superseded,
                 }
             },

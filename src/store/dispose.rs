@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use sqlx::{PgPool, types::Uuid};
 
+use super::sessions::SESSION_ENDS_WITHIN;
 use crate::model::DeliveryId;
 
 /// Where a delivery goes instead of to its receiver.
@@ -34,7 +35,8 @@ pub struct Disposed {
     pub holds_claim: bool,
 }
 
-/// Parks, holds or cancels a batch. Rows that have moved on stay as they are.
+/// Parks, holds or cancels a batch. Rows that have moved on stay as they are. One that another worker has claimed is left to
+/// schedule, which looks at it again when that claim may have ended.
 pub async fn set_aside(pool: &PgPool, batch: &[Disposed]) -> sqlx::Result<()> {
     let mut sorted = batch.to_vec();
     sorted.sort_unstable_by_key(|s| s.delivery);
@@ -60,6 +62,21 @@ pub async fn set_aside(pool: &PgPool, batch: &[Disposed]) -> sqlx::Result<()> {
         with aside as (
             select * from unnest($1::uuid[], $2::integer[], $3::text[], $4::text[], $5::double precision[],
                                  $6::boolean[]) as s (id, attempt, status, reason, wait, holds)
+        ), claimed as (
+            update webhook_deliveries d
+            set queued_at = null,
+                due_at = greatest(
+                    d.due_at,
+                    case when d.claimed_by is not null and d.claimed_until = d.session_claim_until
+                             then least(d.claimed_until, now() + make_interval(secs => $7))
+                         else d.claimed_until end
+                )
+            from aside s
+            where d.id = s.id
+              and d.status = 'pending'
+              and d.attempts = s.attempt - 1
+              and not s.holds
+              and d.claimed_until >= now()
         )
         update webhook_deliveries d
         set status = s.status,
@@ -78,14 +95,17 @@ pub async fn set_aside(pool: &PgPool, batch: &[Disposed]) -> sqlx::Result<()> {
         &reasons as _,
         &waits,
         &holds,
+        SESSION_ENDS_WITHIN.as_secs_f64(),
     )
     .execute(pool)
     .await?;
     Ok(())
 }
 
-/// Leaves a delivery that another task has claimed to schedule, from the end of that lease on.
-pub async fn await_lease(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sqlx::Result<()> {
+/// Leaves a delivery that another task has claimed to schedule, from the time on at which that claim may have ended: with
+/// its lease, or earlier with the session that holds it.
+/// What `session` itself has claimed ends with its lease.
+pub async fn await_lease(pool: &PgPool, deliveries: &[(DeliveryId, u32)], session: Uuid) -> sqlx::Result<()> {
     let mut sorted = deliveries.to_vec();
     sorted.sort_unstable();
     let ids: Vec<Uuid> = sorted.iter().map(|(delivery, _)| delivery.0).collect();
@@ -94,11 +114,18 @@ pub async fn await_lease(pool: &PgPool, deliveries: &[(DeliveryId, u32)]) -> sql
         "-- deliveries.await_lease
         update webhook_deliveries d
         set queued_at = null,
-            due_at = greatest(d.due_at, d.claimed_until)
+            due_at = greatest(
+                d.due_at,
+                case when d.claimed_by <> $4 and d.claimed_until = d.session_claim_until
+                         then least(d.claimed_until, now() + make_interval(secs => $3))
+                     else d.claimed_until end
+            )
         from unnest($1::uuid[], $2::integer[]) as w (id, attempt)
         where d.id = w.id and d.status = 'pending' and d.attempts = w.attempt - 1",
         &ids,
         &attempts,
+        SESSION_ENDS_WITHIN.as_secs_f64(),
+        session,
     )
     .execute(pool)
     .await?;

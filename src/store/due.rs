@@ -66,7 +66,9 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<
                  from webhook_deliveries
                  where webhook_id = w.id and (case when replay_id is null then 0 else 1 end) = 0
                    and status = 'pending' and queued_at is null and due_at <= now() and due_at >= w.since
-                   and coalesce(claimed_until, '-infinity') < now()
+                   and (coalesce(claimed_until, '-infinity') < now()
+                        or (claimed_until = session_claim_until and claimed_by is not null
+                            and not exists (select from worker_sessions s where s.id = claimed_by)))
                    and id >= $3
                  order by due_at, id
                  limit w.room)
@@ -75,7 +77,9 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<
                  from webhook_deliveries
                  where webhook_id = w.id and (case when replay_id is null then 0 else 1 end) = 1
                    and status = 'pending' and queued_at is null and due_at <= now()
-                   and coalesce(claimed_until, '-infinity') < now()
+                   and (coalesce(claimed_until, '-infinity') < now()
+                        or (claimed_until = session_claim_until and claimed_by is not null
+                            and not exists (select from worker_sessions s where s.id = claimed_by)))
                    and id >= $3
                  order by due_at, id
                  limit w.room)

@@ -38,6 +38,7 @@ pub(crate) mod replay_rows;
 pub(crate) mod replay_sources;
 pub(crate) mod replays;
 pub mod search;
+pub(crate) mod sessions;
 pub(crate) mod subscribed;
 pub(crate) mod test_delivery;
 pub(crate) mod time;

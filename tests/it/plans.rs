@@ -222,7 +222,16 @@ async fn arguments(app: &App) -> BTreeMap<&'static str, String> {
         &[texts(BATCH), "1".to_owned()],
     ];
     BTreeMap::from([
-        ("deliveries.claim", [pending, fill("1", BATCH), fill("40.0::double precision", BATCH)].join(", ")),
+        (
+            "deliveries.claim",
+            [
+                pending,
+                fill("1", BATCH),
+                fill("40.0::double precision", BATCH),
+                "gen_random_uuid()".to_owned(),
+            ]
+            .join(", "),
+        ),
         ("deliveries.record_attempts", record.concat().join(", ")),
         (
             "schedule.take",
