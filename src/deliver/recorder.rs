@@ -11,6 +11,7 @@
 //! again because its record could not be written.
 
 use std::{
+    collections::HashMap,
     sync::Arc,
     time::{Duration, Instant},
 };
@@ -31,7 +32,7 @@ use crate::{
     store::{
         self, dead_letters, dispose,
         ledger::{Ledger, bisect},
-        record_attempts::{self, After, AttemptRow, Becomes, Recorded},
+        record_attempts::{self, After, AttemptRow, Becomes, Made, Recorded},
     },
     telemetry::{Metrics, labels::Step},
 };
@@ -75,14 +76,32 @@ impl Recorder {
         let rows: Vec<AttemptRow> = batch.iter_mut().map(|finished| row(finished, outcomes)).collect();
         let Recorded { deliveries: recorded, lanes } = self.write(&rows).await;
         self.outcomes.report(lanes, &self.ledger, &self.metrics, &self.shutdown);
+        for finished in &mut batch {
+            // Recorded: nothing can claim it any more.
+            drop(finished.started.take());
+            // A test does not count: its end is neither a success nor a loss.
+            if finished.attempt.trigger != Trigger::Test {
+                self.metrics.deliver_next_steps.inc(step(&finished.next));
+            }
+        }
+        let missing = self.follow(batch, &recorded);
+        if missing.is_empty() {
+            return;
+        }
+        // The answer to a commit may have been lost with its connection; the statement was then sent again.
+        let ours = self.recorded_before(&missing).await;
+        let missing = self.follow(missing, &ours);
+        if !missing.is_empty() {
+            self.not_found(missing).await;
+        }
+    }
+
+    /// Publishes the retries of recorded attempts and settles the jobs of the others; returns the attempts that are not
+    /// recorded.
+    fn follow(&self, batch: Vec<Finished>, recorded: &HashMap<DeliveryId, After>) -> Vec<Finished> {
         let mut retries = Vec::new();
         let mut missing = Vec::new();
         for finished in batch {
-            // A test does not count: its end is neither a success nor a loss.
-            let is_test = finished.attempt.trigger == Trigger::Test;
-            if !is_test {
-                self.metrics.deliver_next_steps.inc(step(&finished.next));
-            }
             match (recorded.get(&finished.attempt.delivery), &finished.next) {
                 (Some(After { queued_at: Some(queued_at) }), NextStep::Retry { wait: Wait::Tier(tier) }) => {
                     retries.push(Retry {
@@ -92,6 +111,7 @@ impl Recorder {
                     });
                 }
                 (Some(_), next) => {
+                    let is_test = finished.attempt.trigger == Trigger::Test;
                     let died = matches!(next, NextStep::DeadLetter { .. }) && !is_test;
                     finished.handle.settle(died);
                 }
@@ -99,9 +119,26 @@ impl Recorder {
             }
         }
         self.publish(retries);
-        if !missing.is_empty() {
-            self.not_found(missing).await;
-        }
+        missing
+    }
+
+    /// Those of these attempts that the ledger has, as they were made here.
+    async fn recorded_before(&self, missing: &[Finished]) -> HashMap<DeliveryId, After> {
+        let made: Vec<Made> = missing
+            .iter()
+            .map(|Finished { attempt, .. }| Made {
+                delivery: attempt.delivery,
+                number: attempt.number,
+                attempted_at: attempt.started_at,
+            })
+            .collect();
+        let made = &made;
+        let found = self
+            .ledger
+            .persist("record", |pool| async move { record_attempts::recorded_before(&pool, made).await })
+            .await;
+        // A query has no bad rows.
+        found.unwrap_or_default()
     }
 
     /// Writes rows, in halves where one is bad; a row that is bad alone is written without its texts.

@@ -89,6 +89,35 @@ pub async fn record_attempts(
     Ok(recorded)
 }
 
+/// What tells an attempt from another with its number.
+#[derive(Clone, Copy, Debug)]
+pub struct Made {
+    pub delivery: DeliveryId,
+    pub number: u32,
+    pub attempted_at: DateTime<Utc>,
+}
+
+/// Those of these attempts that are the latest of their delivery: an earlier statement recorded them, and its answer was
+/// lost.
+pub async fn recorded_before(pool: &PgPool, made: &[Made]) -> sqlx::Result<HashMap<DeliveryId, After>> {
+    let ids: Vec<Uuid> = made.iter().map(|made| made.delivery.0).collect();
+    let numbers: Vec<i32> = made.iter().map(|made| i32::try_from(made.number).unwrap_or(i32::MAX)).collect();
+    let times: Vec<DateTime<Utc>> = made.iter().map(|made| made.attempted_at).collect();
+    let rows = sqlx::query!(
+        r#"-- deliveries.recorded_before
+        select d.id, case when d.status = 'pending' then d.queued_at end as queued_at
+        from unnest($1::uuid[], $2::integer[], $3::timestamptz[]) as m (id, number, attempted_at)
+        join webhook_deliveries d on d.id = m.id
+        where d.attempts = m.number and d.attempted_at = m.attempted_at"#,
+        &ids,
+        &numbers,
+        &times,
+    )
+    .fetch_all(pool)
+    .await?;
+    Ok(rows.into_iter().map(|row| (DeliveryId(row.id), After { queued_at: row.queued_at })).collect())
+}
+
 /// Counts attempts whose number was already recorded; returns those of `deliveries` that exist.
 pub async fn count_repeats(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<Vec<DeliveryId>> {
     let mut ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
