@@ -1,6 +1,6 @@
 //! From an event to its deliveries, their commit, and the jobs that hint at them.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use chrono::{DateTime, Utc};
 use futures_util::FutureExt;
@@ -8,8 +8,8 @@ use futures_util::FutureExt;
 use crate::{
     broker::{Receipt, WindowRoom},
     model::{
-        DeliveryId, Event, Job, JobClass, Payload, Rejected, Trigger, id::bucket, job::JOB_DATA_BYTES_MAX,
-        subscription,
+        DeliveryId, Event, EventId, Job, JobClass, Payload, Rejected, Trigger, id::bucket,
+        job::JOB_DATA_BYTES_MAX, subscription,
     },
     store::{
         ingest_batch::{self, Begins, Continued, EventToInsert, Inserted, NewDelivery},
@@ -42,6 +42,7 @@ pub(super) struct Owed {
     class: JobClass,
     violation: Option<String>,
     receipts: Vec<Receipt>,
+    redelivered: bool,
     letter: Original,
 }
 
@@ -51,7 +52,7 @@ impl IngestWorker {
         let mut owed: Vec<Owed> = Vec::with_capacity(taken.len());
         let mut gathered = 0;
         let mut rooms: HashMap<u8, usize> = HashMap::new();
-        for TakenEvent { event, violation, receipts, letter } in taken {
+        for TakenEvent { event, violation, receipts, redelivered, letter } in taken {
             let company = self.subscriptions.of(event.company).await;
             let matching: Vec<&Subscribed> = company
                 .webhooks
@@ -113,7 +114,16 @@ impl IngestWorker {
             gathered += matching.len();
             let violation = violation.map(|violation| violation.to_string());
             let matched_as_of = company.as_of;
-            owed.push(Owed { event, deliveries, matched_as_of, class, violation, receipts, letter });
+            owed.push(Owed {
+                event,
+                deliveries,
+                matched_as_of,
+                class,
+                violation,
+                receipts,
+                redelivered,
+                letter,
+            });
             // Five hundred events with ten thousand webhooks each would need too much memory.
             if gathered >= BATCH_DELIVERIES_MAX {
                 self.commit(std::mem::take(&mut owed)).await;
@@ -179,14 +189,20 @@ impl IngestWorker {
             }
         }
         let mut hints = PendingJobs::default();
+        let mut known = Vec::new();
         for owed in batch {
             match (refused.remove(&owed.event.id), at.get(&owed.event.id)) {
                 (Some(bad), _) => self.refuse(owed, &bad),
                 (None, Some(at)) => self.finish_new(owed, *at, &mut hints).await,
-                (None, None) => self.finish_known(owed, &mut hints).await,
+                (None, None) => known.push(owed),
             }
         }
-        self.publish(hints).await;
+        self.publish(&mut hints).await;
+        if !known.is_empty() {
+            self.finish_known(known, &mut hints).await;
+            self.publish(&mut hints).await;
+        }
+        hints.receipts.release();
     }
 
     /// Handles a row that PostgreSQL rejects: the message becomes a dead letter, its neighbours are committed.
@@ -196,26 +212,83 @@ impl IngestWorker {
         self.give_up(owed.letter, rejected, owed.receipts);
     }
 
-    /// The event and its first chunk are in the ledger: the other chunks follow, then the acknowledgement.
+    /// The event and its first chunk are in the ledger: the other chunks follow. It is acknowledged with its jobs.
     async fn finish_new(&self, mut owed: Owed, at: DateTime<Utc>, hints: &mut PendingJobs) {
         self.metrics.ingest_messages.inc(Intake::Committed);
         let payload = Payload::take(&mut owed.event);
         let (first, rest) = owed.deliveries.split_at(owed.deliveries.len().min(CHUNK_DELIVERIES_MAX));
-        hints.of(owed.class).extend(self.jobs(&owed.event, &payload, first, at));
+        let jobs = self.jobs(&owed.event, &payload, first, at);
+        let has_jobs = !jobs.is_empty() || !rest.is_empty();
+        hints.of(owed.class).extend(jobs);
         for (n, chunk) in rest.chunks(CHUNK_DELIVERIES_MAX).enumerate() {
             let last = (n + 1) * CHUNK_DELIVERIES_MAX >= rest.len();
-            self.publish(std::mem::take(hints)).await;
+            self.publish(hints).await;
             if self.go_on(&owed.event, &payload, chunk, last, hints.of(owed.class)).await.is_err() {
                 return;
             }
         }
-        // Acknowledge last: until here the broker would hand the event to another process, which continues where this
-        // one stopped.
-        owed.receipts.into_iter().for_each(Receipt::ack);
+        // Until it is acknowledged the broker would hand the event to another process, which continues where this one
+        // stopped.
+        hints.acknowledge(owed.receipts, has_jobs);
     }
 
-    /// The event existed: a repeat, or one whose fan-out was not finished.
-    async fn finish_known(&self, mut owed: Owed, hints: &mut PendingJobs) {
+    /// Events that existed: repeats, those whose fan-out was not finished, and those whose process died before their jobs
+    /// were confirmed.
+    async fn finish_known(&self, known: Vec<Owed>, hints: &mut PendingJobs) {
+        let (chunked, whole): (Vec<Owed>, Vec<Owed>) =
+            known.into_iter().partition(|owed| owed.deliveries.len() > CHUNK_DELIVERIES_MAX);
+        self.finish_whole(whole, hints).await;
+        for owed in chunked {
+            self.finish_chunked(owed, hints).await;
+        }
+    }
+
+    /// Events that existed and whose deliveries fit into a statement together.
+    async fn finish_whole(&self, mut known: Vec<Owed>, hints: &mut PendingJobs) {
+        if known.is_empty() {
+            return;
+        }
+        let payloads: Vec<Payload> = known.iter_mut().map(|owed| Payload::take(&mut owed.event)).collect();
+        let written = bisect(&known, |part| {
+            async move {
+                self.ledger.persist("ingest", |pool| async move { go_on_all(&pool, part).await }).await
+            }
+            .boxed()
+        })
+        .await;
+        let mut hashes = HashMap::with_capacity(known.len());
+        let mut inserted = HashMap::new();
+        for (part, result) in written {
+            let Ok(Continued { at, known, deliveries }) = result else { continue };
+            let at = at.unwrap_or_else(|| part[0].event.id.time());
+            hashes.extend(known);
+            inserted.extend(deliveries.into_iter().map(|delivery| (delivery, at)));
+        }
+        let mut doubtful = Vec::new();
+        let mut done = Vec::with_capacity(known.len());
+        for (owed, payload) in known.into_iter().zip(payloads) {
+            // Otherwise its row was rejected: it stays unacknowledged.
+            let Some(hash) = hashes.get(&owed.event.id) else { continue };
+            let (mine, others): (Vec<NewDelivery>, Vec<NewDelivery>) =
+                owed.deliveries.iter().cloned().partition(|d| inserted.contains_key(&d.id));
+            if let Some(at) = mine.first().and_then(|first| inserted.get(&first.id)) {
+                hints.of(owed.class).extend(self.jobs(&owed.event, &payload, &mine, *at));
+            }
+            self.repeated(&owed.event, *hash);
+            if owed.redelivered {
+                doubtful.extend(others.iter().map(|d| again(&owed.event, d)));
+            }
+            done.push(owed.receipts);
+        }
+        hints.again.extend(self.doubtful(doubtful).await);
+        let has_jobs = !hints.is_empty();
+        for receipts in done {
+            hints.acknowledge(receipts, has_jobs);
+        }
+    }
+
+    /// An event that existed, with more deliveries than a statement writes.
+    async fn finish_chunked(&self, mut owed: Owed, hints: &mut PendingJobs) {
         let payload = Payload::take(&mut owed.event);
         let mut rest = owed.deliveries.as_slice();
         loop {
@@ -231,7 +304,41 @@ impl IngestWorker {
                 Err(_bad) => return,
             }
         }
-        owed.receipts.into_iter().for_each(Receipt::ack);
+        if owed.redelivered {
+            for chunk in owed.deliveries.chunks(CHUNK_DELIVERIES_MAX) {
+                let new: HashSet<DeliveryId> = hints.deliveries().collect();
+                let others = chunk.iter().filter(|d| !new.contains(&d.id));
+                let doubtful = others.map(|d| again(&owed.event, d)).collect();
+                hints.again.extend(self.doubtful(doubtful).await);
+            }
+        }
+        let has_jobs = !hints.is_empty();
+        hints.acknowledge(owed.receipts, has_jobs);
+    }
+
+    /// Those of these jobs whose delivery may have none, although it should; they claim, and go through a retry queue.
+    pub(super) async fn doubtful(&self, jobs: Vec<Job>) -> Vec<Job> {
+        if jobs.is_empty() {
+            return jobs;
+        }
+        let ids: Vec<DeliveryId> =
+            jobs.iter().flat_map(|job| &job.deliveries).map(|(delivery, _)| *delivery).collect();
+        let ids = &ids;
+        let found = self
+            .ledger
+            .persist("ingest", |pool| async move { ingest_batch::doubtful(&pool, ids).await })
+            .await;
+        // Nothing in these rows comes from outside, so none can be bad; if one is, its delivery is rescued.
+        let found: HashMap<DeliveryId, DateTime<Utc>> = (found.unwrap_or_default().into_iter())
+            .map(|doubtful| (doubtful.delivery, doubtful.queued_at))
+            .collect();
+        jobs.into_iter()
+            .filter_map(|mut job| {
+                let (delivery, _) = job.deliveries.first()?;
+                job.queued_at = *found.get(delivery)?;
+                Some(job)
+            })
+            .collect()
     }
 
     /// Writes a chunk of an event that is in the ledger; returns the hash of the body it was first taken in with.
@@ -289,6 +396,21 @@ impl IngestWorker {
     }
 }
 
+/// The job of a delivery that may have had one: it claims, and so carries no payload.
+fn again(event: &Event, delivery: &NewDelivery) -> Job {
+    Job {
+        company: event.company,
+        event: event.id,
+        event_type: event.event_type.clone(),
+        deliveries: vec![(delivery.id, delivery.webhook)],
+        attempt: 1,
+        queued_at: event.id.time(),
+        trigger: Trigger::Event,
+        traceparent: event.traceparent.clone(),
+        payload: None,
+    }
+}
+
 /// Whether one more delivery of an event may go into a job; every `bundle`th needs a new one.
 fn takes_room(room: &mut usize, queued: &mut usize, bundle: usize) -> bool {
     if queued.is_multiple_of(bundle) {
@@ -299,6 +421,13 @@ fn takes_room(room: &mut usize, queued: &mut usize, bundle: usize) -> bool {
     }
     *queued += 1;
     true
+}
+
+/// Continues the events of a part, each with all its deliveries.
+async fn go_on_all(pool: &sqlx::PgPool, part: &[Owed]) -> sqlx::Result<Continued> {
+    let events: Vec<(EventId, bool)> = part.iter().map(|owed| (owed.event.id, true)).collect();
+    let deliveries: Vec<NewDelivery> = part.iter().flat_map(|owed| owed.deliveries.iter().cloned()).collect();
+    ingest_batch::continue_fan_out(pool, &events, &deliveries).await
 }
 
 /// Writes the events of a part, each with its first chunk.

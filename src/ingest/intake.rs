@@ -36,6 +36,8 @@ pub(super) struct Arrival {
     /// How it violates its type's schema, and what becomes of it.
     pub violation: Option<(Violation, OnViolation)>,
     pub receipts: Vec<Receipt>,
+    /// Whether somebody may have had it before, and died.
+    pub redelivered: bool,
     /// The original, in case its row is rejected.
     pub letter: Original,
 }
@@ -76,6 +78,8 @@ pub(super) struct TakenEvent {
     /// How it violates its type's schema.
     pub violation: Option<Violation>,
     pub receipts: Vec<Receipt>,
+    /// Whether somebody may have had it before, and died.
+    pub redelivered: bool,
     pub letter: Original,
 }
 
@@ -93,8 +97,11 @@ impl IngestWorker {
                 timestamp,
                 content_type,
                 receipt,
+                redelivered,
                 ..
             } = message;
+            // From quarantine it comes as a new message.
+            let redelivered = redelivered || headers.get_str(EXCHANGE_HEADER).is_some();
             let letter = Original { body, headers, routing_key, exchange, message_id, content_type };
             let incoming = Incoming {
                 body: &letter.body,
@@ -114,7 +121,8 @@ impl IngestWorker {
             match decoded {
                 Ok(decoded) => {
                     let violation = judge.judge(&decoded);
-                    arrivals.push(Arrival { decoded, violation, receipts: vec![receipt], letter });
+                    let receipts = vec![receipt];
+                    arrivals.push(Arrival { decoded, violation, receipts, redelivered, letter });
                 }
                 Err(rejected) => {
                     self.metrics.ingest_messages.inc(Intake::Rejected);
@@ -194,7 +202,7 @@ impl IngestWorker {
     pub(super) async fn place(&self, arrivals: Vec<Arrival>) -> Vec<TakenEvent> {
         let mut taken: Vec<TakenEvent> = Vec::with_capacity(arrivals.len());
         let mut by_id: HashMap<EventId, usize> = HashMap::with_capacity(arrivals.len());
-        for Arrival { decoded, violation, receipts, letter } in arrivals {
+        for Arrival { decoded, violation, receipts, redelivered, letter } in arrivals {
             let now = self.clock.now();
             let id = match place(&decoded, now) {
                 Placed::At(id) => id,
@@ -211,6 +219,7 @@ impl IngestWorker {
             if let Some(&first) = by_id.get(&id) {
                 let first: &mut TakenEvent = &mut taken[first];
                 first.receipts.extend(receipts);
+                first.redelivered |= redelivered;
                 self.repeated(&first.event, decoded.body_hash);
                 continue;
             }
@@ -234,7 +243,7 @@ impl IngestWorker {
                 body_hash: decoded.body_hash,
                 traceparent: decoded.traceparent,
             };
-            taken.push(TakenEvent { event, violation, receipts, letter });
+            taken.push(TakenEvent { event, violation, receipts, redelivered, letter });
         }
         taken
     }

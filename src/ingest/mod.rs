@@ -1,13 +1,16 @@
-//! Takes in events: writes each with all its deliveries to the ledger, acknowledges the message, then publishes jobs.
+//! Takes in events: writes each with all its deliveries to the ledger, publishes jobs, then acknowledges the message.
 //!
 //! ```text
-//! queue events ─▶ decode ─▶ place ─▶ match ─▶ one commit ─▶ acknowledge ─▶ publish jobs, prompt ones separately
-//!                   └─▶ dead letter that names the field        (a crash from here on costs a job, never a delivery)
+//! queue events ─▶ decode ─▶ place ─▶ match ─▶ one commit ─▶ publish jobs, prompt ones separately ─▶ acknowledge
+//!                   └─▶ dead letter that names the field
 //! ```
 //!
-//! Guarantees: a message is acknowledged only after its event and all its deliveries are committed, or after the broker
-//! has confirmed its dead letter. A repeated event is acknowledged and nothing is published for it. One bad message
-//! does not affect the others in its batch. When the ledger fails, messages are kept and the commit is retried.
+//! Guarantees: a message is acknowledged only after its event and all its deliveries are committed and its jobs are
+//! confirmed or left to schedule, or after the broker has confirmed its dead letter. A repeated event is acknowledged and
+//! nothing is published for it. One that the broker hands out *again* may be that of a process that died before it had
+//! published all jobs: where a row is still open, a job that claims is published through a retry queue, and the first
+//! one, if it is out, is not fresh any more (`store/ingest_batch.rs`, `deliver/session.rs`). One bad message does not
+//! affect the others in its batch. When the ledger fails, messages are kept and the commit is retried.
 //!
 //! The jobs of a company that has few go to the prompt queues, so that they do not wait behind another company's
 //! backlog. Jobs beyond its share (`fair_share.rs`), retries, and what schedule makes go to the ordinary queues.

@@ -179,6 +179,42 @@ pub async fn continue_fan_out(
     })
 }
 
+/// A delivery whose first job may never have been published.
+#[derive(Clone, Copy, Debug)]
+pub struct Doubtful {
+    pub delivery: DeliveryId,
+    /// When that job was to be published.
+    pub queued_at: DateTime<Utc>,
+}
+
+/// Those of `deliveries` that should have had a first job and that nobody has claimed or recorded. From now on that job is
+/// not fresh, wherever it is.
+pub async fn doubtful(pool: &PgPool, deliveries: &[DeliveryId]) -> sqlx::Result<Vec<Doubtful>> {
+    let ids: Vec<Uuid> = deliveries.iter().map(|delivery| delivery.0).collect();
+    let rows = sqlx::query!(
+        r#"-- ingest.doubtful
+        with doubtful as materialized (
+            select d.id, d.queued_at
+            from unnest($1::uuid[]) as w (id)
+            join webhook_deliveries d on d.id = w.id
+            where d.status = 'pending'
+              and d.attempts = 0
+              and d.queued_at is not null
+              and coalesce(d.claimed_until, '-infinity') < now()
+        ), limited as (
+            update fresh_limit
+            set queued_upto = (select max(queued_at) from doubtful)
+            where queued_upto < (select max(queued_at) from doubtful)
+        )
+        select id as "id!", queued_at as "queued_at!" from doubtful"#,
+        &ids,
+    )
+    .fetch_all(pool)
+    .await?;
+    let doubtful = |id, queued_at| Doubtful { delivery: DeliveryId(id), queued_at };
+    Ok(rows.into_iter().map(|row| doubtful(row.id, row.queued_at)).collect())
+}
+
 /// One array for each column of `events`.
 struct EventColumns<'a> {
     ids: Vec<Uuid>,

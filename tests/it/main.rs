@@ -17,6 +17,7 @@
     reason = "tests live by the machine's clock, count small things, fill in many an AMQP default, and take `json!` as it comes"
 )]
 
+mod after_a_kill;
 mod api;
 mod attempt_age;
 mod bad_messages;
