@@ -80,6 +80,10 @@ async fn claim_batches(
 
 impl DeliverWorker {
     async fn claim(self: &std::sync::Arc<Self>, ledger: &Ledger, requests: Vec<ClaimRequest>) {
+        let requests = self.without_own(requests);
+        if requests.is_empty() {
+            return;
+        }
         let questions: Vec<Question> = requests
             .iter()
             .map(|(task, _)| Question {
@@ -130,6 +134,23 @@ impl DeliverWorker {
                 task.handle.settle(false);
             }
         }
+    }
+
+    /// Drops the jobs of first attempts that began here without a claim and are not recorded: each is a second job, and the
+    /// first one is still held. While the ledger is away nothing else would tell so.
+    fn without_own(&self, requests: Vec<ClaimRequest>) -> Vec<ClaimRequest> {
+        let is_own = |task: &Task| {
+            task.handle.job.attempt == 1
+                && !task.handle.redelivered()
+                && self.session.has_started(task.delivery)
+        };
+        let (own, others): (Vec<ClaimRequest>, Vec<ClaimRequest>) =
+            requests.into_iter().partition(|(task, _)| is_own(task));
+        for (task, _) in own {
+            task.handle.settle(false);
+            self.metrics.deliver_jobs.inc(JobResult::Busy);
+        }
+        others
     }
 
     /// Leaves retries to schedule whose worker may have died before it published them. If it did publish one, there are

@@ -97,6 +97,11 @@ impl Session {
         Some(Started { session: Arc::clone(self), delivery })
     }
 
+    /// Whether a first attempt of this delivery began here without a claim and is not recorded yet.
+    pub(super) fn has_started(&self, delivery: DeliveryId) -> bool {
+        self.fresh().started.contains_key(&delivery)
+    }
+
     /// Takes a limit in that was read from `began` on; returns what must be claimed because of it.
     fn learn(&self, limit: DateTime<Utc>, began: Instant) -> Vec<(DeliveryId, Duration)> {
         let mut fresh = self.fresh();
