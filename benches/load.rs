@@ -4,6 +4,7 @@
 //! make bench                                              all of it, on the servers that scripts/services brings up
 //! cargo bench --bench load -- --only burst-1,rate-200     some, on DATABASE_URL and AMQP_URL
 //! cargo bench --bench load -- --events 2000 --json        with so many events in each case; a line of JSON for each
+//! cargo bench --bench load -- --only kill --kills 5       so many kills, each in a burst of its own
 //! ```
 //! `XT_BIN` names another binary of the service than the one just built; `benches/compare` uses it.
 //!
@@ -22,6 +23,8 @@
     reason = "counts and times of a run are small, its clock is the machine's, and `lanes` uses what this does not"
 )]
 
+#[path = "load/kill.rs"]
+mod kill;
 #[path = "load/machine.rs"]
 mod machine;
 #[path = "load/publish.rs"]
@@ -39,6 +42,10 @@ use crate::{machine::Cpu, publish::Pace, receiver::Receiver, world::World};
 
 /// Bytes of `data` in each event.
 const DATA_BYTES: usize = 1024;
+/// Events of each burst in which the service is killed.
+const KILL_EVENTS: usize = 20_000;
+/// Kills, unless `--kills` says how many.
+const KILLS: usize = 20;
 /// How long a case may take to arrive after its last publish.
 const PATIENCE: Duration = Duration::from_mins(2);
 
@@ -63,6 +70,7 @@ fn main() -> Result<()> {
     let value = |name: &str| args.iter().position(|arg| arg == name).and_then(|i| args.get(i + 1));
     let only: Option<Vec<&str>> = value("--only").map(|list| list.split(',').collect());
     let events: Option<usize> = value("--events").map(|n| n.parse()).transpose().context("--events")?;
+    let kills = value("--kills").map(|n| n.parse()).transpose().context("--kills")?.unwrap_or(KILLS);
     let json = args.iter().any(|arg| arg == "--json");
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     runtime.block_on(async {
@@ -85,6 +93,13 @@ fn main() -> Result<()> {
                 let figures = run(&case).await?;
                 println!("{}", if json { figures.json() } else { figures.line() });
             }
+        }
+        if only.as_ref().is_none_or(|only| only.contains(&"kill")) {
+            let mut figures = kill::Figures::default();
+            for _ in 0..kills {
+                figures.kill(events.unwrap_or(KILL_EVENTS)).await?;
+            }
+            println!("{}", if json { figures.json() } else { figures.line() });
         }
         Ok(())
     })

@@ -234,6 +234,11 @@ impl Service {
         Ok(answer)
     }
 
+    /// Ends it as a crash would.
+    pub async fn kill(mut self) -> Result<()> {
+        Ok(self.child.kill().await?)
+    }
+
     pub async fn stop(mut self) -> Result<()> {
         Command::new("kill").arg(self.pid().to_string()).status().await?;
         tokio::time::timeout(Duration::from_mins(1), self.child.wait()).await??;
