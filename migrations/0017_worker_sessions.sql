@@ -19,6 +19,14 @@ create table fresh_limit (
 );
 insert into fresh_limit (queued_upto) values ('epoch');
 
+-- One row: when schedule last marked deliveries as queued. It publishes their jobs and waits for the confirms before it
+-- marks others, so these are the only ones that may have no job when it is killed.
+create table schedule_taken (
+    only_row boolean not null primary key default true constraint schedule_taken_only_row check (only_row),
+    taken_at timestamptz not null
+);
+insert into schedule_taken (taken_at) values ('epoch');
+
 -- The session that holds a claim, and the claim's end as the session wrote it. A claim that ends at another time is not
 -- the session's: a process of 0.3.0 made it later, and left these two as they were.
 alter table webhook_deliveries

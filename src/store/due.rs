@@ -86,6 +86,10 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<
                 order by again, due_at
                 limit w.room
             ) d
+        ), taken as (
+            update schedule_taken
+            set taken_at = now()
+            where only_row
         )
         update webhook_deliveries d
         set queued_at = now()
@@ -119,6 +123,31 @@ pub async fn take(pool: &PgPool, low: Uuid, rooms: &[LaneRoom]) -> sqlx::Result<
             })
         })
         .collect())
+}
+
+/// Gives back what was marked last, in case its jobs were never published: the scheduler before this one may have died
+/// between the two. These jobs claim, so a second one does no harm. Returns how many.
+pub async fn give_back(pool: &PgPool) -> sqlx::Result<u64> {
+    let done = sqlx::query!(
+        "-- schedule.give_back
+        update webhook_deliveries d
+        set queued_at = null
+        from (select w.id, w.queued_at
+              from schedule_taken t
+              join webhook_deliveries w
+                on w.status = 'pending'
+               and w.queued_at is not null
+               and greatest(w.queued_at, w.due_at) = t.taken_at
+              where t.only_row
+              order by w.id) lost
+        where d.id = lost.id
+          and d.status = 'pending'
+          and d.queued_at = lost.queued_at
+          and coalesce(d.claimed_until, '-infinity') < now()",
+    )
+    .execute(pool)
+    .await?;
+    Ok(done.rows_affected())
 }
 
 /// Sets held deliveries of a webhook that is no longer paused pending; returns how many.

@@ -11,6 +11,7 @@ use uuid::Uuid;
 
 use crate::support::{
     app::{App, amqp_url, database_url, eventually, eventually_within},
+    past::{execute, owe},
     proxy::Proxy,
     receiver::{Answer, Receiver},
 };
@@ -215,5 +216,32 @@ async fn a_retry_whose_commit_lost_its_answer_is_published() {
     app.wait_for_count("select count(*) from webhook_deliveries where status = 'delivered'", 1).await;
     assert_eq!(service.stop().await, Some(0));
     assert_eq!(receiver.count(), 2);
+    no_rescue(&app).await;
+}
+
+#[tokio::test]
+async fn what_a_killed_scheduler_had_marked_and_not_published_arrives_without_rescue() {
+    let (app, receiver, company) = (App::new().await, Receiver::start().await, Uuid::new_v4());
+    let webhook = app.webhook(company, &receiver.url("/"), json!({})).await;
+    owe(&app, company, webhook, chrono::Utc::now(), "pending").await;
+    execute(&app, "update webhook_deliveries set queued_at = null").await;
+    let proxy = behind_a_proxy(&app).await;
+    let mut lock = app.pool.begin().await.expect("a transaction");
+    sqlx::query("select from webhook_deliveries for update").execute(&mut *lock).await.expect("locked");
+    let scheduler = app.run(&["--role", "schedule"]).await;
+    let waiting = "select count(*) from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock' and query like '%schedule.take%'";
+    app.wait_for_count(waiting, 1).await;
+    proxy.hold();
+    lock.commit().await.expect("unlocked");
+    app.wait_for_count("select count(*) from webhook_deliveries where queued_at is not null", 1).await;
+    scheduler.kill().await;
+    cut_off(&proxy).await;
+
+    let service = app.run(&[]).await;
+    receiver.wait_within(1, RETRY_WITHIN).await;
+    app.wait_for_count("select count(*) from webhook_deliveries where status = 'delivered'", 1).await;
+    assert_eq!(service.stop().await, Some(0));
+    assert_eq!(receiver.count(), 1);
     no_rescue(&app).await;
 }
