@@ -24,8 +24,10 @@ use tokio::{
 
 use super::connection::Session;
 
-/// How long a finished message waits behind an open one before it is acknowledged singly.
-pub const ACK_BEHIND: Duration = Duration::from_millis(20);
+/// How long a finished message waits behind an open one before it is acknowledged singly. Longer than two commits of the
+/// recorder are apart when it waits for more: otherwise each message that missed the first one would have those behind it
+/// acknowledged singly.
+pub const ACK_BEHIND: Duration = Duration::from_millis(40);
 
 /// How many settlements are handled at once.
 const SETTLED_BATCH_MAX: usize = 1024;

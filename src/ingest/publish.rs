@@ -160,7 +160,7 @@ impl IngestWorker {
                 match fate {
                     Fate::Confirmed => {}
                     Fate::Returned => {
-                        returned.extend(job.deliveries.iter().map(|(delivery, _)| (*delivery, 1)))
+                        returned.extend(job.deliveries.iter().map(|(delivery, _)| (*delivery, 1)));
                     }
                     Fate::Refused | Fate::Unknown => doubtful.extend(one_each(&job)),
                 }

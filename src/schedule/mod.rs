@@ -303,7 +303,10 @@ impl Scheduler {
         };
         let given_back = duty("give back what was marked last", rows::give_back(pool).await)?;
         if let Some(given_back) = given_back.filter(|count| *count > 0) {
-            tracing::info!(given_back, "the last jobs of the scheduler before may be missing; making new ones");
+            tracing::info!(
+                given_back,
+                "the last jobs of the scheduler before may be missing; making new ones"
+            );
         }
         while !self.shutdown.is_requested() && !lost.load(Ordering::Relaxed) {
             self.run_duties(&mut round).await?;
