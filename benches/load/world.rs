@@ -208,7 +208,9 @@ impl Service {
         let text = self.get("/metrics").await?;
         let of = |line: &str| {
             let (key, value) = line.rsplit_once(' ')?;
-            (key.split('{').next() == Some(name)).then(|| value.parse::<f64>().ok())?
+            // With its labels only where they are asked for.
+            let key = if name.contains('{') { key } else { key.split('{').next()? };
+            (key == name).then(|| value.parse::<f64>().ok())?
         };
         Ok(text.lines().filter_map(of).sum())
     }

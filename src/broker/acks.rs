@@ -212,12 +212,12 @@ mod tests {
         check(&[
             (0, &[Ack(2), Ack(3)], &[]),
             (10, &[Ack(5)], &[]),
-            (19, &[], &[]),
-            (20, &[], &[one(2), one(3)]),
-            (30, &[], &[one(5)]),
+            (39, &[], &[]),
+            (40, &[], &[one(2), one(3)]),
+            (50, &[], &[one(5)]),
             // Tag 5 is acknowledged already, so the frame may not name it.
-            (40, &[Ack(1), Ack(4)], &[up_to(4)]),
-            (41, &[Ack(6)], &[one(6)]),
+            (60, &[Ack(1), Ack(4)], &[up_to(4)]),
+            (61, &[Ack(6)], &[one(6)]),
         ]);
     }
 
