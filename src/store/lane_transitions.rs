@@ -12,7 +12,7 @@ use super::replays::ReplayFilter;
 use crate::model::{
     CompanyId, DeliveryId, EventId, ReplayId, WebhookId,
     event::RESERVED_PREFIXES,
-    operational::{DeadLettered, TransitionKind, WebhookStatus},
+    operational::{DeadLettered, WebhookStatus},
 };
 
 /// The newest deliveries of a failing webhook among which a late attempt is looked for.
@@ -36,7 +36,7 @@ pub struct Unannounced {
 pub async fn unannounced(pool: &PgPool, rows_max: i64) -> sqlx::Result<Vec<Unannounced>> {
     let rows = sqlx::query!(
         r#"-- lane_transitions.unannounced
-        select t.webhook_id as "webhook_id!", t.at as "at!", t.kind as "kind!: TransitionKind", t.company_id as "company_id!",
+        select t.webhook_id as "webhook_id!", t.at as "at!", t.kind as "kind!", t.company_id as "company_id!",
                t.reason, t.opened_at, t.failing_since, t.silent as "silent!",
                w.name as "name?", w.rate_limit as "rate_limit?",
                coalesce(w.auto_recover and w.active and w.deleted_at is null, false) as "auto_recover!",
@@ -64,7 +64,8 @@ pub async fn unannounced(pool: &PgPool, rows_max: i64) -> sqlx::Result<Vec<Unann
         .filter_map(|row| {
             Some(Unannounced {
                 changed: WebhookStatus {
-                    transition: row.kind,
+                    // One that a later release added is left to it.
+                    transition: row.kind.parse().ok()?,
                     at: row.at,
                     company: CompanyId(row.company_id),
                     webhook: WebhookId(row.webhook_id),

@@ -72,19 +72,27 @@ fn a_company_with_many_webhooks_costs_another_one_turn() {
 
 #[test]
 fn receivers_that_take_long_never_hold_the_last_quarter() {
-    let (mut lanes, now) = (Lanes::new(16, 500), Instant::now());
+    let (mut lanes, since) = (Lanes::new(16, 500), Instant::now());
+    // Nothing has waited for too long.
+    let now = since + Duration::from_secs(9);
     // Each answers after half a second, and its lane is idle, and forgotten, in between.
     let offer_all = |lanes: &mut Lanes<u16>, first: u16| {
-        (first..first + 30).for_each(|n| lanes.offer(offer(n, 100, n.into()), now, n));
+        for n in first..first + 30 {
+            lanes.offer(offer(n, 100, n.into()), now, n);
+        }
     };
     offer_all(&mut lanes, 0);
     let mut seen = Vec::new();
     while seen.len() < 30 {
         let started: Vec<_> = std::iter::from_fn(|| lanes.next()).collect();
         assert!(!started.is_empty());
-        (0..LONG_AFTER_CHECKS).for_each(|_| drop(lanes.overdue(now - Duration::from_secs(9), noon())));
+        for _ in 0..LONG_AFTER_CHECKS {
+            lanes.overdue(since, noon());
+        }
         seen.extend(started.iter().map(|start| start.task));
-        started.into_iter().for_each(|start| lanes.ended(start.permit));
+        for start in started {
+            lanes.ended(start.permit);
+        }
     }
     assert!(lanes.by_webhook.is_empty());
     offer_all(&mut lanes, 0);
@@ -99,9 +107,11 @@ fn receivers_that_take_long_never_hold_the_last_quarter() {
     lanes.offer(offer(104, 100, 104), now, 104);
     assert!(lanes.next().is_none(), "all permits are taken");
     // After a minute of silence nothing is known of them.
-    started.into_iter().for_each(|start| lanes.ended(start.permit));
+    for start in started {
+        lanes.ended(start.permit);
+    }
     for _ in 0..=LONG_FOR_CHECKS {
-        lanes.overdue(now - Duration::from_secs(9), noon());
+        lanes.overdue(since, noon());
     }
     assert!(lanes.long.is_empty());
 }
