@@ -80,16 +80,11 @@ pub(super) async fn attempt(
     drop(permit);
     let job = &task.handle.job;
     let webhook = &task.known.webhook;
-    let next = webhook.settings.retry().next(
-        job.attempt,
-        &exchange.outcome,
-        job.trigger,
-        fastrand::f64(),
-        worker.retry_after_max,
-    );
     let next = if is_too_old {
         NextStep::DeadLetter { reason: DeadReason::TooOld }
     } else {
+        let (policy, random) = (webhook.settings.retry(), fastrand::f64());
+        let next = policy.next(job.attempt, &exchange.outcome, job.trigger, random, worker.retry_after_max);
         next.ending(worker.clock.now(), end)
     };
     let attempt = Attempt {

@@ -99,13 +99,7 @@ impl IngestWorker {
                     webhook: webhook.id,
                     company: event.company,
                     event_type: event.event_type.clone(),
-                    begins: if webhook.paused {
-                        Begins::Held
-                    } else if webhook.backlog || !takes_room(&mut room, &mut queued, bundle) {
-                        Begins::Waiting
-                    } else {
-                        Begins::Queued
-                    },
+                    begins: begins(webhook, || takes_room(&mut room, &mut queued, bundle)),
                 })
                 .collect();
             if found > 0 {
@@ -408,6 +402,17 @@ fn again(event: &Event, delivery: &NewDelivery) -> Job {
         trigger: Trigger::Event,
         traceparent: event.traceparent.clone(),
         payload: None,
+    }
+}
+
+/// Where the delivery to a webhook begins; `takes_room` says whether there is room for its job.
+fn begins(webhook: &Subscribed, takes_room: impl FnOnce() -> bool) -> Begins {
+    if webhook.paused {
+        Begins::Held
+    } else if webhook.backlog || !takes_room() {
+        Begins::Waiting
+    } else {
+        Begins::Queued
     }
 }
 

@@ -123,15 +123,21 @@ pub async fn claim(pool: &PgPool, questions: &[Question], session: Uuid) -> sqlx
                 ClaimAnswer::Granted { payload, traceparent: row.traceparent }
             } else {
                 let status = row.status.and_then(|status| status.parse().ok());
-                match (status, row.current, row.claimed_until) {
-                    (Some(DeliveryStatus::Pending), Some(true), Some(_)) => ClaimAnswer::Claimed,
-                    (Some(DeliveryStatus::Pending), Some(true), None) => ClaimAnswer::NotYetDue,
-                    _ if row.retry_queued == Some(true) => ClaimAnswer::Recorded,
-                    _ => ClaimAnswer::Superseded,
-                }
+                let is_next = status == Some(DeliveryStatus::Pending) && row.current == Some(true);
+                refusal(is_next, row.claimed_until.is_some(), row.retry_queued == Some(true))
             },
         })
         .collect())
+}
+
+/// Why a claim is not granted: `is_next` says that the delivery is pending and this attempt is its next.
+fn refusal(is_next: bool, is_claimed: bool, retry_is_queued: bool) -> ClaimAnswer {
+    match (is_next, is_claimed) {
+        (true, true) => ClaimAnswer::Claimed,
+        (true, false) => ClaimAnswer::NotYetDue,
+        _ if retry_is_queued => ClaimAnswer::Recorded,
+        _ => ClaimAnswer::Superseded,
+    }
 }
 
 /// What a job needs to know of its delivery, for messages that the broker gave up.
