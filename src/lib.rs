@@ -7,7 +7,8 @@
 //! 1. **Publish.** XTSystems publishes a message to a topic exchange. The queue of events holds it ([`broker`]).
 //! 2. **Ingest** ([`ingest`]) decodes the message ([`model::envelope`]), asks a cache which webhooks of the company want
 //!    the event ([`model::subscription`]), and writes the event and one delivery for each of those webhooks in one
-//!    statement ([`store::ingest_batch`]). After the commit it acknowledges the message and publishes jobs.
+//!    statement ([`store::ingest_batch`]). After the commit it publishes jobs, and acknowledges the message when the
+//!    broker has confirmed them.
 //! 3. **Jobs.** A job ([`model::job`]) names deliveries of one event and carries the event's `data` and time. It waits in
 //!    a deliveries queue, or in a prompt queue while its company has few jobs. A lost job costs time, never a delivery.
 //! 4. **Deliver** ([`deliver`]) consumes the job and checks the present state of each webhook: a paused webhook holds its
