@@ -210,9 +210,10 @@ impl<T> Lanes<T> {
         if self.stopped || self.in_flight >= self.in_flight_max {
             return None;
         }
+        let long_has_room = self.long_has_room();
         while let Some(webhook) = self.dequeue() {
             let Some(lane) = self.by_webhook.get_mut(&webhook) else { continue };
-            if self.in_flight * 4 >= self.in_flight_max * 3 && self.long.contains_key(&webhook) {
+            if !long_has_room && self.long.contains_key(&webhook) {
                 // It was queued before it was seen to take long.
                 lane.queue_state = QueueState::Queued;
                 self.long_queue.push(lane.company, webhook);

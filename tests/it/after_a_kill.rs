@@ -67,7 +67,9 @@ async fn what_a_killed_ingest_had_committed_and_not_published_arrives_in_seconds
         app.publish(company, "ticket.created", json!({"n": n})).await;
     }
     eventually("ingest holds the events", async || (app.depth("events").await == 0).then_some(())).await;
-    tokio::time::sleep(Duration::from_millis(200)).await;
+    let waiting = "select least(count(*), 1) from pg_stat_activity
+                   where datname = current_database() and wait_event_type = 'Lock'";
+    app.wait_for_count(waiting, 1).await;
     proxy.hold();
     lock.commit().await.expect("unlocked");
     let committed = "select count(*) from webhook_deliveries where queued_at is not null and attempts = 0";
@@ -146,7 +148,6 @@ async fn a_retry_that_a_killed_worker_had_claimed_waits_for_its_session_and_not_
     receiver.wait_for(2).await;
     service.kill().await;
 
-    tokio::time::sleep(Duration::from_secs(1)).await;
     let service = app.run(&[]).await;
     receiver.wait_within(3, RETRY_WITHIN).await;
     app.wait_for_count("select count(*) from webhook_deliveries where status = 'delivered'", 1).await;
